@@ -7,7 +7,7 @@ use super::{BodyWriter, OutputBuffer, PIECE_BYTES, TimeFormat, Trailer};
 use crate::error::{Error, Result};
 use crate::query::result::SERIES_COLUMN;
 use crate::query::{Block, NumberFormat, ResultSchema, Subject};
-use crate::types::{ColumnType, TimeUnit, number, time};
+use crate::types::{ColumnType, TimeUnit, cells, number, time};
 
 /// Cells of a column written between two checks of the piece's size; a cell takes 15 to 40 bytes.
 const CELLS_PER_STEP: usize = 2_048;
@@ -312,7 +312,7 @@ impl BodyWriter for RowWriter {
             }
             for (cell, words) in &columns {
                 // The encoder checked that all columns have as many words as the block has rows.
-                cell.put(&mut line, words.get(row).copied().unwrap_or_default(), &mut scratch);
+                cell.put(&mut line, cells::at(words, row), &mut scratch);
             }
             line.put(self.after);
         }

@@ -22,7 +22,7 @@ use super::scan::{BlockRows, Scan, ScanSpec, ScanStats};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::block_rows;
 use crate::store::{MapCache, SeriesState, SourceBlock};
-use crate::types::{ColumnType, SeriesDef, SeriesKey, number};
+use crate::types::{ColumnType, SeriesDef, SeriesKey, cells, number};
 
 /// How the words of one column of one series are converted, so that all series have the same type in the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -608,7 +608,7 @@ fn gather(
 ) -> Result<Block> {
     let mut labels: Vec<i32> = Vec::with_capacity(rows);
     for run in runs {
-        let position = used.get(run.slot).map_or(0, |used| used.member);
+        let position = cells::column(used, run.slot).member;
         labels.extend(std::iter::repeat_n(label(position), run.hi - run.lo));
     }
     let column_count = members.first().map_or(0, |member| member.columns.len());
@@ -617,27 +617,31 @@ fn gather(
         let sources: Vec<_> = used
             .iter()
             .map(|used| {
-                let member = members.get(used.member);
-                let at = column.checked_sub(1);
-                let cast = at.and_then(|at| member?.casts.get(at).copied()).unwrap_or(ColumnCast::Keep);
-                let stored = at.map_or(Some(0), |at| Some(member?.columns.get(at)? + 1));
-                let buffer = stored.and_then(|stored| used.block.columns.columns.get(stored));
-                let words = buffer.map_or(&[][..], |buffer| buffer.typed_data::<i64>());
+                let member = cells::column(members, used.member);
+                let (cast, stored) = match column.checked_sub(1) {
+                    // Timestamps.
+                    None => (ColumnCast::Keep, 0),
+                    // No casts means that every column is kept.
+                    Some(at) => {
+                        (member.casts.get(at).copied().unwrap_or(ColumnCast::Keep), cells::at(&member.columns, at) + 1)
+                    }
+                };
+                let words: &[i64] = cells::column(&used.block.columns.columns, stored).typed_data();
                 (words, used.picked.as_deref(), cast, used.member)
             })
             .collect();
         let mut words: Vec<i64> = Vec::with_capacity(rows);
         for run in runs {
-            let Some((source, picked, cast, position)) = sources.get(run.slot) else { continue };
+            let (source, picked, cast, position) = cells::column(&sources, run.slot);
             let from = words.len();
             let appended = match picked {
                 None => {
-                    let cells = source.get(run.lo..run.hi).unwrap_or_default();
-                    append_cast(&mut words, cells.iter().copied(), *cast)
+                    let kept = cells::range(source, run.lo..run.hi);
+                    append_cast(&mut words, kept.iter().copied(), *cast)
                 }
                 Some(picked) => {
-                    let rows = picked.get(run.lo..run.hi).unwrap_or_default();
-                    let cell = |row: &u32| source.get(*row as usize).copied().unwrap_or_default();
+                    let rows = cells::range(picked, run.lo..run.hi);
+                    let cell = |row: &u32| cells::at(source, *row as usize);
                     append_cast(&mut words, rows.iter().map(cell), *cast)
                 }
             };

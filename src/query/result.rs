@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::format::chunk::{DECIMAL_PRECISION, decimal_scale, stored_type, timestamp_type};
-use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, number};
+use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, cells, number};
 
 /// Representation of number columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ impl SeriesIndexes {
         let position = match self {
             SeriesIndexes::Only => 0,
             SeriesIndexes::All(position) => *position,
-            SeriesIndexes::Each(positions) => positions.get(row).copied().unwrap_or_default(),
+            SeriesIndexes::Each(positions) => cells::at(positions, row),
         };
         usize::try_from(position).unwrap_or_default()
     }
@@ -149,7 +149,7 @@ impl Block {
 
     /// The words of one column; `ts` is column 0.
     pub fn words(&self, column: usize) -> &[i64] {
-        self.columns.get(column).map_or(&[], |buffer| buffer.typed_data::<i64>())
+        cells::column(&self.columns, column).typed_data()
     }
 }
 
@@ -301,7 +301,7 @@ fn text_array(words: &[i64], digits: u8) -> ArrayRef {
     for raw in words {
         text.clear();
         number::write_decimal(&mut text, *raw, digits);
-        builder.append_value(std::str::from_utf8(&text).unwrap_or_default());
+        builder.append_value(String::from_utf8_lossy(&text));
     }
     Arc::new(builder.finish())
 }

@@ -16,6 +16,7 @@ use super::result::{Block, SeriesIndexes, Verbatim};
 use crate::error::Result;
 use crate::format::chunk::block_rows;
 use crate::store::{MapCache, Merge, MergedRows, RUN_ROWS, SeriesState, SourceBlock, WantedKeys};
+use crate::types::cells;
 
 /// Pieces of fewer rows are copied together into one block.
 const GATHER_ROWS: usize = 512;
@@ -54,7 +55,7 @@ impl BlockRows {
     }
 
     fn words(&self, column: usize) -> &[i64] {
-        self.block.columns.columns.get(column).map_or(&[], |column| column.typed_data::<i64>())
+        cells::column(&self.block.columns.columns, column).typed_data()
     }
 
     /// Timestamp at a position.
@@ -71,12 +72,12 @@ impl BlockRows {
         let words = self.words(column);
         match &self.picked {
             None => {
-                let words = words.get(self.lo..self.hi).unwrap_or_default();
+                let words = cells::range(words, self.lo..self.hi);
                 if desc { to.extend(words.iter().rev()) } else { to.extend_from_slice(words) }
             }
             Some(picked) => {
-                let picked = picked.get(self.lo..self.hi).unwrap_or_default();
-                let cell = |row: &u32| words.get(*row as usize).copied().unwrap_or_default();
+                let picked = cells::range(picked, self.lo..self.hi);
+                let cell = |row: &u32| cells::at(words, *row as usize);
                 if desc { to.extend(picked.iter().rev().map(cell)) } else { to.extend(picked.iter().map(cell)) }
             }
         }
@@ -355,8 +356,8 @@ impl Scan {
         }
         let rows = piece.hi - piece.lo;
         let words = |condition: &KeyRanges| {
-            let column = piece.block.columns.columns.get(condition.column);
-            column.and_then(|column| column.typed_data::<i64>().get(piece.lo..piece.hi)).unwrap_or_default()
+            let column = cells::column(&piece.block.columns.columns, condition.column);
+            cells::range(column.typed_data::<i64>(), piece.lo..piece.hi)
         };
         self.picked.clear();
         let mut from = 0;
@@ -397,9 +398,8 @@ impl Scan {
     fn check_scattered(&mut self, block: Arc<SourceBlock>, mut rows: Vec<u32>) {
         self.rows_checked += rows.len() as u64;
         for condition in &self.filter {
-            let column = block.columns.columns.get(condition.column);
-            let words = column.map_or(&[][..], |column| column.typed_data::<i64>());
-            rows.retain(|row| words.get(*row as usize).is_some_and(|word| condition.matches(*word)));
+            let words: &[i64] = cells::column(&block.columns.columns, condition.column).typed_data();
+            rows.retain(|row| condition.matches(cells::at(words, *row as usize)));
         }
         self.rows_matched += rows.len() as u64;
         if !rows.is_empty() {
@@ -537,7 +537,7 @@ fn pick<'w>(
     let marks = marks.get_mut(..rows.len()).unwrap_or_default();
     let only = conditions.len() == 1;
     for (condition, words) in &mut conditions {
-        let words = words.get(rows.clone()).unwrap_or_default();
+        let words = cells::range(words, rows.clone());
         // Most rows are excluded, or accepted, without an individual check.
         if only {
             match condition.count(words) {

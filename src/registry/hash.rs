@@ -4,6 +4,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::types::cells;
 
 /// Largest integer that every JSON parser represents exactly.
 const EXACT_MAX: u64 = 1 << 53;
@@ -42,7 +43,7 @@ impl RowsHash {
             self.buffer.clear();
             for row in from..to {
                 for column in columns {
-                    let word = column.get(row).copied().unwrap_or_default();
+                    let word = cells::at(column, row);
                     self.buffer.extend_from_slice(&word.to_le_bytes());
                 }
             }

@@ -1,6 +1,7 @@
 //! Value types without I/O: keys, schemas, numbers, times and rows.
 
 pub mod calendar;
+pub mod cells;
 pub mod grid;
 pub mod key;
 pub mod number;

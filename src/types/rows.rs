@@ -3,6 +3,8 @@
 //! A `decimal` or `int64` cell is its `i64`; a `float64` cell is the bit pattern of its double as an `i64`.
 //! All columns have the same length. Their types are in the registration, not here.
 
+use super::cells;
+
 use crate::error::{Error, Result};
 
 /// Rows of one series, in any order; `columns` follow the registration, without `ts`.
@@ -85,7 +87,7 @@ impl Rows {
         }
         let mut order: Vec<u32> = (0..u32::try_from(self.len()).unwrap_or(u32::MAX)).collect();
         let ts = &self.ts;
-        let at = |row: u32| ts.get(row as usize).copied().unwrap_or(i64::MAX);
+        let at = |row: u32| cells::at(ts, row as usize);
         order.sort_by_key(|row| at(*row));
         let mut kept: Vec<u32> = Vec::with_capacity(order.len());
         for row in order {
@@ -95,9 +97,7 @@ impl Rows {
             }
         }
         let dropped = self.len() - kept.len();
-        let pick = |column: &[i64]| -> Vec<i64> {
-            kept.iter().map(|row| column.get(*row as usize).copied().unwrap_or_default()).collect()
-        };
+        let pick = |column: &[i64]| -> Vec<i64> { kept.iter().map(|row| cells::at(column, *row as usize)).collect() };
         let ts = pick(&self.ts);
         let columns = self.columns.iter().map(|column| pick(column)).collect();
         *self = Rows { ts, columns };

@@ -1,0 +1,64 @@
+//! Cells by position. A position outside of the cells is a defect of the caller: the access panics and names both, and
+//! never yields a value that was not stored. A request that panics is answered with `internal`; its stream breaks.
+
+#![allow(clippy::panic, reason = "no value may stand in for a cell")]
+
+use std::ops::Range;
+
+/// The cell at a position.
+#[inline]
+#[track_caller]
+pub fn at<T: Copy>(cells: &[T], at: usize) -> T {
+    match cells.get(at) {
+        Some(cell) => *cell,
+        None => out_of_range(&(at..at + 1), cells.len()),
+    }
+}
+
+/// The cells at a range of positions.
+#[inline]
+#[track_caller]
+pub fn range<T>(cells: &[T], range: Range<usize>) -> &[T] {
+    match cells.get(range.clone()) {
+        Some(cells) => cells,
+        None => out_of_range(&range, cells.len()),
+    }
+}
+
+/// The column at a position.
+#[inline]
+#[track_caller]
+pub fn column<T>(columns: &[T], at: usize) -> &T {
+    match columns.get(at) {
+        Some(column) => column,
+        None => out_of_range(&(at..at + 1), columns.len()),
+    }
+}
+
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn out_of_range(range: &Range<usize>, count: usize) -> ! {
+    panic!("positions {}..{} of {count}", range.start, range.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_outside_of_the_cells_panics_and_yields_no_value() {
+        let words = [7_i64, 8];
+        assert_eq!((at(&words, 1), range(&words, 0..2), *column(&words, 0)), (8, &words[..], 7));
+        let read: [fn(&[i64]); 5] = [
+            |words| _ = at(words, 2),
+            |words| _ = range(words, 1..3),
+            |words| _ = range(words, 3..4),
+            |words| _ = column(words, 9),
+            |words| _ = at(&words[..0], 0),
+        ];
+        for read in read {
+            assert!(std::panic::catch_unwind(|| read(&words)).is_err());
+        }
+    }
+}
