@@ -7,42 +7,51 @@
 
 mod backup;
 mod check;
+mod clock;
+mod directory;
 mod facade;
 mod maintain;
 mod manifest;
 mod open;
 mod open_progress;
+mod options;
 mod publish;
 mod read;
+mod registration;
 mod task_control;
 mod wal;
 mod write;
 
-pub use backup::create::{BackupOptions, BackupReport, FileCount, read_listing};
+pub use backup::create::BackupReport;
+pub use backup::listing::{BackupOptions, FileCount, read_listing};
 pub use backup::restore::{RestoreOptions, RestoreReport, restore, restore_on};
-pub use backup::target::LISTING as BACKUP_LISTING;
 pub use check::overlaps::{Overlap, OverlapChunk, OverlapPair, OverlapReport, overlaps};
 pub use check::repair::{LostRows, LostSeries, LostSnapshot, RepairAction, RepairOptions, RepairReport, repair};
 pub use check::verify::{
     DATASET_SNAPSHOT, Finding, FindingKind, Orphan, OrphanKind, OrphanReport, Severity, VerifyOptions, VerifyReport,
     orphans, verify,
 };
-pub use facade::{DeleteOutcome, ExpectedVersion, IfVersion, ReadOnly, Store, StoreOptions};
-pub use maintain::compact::{CompactReport, VacuumReport};
-pub use maintain::counters::UpkeepCounts;
-pub use open::recover::{LOCK_FILE, RecoveryReport};
+pub use directory::{LISTING as BACKUP_LISTING, LOCK_FILE};
+pub use facade::Store;
+pub use open::recover::RecoveryReport;
 pub use open_progress::OpenProgress;
-pub use publish::seal::SealReport;
-pub use read::chunk::{BlockColumns, BlockMessage, ChunkFile, DamageLog, MapCache};
-pub use read::coverage::{BucketRanges, Buckets, Presence};
+pub use options::{Durability, ReadOnly, StoreOptions};
+pub use publish::counters::{CompactReport, SealReport, UpkeepCounts, VacuumReport};
+pub use publish::sidecars::SidecarReport;
+pub use read::block::{BlockColumns, BlockMessage};
+pub use read::chunk::{ChunkFile, DamageLog, MapCache};
 pub use read::files::{ROW_RANGES_MAX, RowRange, SeriesFile, SeriesFiles};
-pub use read::merge::{Merge, MergeStats, MergedRows, RUN_ROWS, SourceBlock, WantedKeys};
+pub use read::merge::{Merge, MergedRows, RUN_ROWS, SourceBlock};
+pub use read::precondition::{ExpectedVersion, IfVersion};
+pub use read::presence::{BucketRanges, Buckets, Presence};
+pub use read::pruning::{MergeStats, WantedKeys};
 pub use read::retained_commits::RetainedCommits;
-pub use read::sidecar::SidecarReport;
-pub use read::state::{SeriesId, SeriesState, Snapshot, StoreState};
+pub use read::series_state::{SeriesId, SeriesState};
+pub use read::store_state::{Snapshot, StoreState};
 pub use task_control::TaskControl;
-pub use wal::commit_queue::Durability;
-pub use write::rows::{DecidedWrite, RECEIPT_KEEP_MS, RECEIPTS_MAX, SeriesWrite, WriteMode, WriteOutcome};
+pub use write::delete::DeleteOutcome;
+pub use write::idempotency::{RECEIPT_KEEP_MS, RECEIPTS_MAX};
+pub use write::request::{DecidedWrite, SeriesWrite, WriteMode, WriteOutcome};
 pub use write::snapshots::{SNAPSHOTS_MAX, check_snapshot_name};
 
 pub use crate::format::receipt::SeriesReceipt;

@@ -67,7 +67,8 @@ mod tests {
 
     use super::*;
     use crate::disk::DiskPath;
-    use crate::store::facade::{Store, StoreOptions};
+    use crate::store::facade::Store;
+    use crate::store::options::StoreOptions;
 
     #[test]
     fn an_opening_tells_its_steps() {

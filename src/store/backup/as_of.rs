@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{SeriesRecord, SnapshotRecord};
 use crate::store::manifest::edits::Contents;
-use crate::store::read::state::fenced;
+use crate::store::read::tombstone::fenced;
 
 /// What the manifest would say had the store ended at the commit of a snapshot. Run and receipt files still have what
 /// came later.

@@ -1,6 +1,8 @@
 //! Backups and restores.
 
-pub(in crate::store) mod as_of;
-pub(in crate::store) mod create;
-pub(in crate::store) mod restore;
-pub(in crate::store) mod target;
+pub mod as_of;
+pub mod create;
+pub mod listing;
+pub mod restore;
+pub mod target;
+pub mod view;

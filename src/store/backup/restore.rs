@@ -1,13 +1,13 @@
 //! Restoring: a backup becomes a store of its own, with a new random epoch, so that no reader takes what it knew of
 //! the old one for true.
 //!
-//! Every file of the backup is checked before anything is made. Until all is done and checked again, [`BEGUN`] stands
+//! Every file of the backup is checked before anything is made. Until all is done and checked again, [`RESTORE_BEGUN`] stands
 //! in the directory: no store is opened or made in what a crash leaves behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufWriter;
 use std::path::Path;
-use std::sync::Arc;
+
 use std::time::Instant;
 
 use crate::disk::{self, DiskPath, Lock, StagedFile};
@@ -19,19 +19,20 @@ use crate::format::receipt::encode_receipts;
 use crate::format::run::{RunOrigin, RunWriter};
 use crate::format::tombstone::decode_tombstone;
 use crate::store::backup::as_of::as_of;
-use crate::store::backup::create::{check_apart, check_not_inside, contents_of, empty_log, read_listing};
+use crate::store::backup::listing::{check_apart, check_not_inside, contents_of, empty_log, read_listing};
 use crate::store::backup::target::is_litter;
-use crate::store::facade::{Store, StoreInner, StoreOptions};
-use crate::store::maintain::checkpoint::{load_receipts, load_run, receipts_path, run_path};
+use crate::store::directory::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, RESTORE_BEGUN, format_text, is_beside};
 use crate::store::manifest::edits::{Contents, checkpoint_path};
-use crate::store::open::recover::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, is_beside, parse_def};
-use crate::store::publish::seal::tombstone_name;
-use crate::store::read::chunk::{ChunkFile, chunk_id_of, series_dir_name};
-use crate::store::read::state::{Run, SeriesId};
+use crate::store::open::engine::Engine;
+use crate::store::options::StoreOptions;
+use crate::store::publish::series_files::tombstone_name;
+use crate::store::read::chunk::ChunkFile;
+use crate::store::read::chunk_paths::{chunk_id_of, series_dir_name};
+use crate::store::read::run::Run;
+use crate::store::read::run_files::{load_receipts, load_run, receipts_path, run_path};
+use crate::store::read::series_state::SeriesId;
+use crate::store::registration::parse_def;
 use crate::store::task_control::TaskControl;
-
-/// Stands in a directory that is being restored into.
-pub const BEGUN: &str = "restore.begun";
 
 /// How a backup is restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -155,7 +156,7 @@ fn check_unused(root: &DiskPath) -> Result<()> {
     }
     let names = disk::list(root)?;
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
-    if has(BEGUN) {
+    if has(RESTORE_BEGUN) {
         return Ok(());
     }
     match names.iter().find(|name| *name != LOCK_FILE && !is_beside(name) && !is_litter(root, name)) {
@@ -296,7 +297,7 @@ fn abandon(root: &DiskPath, made: bool) {
         disk::remove(&root.join(REGISTRY_FILE))?;
         clear(root)?;
         disk::remove(&root.join(LOCK_FILE))?;
-        disk::remove(&root.join(BEGUN))?;
+        disk::remove(&root.join(RESTORE_BEGUN))?;
         if made {
             disk::remove_dir_if_empty(root);
         }
@@ -343,8 +344,8 @@ impl RestoreWork<'_> {
         clear(root)?;
         let tmp = root.join("tmp");
         disk::create_dir(&tmp)?;
-        if !root.join(BEGUN).exists() {
-            disk::publish(&tmp, &root.join(BEGUN), b"")?;
+        if !root.join(RESTORE_BEGUN).exists() {
+            disk::publish(&tmp, &root.join(RESTORE_BEGUN), b"")?;
         }
         for name in DIRECTORIES {
             disk::create_dir(&root.join(name))?;
@@ -373,10 +374,10 @@ impl RestoreWork<'_> {
         disk::publish(&tmp, &root.join(FORMAT_FILE), format_text().as_bytes())?;
         drop(lock);
         let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
-        let store = Store { inner: Arc::new(StoreInner::open(root, false, options)?), upkeep: None, shared: None };
+        let store = Engine::open(root, false, options)?;
         compare(&store, &contents, damaged)?;
         drop(store);
-        disk::remove(&root.join(BEGUN))?;
+        disk::remove(&root.join(RESTORE_BEGUN))?;
         disk::sync_dir(root)?;
         Ok(epoch)
     }
@@ -471,10 +472,10 @@ impl RestoreWork<'_> {
 }
 
 /// Counts what the opened store has against what it should have.
-fn compare(store: &Store, contents: &Contents, damaged: &[BackupDamage]) -> Result<()> {
-    let state = store.snapshot();
+fn compare(store: &Engine, contents: &Contents, damaged: &[BackupDamage]) -> Result<()> {
+    let state = store.wal.queue.published();
     let wrong = |what: String| Err(Error::internal(format!("the restored store has {what}; it is taken away again")));
-    if store.epoch() != contents.epoch || state.commit != contents.base_commit {
+    if store.epoch != contents.epoch || state.commit != contents.base_commit {
         return wrong(format!("commit {} instead of {}", state.commit, contents.base_commit));
     }
     if !state.snapshots.keys().eq(contents.snapshots.keys()) || !state.series.keys().eq(contents.series.keys()) {
@@ -490,7 +491,7 @@ fn compare(store: &Store, contents: &Contents, damaged: &[BackupDamage]) -> Resu
         if series.dropped_commit.is_some() || series.chunks.iter().any(|chunk| is_damaged(chunk)) {
             continue;
         }
-        let rows = series.merge(store.cache(), (i64::MIN, i64::MAX), false).count_rows()?;
+        let rows = series.merge(&store.reads.cache, (i64::MIN, i64::MAX), false).count_rows()?;
         if rows != record.rows {
             return wrong(format!("{rows} rows of {} instead of {}", series.def.key, record.rows));
         }

@@ -3,7 +3,7 @@
 //! - Nothing an earlier backup in it names is changed or removed before the new listing is in its place and durable,
 //!   so a crash leaves the one or the other.
 //! - A file gets its name when its bytes are on the disk; directories are synced before the listing.
-//! - While there is no listing yet, [`BEGUN`] stands in the directory, which no store is opened or made beside.
+//! - While there is no listing yet, [`BACKUP_BEGUN`] stands in the directory, which no store is opened or made beside.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,13 +12,10 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::{
     Backup, BackupDamage, BackupFile, CopyMethod, encode_backup, is_registry_copy, registry_copy,
 };
-use crate::store::backup::create::{BackupOptions, FileCounts, read_listing};
+use crate::store::backup::listing::{BackupOptions, FileCounts, read_listing};
+use crate::store::directory::{BACKUP_BEGUN, LISTING};
 use crate::store::task_control::TaskControl;
 
-/// The listing of a finished backup.
-pub const LISTING: &str = "backup.json";
-/// Says of which history of a store an unfinished first backup is.
-pub const BEGUN: &str = "backup.begun";
 const LOCK: &str = "LOCK";
 
 /// A backup being made.
@@ -80,8 +77,8 @@ pub fn look(root: &DiskPath, epoch: &str) -> Result<Option<Backup>> {
         }
         return Ok(Some(backup));
     }
-    if has(BEGUN) {
-        return match disk::read(&root.join(BEGUN))? == epoch.as_bytes() {
+    if has(BACKUP_BEGUN) {
+        return match disk::read(&root.join(BACKUP_BEGUN))? == epoch.as_bytes() {
             true => Ok(None),
             false => refuse("holds the beginning of a backup of another store"),
         };
@@ -149,8 +146,8 @@ impl<'a> BackupTarget<'a> {
             for name in disk::list(&tmp)? {
                 disk::remove(&tmp.join(name))?;
             }
-            if first && !root.join(BEGUN).exists() {
-                disk::publish(&tmp, &root.join(BEGUN), epoch.as_bytes())?;
+            if first && !root.join(BACKUP_BEGUN).exists() {
+                disk::publish(&tmp, &root.join(BACKUP_BEGUN), epoch.as_bytes())?;
             }
             Ok(())
         };
@@ -170,11 +167,11 @@ impl<'a> BackupTarget<'a> {
                 disk::remove(path)?;
             }
             if !self.root.join(LISTING).exists() {
-                for name in crate::store::open::recover::DIRECTORIES {
+                for name in crate::store::directory::DIRECTORIES {
                     disk::remove_tree(&self.root.join(name))?;
                 }
-                disk::remove(&self.root.join(crate::store::open::recover::FORMAT_FILE))?;
-                disk::remove(&self.root.join(BEGUN))?;
+                disk::remove(&self.root.join(crate::store::directory::FORMAT_FILE))?;
+                disk::remove(&self.root.join(BACKUP_BEGUN))?;
                 disk::remove(&self.root.join(LOCK))?;
             }
             for (dir, _) in self.dirs.values().rev() {
@@ -484,14 +481,14 @@ impl<'a> BackupTarget<'a> {
         // It counts. What is left over now goes the next time otherwise.
         let named: BTreeSet<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
         let mut removed = 0;
-        let swept = disk::remove(&self.root.join(BEGUN)).and_then(|()| {
+        let swept = disk::remove(&self.root.join(BACKUP_BEGUN)).and_then(|()| {
             for name in disk::list(&self.root)? {
                 if is_registry_copy(&name) && !named.contains(name.as_str()) {
                     disk::remove(&self.root.join(&name))?;
                     removed += 1;
                 }
             }
-            crate::store::open::recover::DIRECTORIES
+            crate::store::directory::DIRECTORIES
                 .iter()
                 .try_for_each(|dir| sweep(&self.root.join(dir), dir, &named, &mut removed))
         });

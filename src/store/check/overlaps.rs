@@ -6,22 +6,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::disk::DiskPath;
 use crate::error::Result;
 use crate::store::check::verify::manifest;
-use crate::store::check::verify::run::check_is_store;
-use crate::store::facade::Store;
-use crate::store::maintain::compact::{CHUNKS_MAX, CompactionGroup, GARBAGE_PERCENT, groups_of};
+use crate::store::check::verify::read_file::check_is_store;
+use crate::store::maintain::compaction_group::{CHUNKS_MAX, CompactionGroup, GARBAGE_PERCENT, groups_of};
 use crate::store::open::recover::state_of;
 use crate::store::read::chunk::{ChunkFile, MapCache};
-use crate::store::read::state::{SeriesState, StoreState};
+use crate::store::read::series_state::SeriesState;
+use crate::store::read::store_state::StoreState;
 
 /// Most partitions of one report.
 const PARTITIONS_MAX: usize = 1_000;
+
 /// Most overlapping pairs told of one partition.
 const PAIRS_MAX: usize = 100;
+
 /// Chunks that a look from outside keeps mapped.
 const MAPS_MAX: usize = 64;
 
@@ -94,14 +97,7 @@ pub fn overlaps(root: &DiskPath) -> Result<OverlapReport> {
     Ok(explain(&state, &Arc::new(MapCache::new(MAPS_MAX, false))))
 }
 
-impl Store {
-    /// Explains which chunks overlap now.
-    pub fn overlaps(&self) -> OverlapReport {
-        explain(&self.snapshot(), self.cache())
-    }
-}
-
-fn explain(state: &StoreState, cache: &Arc<MapCache>) -> OverlapReport {
+pub fn explain(state: &StoreState, cache: &Arc<MapCache>) -> OverlapReport {
     let mut report = OverlapReport::default();
     for series in state.series.values() {
         let mut partitions: BTreeMap<String, Vec<CompactionGroup>> = BTreeMap::new();

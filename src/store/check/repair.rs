@@ -23,25 +23,27 @@ use crate::format::run::{RunOrigin, RunWriter};
 use crate::format::tombstone::{
     DropFile, RegistrationFile, TombstoneFile, decode_tombstone, encode_drop, encode_registration, encode_tombstone,
 };
-use crate::store::backup::create as backup;
 use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
 use crate::store::check::verify::manifest::number_of;
 use crate::store::check::verify::registry::DATASET_SNAPSHOT;
 use crate::store::check::verify::run::verify_small_files;
-use crate::store::facade::{Store, StoreOptions, def_json, wall_ms};
-use crate::store::maintain::checkpoint::{receipts_path, run_path};
+use crate::store::clock::wall_ms;
+use crate::store::directory::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, check_no_backup, format_text};
 use crate::store::manifest::edits::{Contents, Manifest, manifest_dir};
-use crate::store::open::recover::{
-    DIRECTORIES, FORMAT_FILE, LOCK_FILE, ManifestTrust, RecoveredStore, format_text, fresh_epoch, highest_commit,
-    parse_def, read_store,
-};
+use crate::store::open::engine::{Engine, fresh_epoch};
+use crate::store::open::recover::{ManifestTrust, RecoveredStore, highest_commit, read_store};
 use crate::store::open::salvage;
-use crate::store::publish::seal::{DROP_MARKER, REGISTRATION, series_record, tombstone_name};
-use crate::store::read::chunk::{ChunkFile, chunk_name, series_dir};
+use crate::store::options::StoreOptions;
+use crate::store::publish::records::series_record;
+use crate::store::publish::series_files::{DROP_MARKER, REGISTRATION, tombstone_name};
+use crate::store::read::chunk::ChunkFile;
+use crate::store::read::chunk_paths::{chunk_name, series_dir};
+use crate::store::read::run_files::{receipts_path, run_path};
+use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::sidecar;
-use crate::store::read::state::{SeriesId, SeriesState, StoreState};
-use crate::store::wal::segments as log;
-use crate::store::wal::segments::segment_path;
+use crate::store::read::store_state::StoreState;
+use crate::store::registration::{def_json, parse_def};
+use crate::store::wal::segments::{begin_anew, segment_path};
 use crate::types::SeriesKey;
 
 /// How a store is repaired.
@@ -142,7 +144,7 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
     if !root.is_dir() {
         return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display())));
     }
-    backup::check_no_backup(root)?;
+    check_no_backup(root)?;
     let lock = disk::Lock::acquire(&root.join(LOCK_FILE))?;
     let trust = if options.rebuild_manifest { ManifestTrust::FilesOnly } else { ManifestTrust::Manifest };
     let mut plan = RepairPlan::new(root, read_store(root, trust)?, options)?;
@@ -159,8 +161,8 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
     drop(lock);
     // Sidecars are derived: any that are damaged are written anew, which is no loss and no repair of data.
     if options.apply {
-        let store = Store::open_on(root, false, StoreOptions { upkeep: false, ..StoreOptions::default() })?;
-        let sidecars = store.rebuild_sidecars()?;
+        let store = Engine::open(root, false, StoreOptions { upkeep: false, ..StoreOptions::default() })?;
+        let sidecars = store.maintenance.rebuild_sidecars()?;
         if sidecars.rebuilt > 0 {
             report.actions.push(RepairAction {
                 action: "rewrite",
@@ -770,7 +772,7 @@ impl<'a> RepairPlan<'a> {
         let first_lsn = read.log.next_lsn.max(read.log.durable_lsn + 1).saturating_add(read.log.lost_frames_max);
         let bytes = read.log.segments.iter().map(|(_, bytes)| *bytes).find(|bytes| *bytes >= SEGMENT_BYTES_MIN);
         let bytes = bytes.unwrap_or(StoreOptions::default().wal_segment_bytes);
-        log::begin_anew(root, segment, first_lsn, bytes)?;
+        begin_anew(root, segment, first_lsn, bytes)?;
         let lost = self.report().has_lost();
         let anew = read.salvaged || lost || read.known.epoch.is_empty();
         let mut contents = Contents {

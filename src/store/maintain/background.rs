@@ -7,10 +7,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::store::facade::{StoreInner, StoreOptions};
-use crate::store::read::state::SeriesId;
-use crate::store::wal::commit_queue::Durability;
-use crate::store::write::rows::RECEIPTS_MAX;
+use crate::store::maintain::maintenance::Maintenance;
+use crate::store::options::Durability;
+use crate::store::read::series_state::SeriesId;
+use crate::store::write::idempotency::RECEIPTS_MAX;
 
 /// Longest time acknowledged frames stay last in the log without a marker behind them.
 const MARK_INTERVAL: Duration = Duration::from_millis(40);
@@ -40,18 +40,18 @@ pub struct MaintenanceThreads {
 }
 
 /// What one thread does until the store closes.
-type MaintenanceLoop = fn(&Weak<StoreInner>, &MaintenanceQueue);
+type MaintenanceLoop = fn(&Weak<Maintenance>, &MaintenanceQueue);
 
 impl MaintenanceThreads {
-    pub fn start(inner: &Arc<StoreInner>) -> Result<Self> {
+    pub fn start(maintenance: &Arc<Maintenance>) -> Result<Self> {
         let desk = Arc::new(MaintenanceQueue::default());
         let mut upkeep = Self { desk: Arc::clone(&desk), threads: Vec::new() };
         let works: [(&str, MaintenanceLoop); 2] = [("fastk-log", keep_log), ("fastk-seal", keep_files)];
         for (name, work) in works {
-            let (inner, desk) = (Arc::downgrade(inner), Arc::clone(&desk));
+            let (maintenance, desk) = (Arc::downgrade(maintenance), Arc::clone(&desk));
             let thread = std::thread::Builder::new()
                 .name(name.into())
-                .spawn(move || work(&inner, &desk))
+                .spawn(move || work(&maintenance, &desk))
                 .map_err(|error| Error::internal(format!("cannot start thread {name}: {error}")))?;
             upkeep.threads.push(thread);
         }
@@ -106,57 +106,57 @@ impl MaintenanceQueue {
     }
 }
 
-fn keep_log(inner: &Weak<StoreInner>, desk: &MaintenanceQueue) {
+fn keep_log(maintenance: &Weak<Maintenance>, desk: &MaintenanceQueue) {
     let mut synced = Instant::now();
     while desk.sleep(MARK_INTERVAL) {
-        let Some(inner) = inner.upgrade() else { return };
-        if inner.queue.stopped().is_some() {
+        let Some(maintenance) = maintenance.upgrade() else { return };
+        if maintenance.wal.queue.stopped().is_some() {
             continue;
         }
-        let due = synced.elapsed() >= Duration::from_millis(inner.options.sync_interval_ms);
-        if inner.queue.durability() == Durability::Interval && due {
+        let due = synced.elapsed() >= Duration::from_millis(maintenance.options.sync_interval_ms);
+        if maintenance.wal.queue.durability() == Durability::Interval && due {
             synced = Instant::now();
-            report("sync", inner.queue.sync());
+            report("sync", maintenance.wal.queue.sync());
         }
-        report("mark", inner.queue.mark());
-        inner.note_current();
-        if let Err(error) = inner.queue.make_spare() {
+        report("mark", maintenance.wal.queue.mark());
+        maintenance.publisher.note_current();
+        if let Err(error) = maintenance.wal.queue.make_spare() {
             // The next segment is made when it is needed, or cannot be had then either.
             tracing::debug!(%error, "no spare log segment");
         }
     }
 }
 
-fn keep_files(inner: &Weak<StoreInner>, desk: &MaintenanceQueue) {
+fn keep_files(maintenance: &Weak<Maintenance>, desk: &MaintenanceQueue) {
     let mut retained = Instant::now();
     while let Some(orders) = desk.next(Duration::from_millis(500)) {
-        let Some(inner) = inner.upgrade() else { return };
-        inner.pins.expire();
-        if inner.queue.stopped().is_some() {
+        let Some(maintenance) = maintenance.upgrade() else { return };
+        maintenance.reads.retained.expire();
+        if maintenance.wal.queue.stopped().is_some() {
             continue;
         }
         if !orders.seal.is_empty() {
             let due: Vec<SeriesId> = orders.seal.into_iter().collect();
-            report("seal", inner.seal(&due).map(|_| ()));
+            report("seal", maintenance.seal(&due).map(|_| ()));
         }
-        report("rebuild sidecars", inner.rebuild_ordered().map(|_| ()));
-        let StoreOptions { wal_bytes_max, .. } = inner.options;
-        if inner.queue.log_bytes().1 > wal_bytes_max {
-            report("checkpoint", inner.checkpoint());
+        report("rebuild sidecars", maintenance.rebuild_ordered().map(|_| ()));
+        if maintenance.wal.queue.log_bytes().1 > maintenance.options.wal_bytes_max {
+            report("checkpoint", maintenance.checkpoint());
         }
         if retained.elapsed() >= RETENTION_INTERVAL {
             retained = Instant::now();
-            report("retention", inner.retain(false, &[]).map(|_| ()));
-            if inner.queue.published().receipts.len() >= RECEIPTS_MAX / 2 {
+            report("retention", maintenance.retain(false, &[]).map(|_| ()));
+            if maintenance.wal.queue.published().receipts.len() >= RECEIPTS_MAX / 2 {
                 // A checkpoint does it as well, but may be far off, and at the limit writes under a key are refused.
-                inner.forget_receipts();
+                maintenance.forget_receipts();
             }
         }
         let ordered: Vec<SeriesId> = orders.compact.into_iter().collect();
-        let compacted = if orders.compact_all { inner.compact(&[], false) } else { inner.compact_changed(&ordered) };
+        let compacted =
+            if orders.compact_all { maintenance.compact(&[], false) } else { maintenance.compact_changed(&ordered) };
         report("compact", compacted.map(|_| ()));
-        report("vacuum", inner.vacuum().map(|_| ()));
-        inner.take_ballast();
+        report("vacuum", maintenance.vacuum().map(|_| ()));
+        maintenance.wal.reserve.take();
     }
 }
 

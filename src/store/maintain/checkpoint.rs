@@ -13,109 +13,65 @@ use std::time::Instant;
 use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Edit, ReceiptsRecord, RunRecord, SnapshotRecord};
-use crate::format::receipt::{Receipt, decode_receipts, encode_receipts};
-use crate::format::run::{RunOrigin, RunWriter, decode_run};
+use crate::format::receipt::{Receipt, encode_receipts};
+use crate::format::run::{RunOrigin, RunWriter};
 use crate::planted::{Bug, planted};
-use crate::store::facade::{Maintenance, StoreInner, wall_ms};
-use crate::store::publish::seal::{DropMarker, series_record};
-use crate::store::read::state::{Run, SeriesId, SeriesState, Snapshot, StoreState, Structural};
+use crate::store::clock::wall_ms;
+use crate::store::maintain::maintenance::Maintenance;
+use crate::store::publish::publisher::PublishedFiles;
+use crate::store::publish::records::series_record;
+use crate::store::publish::series_files::{self, DropMarker};
+use crate::store::read::run::Run;
+use crate::store::read::run_files::{load_run, receipts_path, run_path};
+use crate::store::read::series_state::{SeriesId, SeriesState};
+use crate::store::read::store_state::StoreState;
+use crate::store::read::structural::Structural;
 use crate::store::wal::commit_queue::FrozenRuns;
-use crate::store::write::rows::RECEIPT_KEEP_MS;
+use crate::store::write::idempotency::RECEIPT_KEEP_MS;
 
 /// Tail rows from which a checkpoint gives a series a chunk instead of a place in the run file: one block.
 const CHUNK_ROWS_MIN: u64 = 16_384;
+
 /// Run files of a level that are merged into one of the next.
 const RUN_FILES_MERGED: usize = 8;
+
 /// Receipt files that are merged into one.
 const RECEIPT_FILES_MERGED: usize = 8;
 
-/// Path of a run file.
-pub fn run_path(root: &DiskPath, id: u64) -> DiskPath {
-    root.join("runs").join(format!("{id:020}.run"))
-}
-
-/// Path of a receipt file.
-pub fn receipts_path(root: &DiskPath, id: u64) -> DiskPath {
-    root.join("runs").join(format!("{id:020}.receipts"))
-}
-
-/// Maps a run file and checks every byte of it. Gives its runs by series, each series' in the order of their commits.
-pub fn load_run(root: &DiskPath, record: &RunRecord) -> Result<Vec<(SeriesId, Run)>> {
-    let path = run_path(root, record.id);
-    let file = disk::open(&path)?;
-    let found = disk::file_bytes(&file, &path)?;
-    if found != record.bytes {
-        return Err(Error::corrupt(format!("{}: {found} bytes, expected {}", path.display(), record.bytes)));
-    }
-    let map = disk::map(&file, &path)?;
-    let decoded =
-        decode_run(map.as_slice()).map_err(|e| Error::new(e.code(), format!("{}: {}", path.display(), e.detail())))?;
-    let crc = decoded.crc;
-    if crc != record.crc {
-        return Err(Error::corrupt(format!("{}: checksum {crc:08x}, expected {:08x}", path.display(), record.crc)));
-    }
-    let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    Ok(decoded
-        .runs
-        .into_iter()
-        .map(|entry| {
-            let column = |position: u32| {
-                let at = entry.offset + entry.stride() * u64::from(position);
-                map.column(wide(at), wide(entry.rows * 8))
-            };
-            let columns = (0..entry.columns).map(column).collect();
-            (entry.series_id, Run::mapped(record.id, (entry.commit_lo, entry.commit_hi), columns))
-        })
-        .collect())
-}
-
-/// Reads a receipt file.
-pub fn load_receipts(root: &DiskPath, record: &ReceiptsRecord) -> Result<Vec<Receipt>> {
-    let path = receipts_path(root, record.id);
-    let bytes = disk::read(&path)?;
-    let receipts = decode_receipts(&bytes)
-        .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
-    let newest_ms = receipts.iter().map(|receipt| receipt.wall_ms).max().unwrap_or(0);
-    if (bytes.len() as u64, newest_ms) != (record.bytes, record.newest_ms) {
-        return Err(Error::corrupt(format!("{} is another file", path.display())));
-    }
-    Ok(receipts)
-}
-
-impl StoreInner {
+impl Maintenance {
     /// Moves everything out of the log and trims it.
     pub fn checkpoint(&self) -> Result<()> {
-        let mut maintenance = self.maintenance();
+        let mut files = self.publisher.lock();
         let begun = Instant::now();
-        let outcome = self.with_ballast(|| self.checkpoint_with(&mut maintenance));
+        let outcome = self.wal.reserve.with_reserve(|| self.checkpoint_with(&mut files));
         metrics::histogram!("fastk_checkpoint_seconds").record(begun.elapsed());
-        self.note_upkeep(&outcome);
+        self.note(&outcome);
         outcome
     }
 
-    pub fn checkpoint_with(&self, maintenance: &mut Maintenance) -> Result<()> {
+    pub fn checkpoint_with(&self, files: &mut PublishedFiles) -> Result<()> {
         self.forget_receipts();
         let long = self.long_tails();
-        self.seal_with(maintenance, &long)?;
-        let frozen = self.queue.freeze(None)?;
+        self.publisher.seal_with(files, &long)?;
+        let frozen = self.wal.queue.freeze(None)?;
         if planted(Bug::TrimmedEarly) {
-            self.queue.trim(frozen.segment)?;
+            self.wal.queue.trim(frozen.segment)?;
         }
-        let outcome = self.settle(maintenance, &frozen);
+        let outcome = self.settle(files, &frozen);
         if outcome.is_err() {
-            self.queue.apply(&mut self.queue.lock(), Structural::Thaw(frozen.ids));
+            self.wal.queue.apply(&mut self.wal.queue.lock(), Structural::Thaw(frozen.ids));
             return outcome;
         }
         // What the manifest gave up, which is less than was frozen when there was nothing to publish.
-        let given_up = maintenance.manifest.contents.wal_first_segment;
-        self.queue.trim(if planted(Bug::TrimmedWithoutEdit) { frozen.segment } else { given_up })?;
-        while self.merge_runs(maintenance)? {}
+        let given_up = files.manifest.contents.wal_first_segment;
+        self.wal.queue.trim(if planted(Bug::TrimmedWithoutEdit) { frozen.segment } else { given_up })?;
+        while self.merge_runs(files)? {}
         Ok(())
     }
 
     /// Series whose tail is worth a chunk, and the longest others while all tails together take too much room.
     fn long_tails(&self) -> Vec<SeriesId> {
-        let state = self.queue.published();
+        let state = self.wal.queue.published();
         let bytes = |series: &SeriesState| series.tail().map(|run| run.bytes()).sum::<u64>();
         let (mut long, mut short) = (Vec::new(), Vec::new());
         let mut left = 0;
@@ -138,10 +94,10 @@ impl StoreInner {
     }
 
     /// Publishes what the log held up to the freeze: runs, registrations, snapshots, receipts.
-    pub fn settle(&self, maintenance: &mut Maintenance, frozen: &FrozenRuns) -> Result<()> {
-        self.queue.settled(&frozen.decided)?;
+    pub fn settle(&self, files: &mut PublishedFiles, frozen: &FrozenRuns) -> Result<()> {
+        self.wal.queue.settled(&frozen.decided)?;
         let state = &frozen.state;
-        let contents = &maintenance.manifest.contents;
+        let contents = &files.manifest.contents;
         // Commits that went straight to chunks have no frame.
         if contents.wal_first_lsn == frozen.first_lsn && contents.base_commit >= state.commit {
             return Ok(());
@@ -150,7 +106,7 @@ impl StoreInner {
             base_commit: state.commit,
             wal_first_segment: frozen.segment,
             wal_first_lsn: frozen.first_lsn,
-            next_series_id: self.next_series_id.load(crate::sync::atomic::Ordering::Relaxed),
+            next_series_id: self.writes.next_series_id(),
             next_file_id: contents.next_file_id,
             ..Edit::default()
         };
@@ -158,20 +114,20 @@ impl StoreInner {
             let recorded = contents.series.get(&series.id);
             if recorded.is_none_or(|record| record.version != series.version) {
                 // The run files hold the tail: the chunks end where they ended before.
-                self.tell_registration(series, recorded)?;
+                series_files::tell_registration(&self.root, series, recorded)?;
                 edit.series.push(series_record(series, series.sealed_commit)?);
             }
             if let Some(commit) = series.dropped_commit {
-                self.put_drop_marker(series.id, series.def.key.clone(), commit)?;
+                series_files::put_drop_marker(&self.root, series.id, series.def.key.clone(), commit)?;
             }
             let needed = series.needed_tombstones();
             if !needed.is_empty() || contents.tombstones_of(series.id).next().is_some() {
-                self.tombstone_files(contents, series, &needed, &mut edit)?;
+                series_files::tombstone_files(&self.root, contents, series, &needed, &mut edit)?;
             }
         }
         let dropped: Vec<u64> = contents.series.keys().filter(|id| !state.series.contains_key(*id)).copied().collect();
         for id in &dropped {
-            self.mark_dropped(contents, *id, state.commit)?;
+            series_files::mark_dropped(&self.root, contents, *id, state.commit)?;
         }
         edit.series_dropped = dropped.clone();
         for (name, snapshot) in &state.snapshots {
@@ -193,7 +149,7 @@ impl StoreInner {
         if planted(Bug::RunsRemovedEarly) {
             gone_runs.iter().try_for_each(|id| disk::remove(&run_path(&self.root, *id)))?;
         }
-        let number = self.publish(maintenance, edit)?;
+        let number = self.publisher.publish(files, edit)?;
         self.show_runs(settled, Vec::new(), number);
         for id in gone_runs {
             disk::remove(&run_path(&self.root, id))?;
@@ -202,49 +158,24 @@ impl StoreInner {
             disk::remove(&receipts_path(&self.root, id))?;
         }
         for id in dropped {
-            match self.dropped().remove(&id) {
+            match self.publisher.dropped().remove(&id) {
                 // The last reader of each chunk unlinks it; the marker stays for the next opening.
                 Some(series) => series.chunks.iter().for_each(|chunk| chunk.retire()),
-                None => {
-                    self.remove_series_files(id, if used.is_empty() { DropMarker::Removed } else { DropMarker::Kept })
-                }
+                None => series_files::remove_series_files(
+                    &self.root,
+                    id,
+                    if used.is_empty() { DropMarker::Removed } else { DropMarker::Kept },
+                ),
             }
         }
-        self.counters.add_checkpoint();
+        self.publisher.counters.add_checkpoint();
         Ok(())
-    }
-
-    /// Puts snapshots that only the log knows into the manifest, as far as nobody maintains it just now: a log that loses
-    /// their commits leaves their names then. Nothing depends on it.
-    pub fn record_snapshots(&self) {
-        let Ok(mut maintenance) = self.maintenance.try_lock() else { return };
-        let state = self.queue.published();
-        let known = &maintenance.manifest.contents.snapshots;
-        let is_new = |(name, snapshot): &(&String, &Snapshot)| {
-            known.get(*name).is_none_or(|known| known.commit != snapshot.commit)
-        };
-        let record = |(name, snapshot): (&String, &Snapshot)| {
-            let (commit, created_ms) = (snapshot.commit, snapshot.created_ms);
-            SnapshotRecord { name: name.clone(), commit, created_ms }
-        };
-        let snapshots: Vec<SnapshotRecord> = state.snapshots.iter().filter(is_new).map(record).collect();
-        let outcome = match snapshots.is_empty() {
-            true => Ok(()),
-            // The manifest is never ahead of what is durable in the log.
-            false => self
-                .queue
-                .sync()
-                .and_then(|()| self.publish(&mut maintenance, Edit { snapshots, ..Edit::default() }).map(|_| ())),
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "the name of a snapshot is in the log only for now");
-        }
     }
 
     fn show_runs(&self, runs: Vec<(SeriesId, Vec<Arc<Run>>)>, replaced: Vec<u64>, edit: u64) {
         let change = Structural::Settled { runs: Arc::new(runs), replaced: Arc::new(replaced), edit };
-        self.queue.apply(&mut self.queue.lock(), change);
-        self.views.expire(edit);
+        self.wal.queue.apply(&mut self.wal.queue.lock(), change);
+        self.reads.views.expire(edit);
     }
 
     /// Writes runs, those of one series after those of the other, as one file, adds it to the edit and gives the runs
@@ -280,7 +211,7 @@ impl StoreInner {
             mapped.entry(series_id).or_default().push(Arc::new(run));
         }
         edit.runs.push(record);
-        self.counters.add_run_file(bytes);
+        self.publisher.counters.add_run_file(bytes);
         Ok(mapped.into_iter().collect())
     }
 
@@ -300,18 +231,18 @@ impl StoreInner {
     }
 
     /// Merges the run files of one level into one of the next, when there are enough of them.
-    fn merge_runs(&self, maintenance: &mut Maintenance) -> Result<bool> {
-        let contents = &maintenance.manifest.contents;
+    fn merge_runs(&self, files: &mut PublishedFiles) -> Result<bool> {
+        let contents = &files.manifest.contents;
         let mut levels: BTreeMap<u32, Vec<&RunRecord>> = BTreeMap::new();
         for run in contents.runs.values() {
             levels.entry(run.level).or_default().push(run);
         }
-        let Some((level, files)) = levels.into_iter().find(|(_, files)| files.len() >= RUN_FILES_MERGED) else {
+        let Some((level, old)) = levels.into_iter().find(|(_, files)| files.len() >= RUN_FILES_MERGED) else {
             return Ok(false);
         };
-        let base_commit = files.iter().map(|file| file.base_commit).max().unwrap_or(0);
-        let ids: Vec<u64> = files.iter().map(|file| file.id).collect();
-        let state = self.queue.published();
+        let base_commit = old.iter().map(|file| file.base_commit).max().unwrap_or(0);
+        let ids: Vec<u64> = old.iter().map(|file| file.id).collect();
+        let state = self.wal.queue.published();
         // One series at a time: together they would not fit into memory.
         let entries = state.series.values().map(|series| {
             let mut runs: Vec<Arc<Run>> = Vec::new();
@@ -325,7 +256,7 @@ impl StoreInner {
         });
         let mut edit = Edit { next_file_id: contents.next_file_id, runs_removed: ids.clone(), ..Edit::default() };
         let merged = self.write_runs(entries, (level + 1, base_commit), &mut edit)?;
-        let number = self.publish(maintenance, edit)?;
+        let number = self.publisher.publish(files, edit)?;
         self.show_runs(merged, ids.clone(), number);
         for id in ids {
             disk::remove(&run_path(&self.root, id))?;
@@ -366,8 +297,8 @@ impl StoreInner {
     pub fn forget_receipts(&self) {
         let before_ms = wall_ms().saturating_sub(RECEIPT_KEEP_MS);
         // Looked for without the lock: there can be a million of them.
-        if self.queue.published().receipts.values().any(|receipt| receipt.wall_ms < before_ms) {
-            self.queue.apply(&mut self.queue.lock(), Structural::Forget { before_ms });
+        if self.wal.queue.published().receipts.values().any(|receipt| receipt.wall_ms < before_ms) {
+            self.wal.queue.apply(&mut self.wal.queue.lock(), Structural::Forget { before_ms });
         }
     }
 }

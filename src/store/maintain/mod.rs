@@ -1,7 +1,11 @@
 //! Work that keeps a store small and its log short.
 
-pub(in crate::store) mod background;
-pub(in crate::store) mod checkpoint;
-pub(in crate::store) mod compact;
-pub(in crate::store) mod counters;
-pub(in crate::store) mod root_check;
+pub mod background;
+pub mod checkpoint;
+pub mod compact;
+pub mod compaction_group;
+pub mod maintenance;
+pub mod retention;
+pub mod root_check;
+pub mod sidecars;
+pub mod vacuum;

@@ -6,7 +6,6 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::disk::{self, DiskPath};
 use crate::format::current::{Current, decode_current, encode_current};
-use crate::store::facade::StoreInner;
 use crate::store::manifest::edits::manifest_dir;
 
 /// Name of the file.
@@ -25,24 +24,29 @@ pub fn read(root: &DiskPath) -> Current {
 }
 
 /// What was written last, and what could be written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CurrentHint {
+    root: DiskPath,
     written: Mutex<Current>,
     edit: AtomicU64,
 }
 
-impl StoreInner {
+impl CurrentHint {
+    /// The hint of a store, of which nothing was written yet.
+    pub fn new(root: &DiskPath) -> Self {
+        Self { root: root.clone(), written: Mutex::default(), edit: AtomicU64::default() }
+    }
+
     /// Takes note of an edit that is durable.
-    pub fn note_edit(&self, number: u64) {
-        self.hint.edit.store(number, Ordering::Release);
-        self.note_current();
+    pub fn set_edit(&self, number: u64) {
+        self.edit.store(number, Ordering::Release);
     }
 
     /// Writes down how far the store is, if that changed. Only what is durable counts; it costs nothing but the notice
     /// when it cannot be written.
-    pub fn note_current(&self) {
-        let mut written = self.hint.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Current { edit: self.hint.edit.load(Ordering::Acquire), wal_segment: self.queue.segment() };
+    pub fn note(&self, wal_segment: impl FnOnce() -> u64) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Current { edit: self.edit.load(Ordering::Acquire), wal_segment: wal_segment() };
         if *written == now {
             return;
         }

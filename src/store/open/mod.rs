@@ -1,4 +1,6 @@
 //! Opening a store: recovery from its files.
 
-pub(in crate::store) mod recover;
-pub(in crate::store) mod salvage;
+pub mod engine;
+pub mod recover;
+pub mod replay;
+pub mod salvage;

@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
 use arrow::buffer::Buffer;
-use bytes::Bytes;
 
 use crate::disk::mmap::Map;
 use crate::disk::{self, DiskPath};
@@ -15,7 +14,9 @@ use crate::format::coverage::Coverage;
 use crate::format::ipc::PREFIX_BYTES;
 use crate::format::manifest::ChunkRecord;
 use crate::planted::{Bug, planted};
-use crate::store::read::coverage::PresenceCache;
+use crate::store::read::block::{BlockColumns, BlockMessage};
+use crate::store::read::chunk_paths::{chunk_name, series_dir};
+use crate::store::read::presence::PresenceCache;
 use crate::store::read::sidecar::{self, IndexFile, Zones};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{ArcSwapOption, Mutex};
@@ -55,45 +56,6 @@ pub struct OpenChunk {
     damage: Option<ReadReporter>,
     /// Coverage on the grid it was last asked for.
     pub(in crate::store) coverage: ArcSwapOption<Coverage>,
-}
-
-/// One block's columns, each its own slice of the map.
-#[derive(Clone, Debug)]
-pub struct BlockColumns {
-    pub rows: usize,
-    /// `ts`, then the columns of the series' registration.
-    pub columns: Vec<Buffer>,
-    /// The whole message, when the file's columns are those of the series.
-    pub message: Option<BlockMessage>,
-}
-
-/// A block's message in the file.
-#[derive(Clone, Debug)]
-pub struct BlockMessage {
-    pub message: Bytes,
-    pub header: Bytes,
-    pub body: Bytes,
-}
-
-/// Directory of a series under `chunks/`.
-pub fn series_dir(root: &DiskPath, series_id: u64) -> DiskPath {
-    root.join("chunks").join(series_dir_name(series_id))
-}
-
-/// Name of that directory.
-pub fn series_dir_name(series_id: u64) -> String {
-    format!("{series_id:010}")
-}
-
-/// File name of a chunk.
-pub fn chunk_name(partition: &str, chunk_id: u64) -> String {
-    format!("{partition}-{chunk_id:016}.arrow")
-}
-
-/// The id in the name of a chunk or one of its sidecars.
-pub fn chunk_id_of(name: &str) -> Option<u64> {
-    let (stem, _) = name.split_once('.')?;
-    stem.rsplit_once('-')?.1.parse().ok()
 }
 
 impl ChunkFile {
@@ -447,7 +409,7 @@ fn rescaled(buffer: Buffer, stored: Option<ColumnType>, wanted: ColumnType) -> R
 
 /// Chunks, by series and number, that somebody found without a usable sidecar. At most one entry a chunk.
 #[derive(Debug, Default)]
-pub(in crate::store) struct SidecarRequests(std::sync::Mutex<BTreeSet<(u64, u64)>>);
+pub struct SidecarRequests(std::sync::Mutex<BTreeSet<(u64, u64)>>);
 
 impl SidecarRequests {
     fn add(&self, meta: &ChunkMeta) {

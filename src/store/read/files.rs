@@ -6,15 +6,18 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::store::facade::Store;
-use crate::store::read::merge::MergeSource;
-use crate::store::read::state::SeriesState;
+use crate::store::read::chunk::MapCache;
+use crate::store::read::merge::Merge;
+use crate::store::read::merge_source::MergeSource;
+use crate::store::read::series_state::SeriesState;
 
 /// Most row ranges of one list.
 pub const ROW_RANGES_MAX: usize = 100_000;
+
 /// Pieces of a merge between two looks at `check`.
 const PIECES_PER_CHECK: usize = 256;
 
@@ -60,119 +63,120 @@ pub struct SeriesFiles {
     pub rows_outside: u64,
 }
 
-impl Store {
-    /// The chunk files of a series, and which of their rows belong to it. Reads the timestamps of those files that others,
-    /// the tail or deletes overlap; the others count whole. `check` is called between pieces and can end it.
-    ///
-    /// # Errors
-    /// That of `check`; `corrupt_data` for a damaged file; `too_large` beyond [`ROW_RANGES_MAX`] ranges.
-    pub fn files(&self, series: &SeriesState, check: &dyn Fn() -> Result<()>) -> Result<SeriesFiles> {
-        let chunks = &series.chunks;
-        // A chunk counts whole when no other source spans the same times and no later delete reaches into it.
-        let mut spans: Vec<(i64, i64, u64)> = series.sources().iter().map(|s| (s.ts_min(), s.ts_max(), 0)).collect();
-        spans.sort_unstable();
-        let starts: Vec<i64> = spans.iter().map(|span| span.0).collect();
-        let mut reach = i64::MIN;
-        let reaches: Vec<i64> = spans
+/// The chunk files of a series, and which of their rows belong to it. Reads the timestamps of those files that others,
+/// the tail or deletes overlap; the others count whole. `check` is called between pieces and can end it.
+///
+/// # Errors
+/// That of `check`; `corrupt_data` for a damaged file; `too_large` beyond [`ROW_RANGES_MAX`] ranges.
+pub fn series_files(
+    series: &SeriesState,
+    cache: &Arc<MapCache>,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<SeriesFiles> {
+    let chunks = &series.chunks;
+    // A chunk counts whole when no other source spans the same times and no later delete reaches into it.
+    let mut spans: Vec<(i64, i64, u64)> = series.sources().iter().map(|s| (s.ts_min(), s.ts_max(), 0)).collect();
+    spans.sort_unstable();
+    let starts: Vec<i64> = spans.iter().map(|span| span.0).collect();
+    let mut reach = i64::MIN;
+    let reaches: Vec<i64> = spans
+        .iter()
+        .map(|span| {
+            reach = reach.max(span.1);
+            reach
+        })
+        .collect();
+    let is_alone = |first: i64, last: i64| {
+        let from = reaches.partition_point(|reach| *reach < first);
+        let until = starts.partition_point(|start| *start <= last);
+        until.saturating_sub(from) <= 1
+    };
+    let mut shared = Vec::new();
+    let mut ranges: Vec<Vec<RowRange>> = Vec::with_capacity(chunks.len());
+    for (position, chunk) in chunks.iter().enumerate() {
+        let record = &chunk.record;
+        let is_hit = series
+            .tombstones
             .iter()
-            .map(|span| {
-                reach = reach.max(span.1);
-                reach
-            })
-            .collect();
-        let is_alone = |first: i64, last: i64| {
-            let from = reaches.partition_point(|reach| *reach < first);
-            let until = starts.partition_point(|start| *start <= last);
-            until.saturating_sub(from) <= 1
-        };
-        let mut shared = Vec::new();
-        let mut ranges: Vec<Vec<RowRange>> = Vec::with_capacity(chunks.len());
-        for (position, chunk) in chunks.iter().enumerate() {
-            let record = &chunk.record;
-            let is_hit = series
-                .tombstones
-                .iter()
-                .any(|t| record.commit_hi < t.commit && t.start <= record.ts_max && record.ts_min <= t.end);
-            if is_hit || !is_alone(record.ts_min, record.ts_max) {
-                shared.push((record.id, position));
-                ranges.push(Vec::new());
-            } else {
-                ranges.push(vec![RowRange { start: 0, end: record.rows }]);
-            }
+            .any(|t| record.commit_hi < t.commit && t.start <= record.ts_max && record.ts_min <= t.end);
+        if is_hit || !is_alone(record.ts_min, record.ts_max) {
+            shared.push((record.id, position));
+            ranges.push(Vec::new());
+        } else {
+            ranges.push(vec![RowRange { start: 0, end: record.rows }]);
         }
-        shared.sort_unstable();
-        let merged = shared.iter().filter_map(|(_, position)| chunks.get(*position)).cloned().map(MergeSource::Chunk);
-        let sources = merged.chain(series.tail().cloned().map(MergeSource::Run)).collect();
-        let mut merge = crate::store::read::merge::Merge::new(
-            sources,
-            Arc::clone(&series.tombstones),
-            Arc::clone(&series.def),
-            Arc::clone(self.cache()),
-            (i64::MIN, i64::MAX),
-            false,
-        );
-        let mut found = SeriesFiles::default();
-        let mut count = ranges.len();
-        let mut pieces = 0;
-        while let Some(piece) = merge.next_piece()? {
-            if pieces % PIECES_PER_CHECK == 0 {
-                check()?;
-            }
-            pieces += 1;
-            let Some((chunk_id, first_row)) = piece.place else {
-                found.rows_outside += (piece.hi - piece.lo) as u64;
-                continue;
-            };
-            let at = shared.binary_search_by_key(&chunk_id, |(id, _)| *id).ok();
-            let position = at.and_then(|at| shared.get(at)).map(|(_, position)| *position);
-            let Some(own) = position.and_then(|position| ranges.get_mut(position)) else {
-                return Err(Error::internal(format!(
-                    "a merge gave rows of chunk {chunk_id}, which is none of its sources"
-                )));
-            };
-            let (start, end) = ((first_row + piece.lo) as u64, (first_row + piece.hi) as u64);
-            match own.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => {
-                    count += 1;
-                    own.push(RowRange { start, end });
-                }
-            }
-            if count > ROW_RANGES_MAX {
-                let detail = format!(
-                    "the current rows of {} are in more than {ROW_RANGES_MAX} ranges of its files",
-                    series.def.key
-                );
-                return Err(Error::new(ErrorCode::TooLarge, detail)
-                    .with_hint("compact the series first, or read it through FastK"));
-            }
-        }
-        for (chunk, row_ranges) in chunks.iter().zip(ranges) {
-            let record = &chunk.record;
-            let rows_current = row_ranges.iter().map(|range| range.end - range.start).sum();
-            if rows_current == 0 {
-                continue;
-            }
-            found.files.push(SeriesFile {
-                file: chunk.name().to_owned(),
-                partition: record.partition.clone(),
-                ts_min: record.ts_min,
-                ts_max: record.ts_max,
-                commit_lo: record.commit_lo,
-                commit_hi: record.commit_hi,
-                bytes: record.file_bytes,
-                rows: record.rows,
-                rows_current,
-                row_ranges,
-            });
-        }
-        let listed = found.rows_outside + found.files.iter().map(|file| file.rows_current).sum::<u64>();
-        if listed != series.rows {
-            return Err(Error::internal(format!(
-                "the files of {} have {listed} current rows, the series has {}",
-                series.def.key, series.rows
-            )));
-        }
-        Ok(found)
     }
+    shared.sort_unstable();
+    let merged = shared.iter().filter_map(|(_, position)| chunks.get(*position)).cloned().map(MergeSource::Chunk);
+    let sources = merged.chain(series.tail().cloned().map(MergeSource::Run)).collect();
+    let mut merge = Merge::new(
+        sources,
+        Arc::clone(&series.tombstones),
+        Arc::clone(&series.def),
+        Arc::clone(cache),
+        (i64::MIN, i64::MAX),
+        false,
+    );
+    let mut found = SeriesFiles::default();
+    let mut count = ranges.len();
+    let mut pieces = 0;
+    while let Some(piece) = merge.next_piece()? {
+        if pieces % PIECES_PER_CHECK == 0 {
+            check()?;
+        }
+        pieces += 1;
+        let Some((chunk_id, first_row)) = piece.place else {
+            found.rows_outside += (piece.hi - piece.lo) as u64;
+            continue;
+        };
+        let at = shared.binary_search_by_key(&chunk_id, |(id, _)| *id).ok();
+        let position = at.and_then(|at| shared.get(at)).map(|(_, position)| *position);
+        let Some(own) = position.and_then(|position| ranges.get_mut(position)) else {
+            return Err(Error::internal(format!(
+                "a merge gave rows of chunk {chunk_id}, which is none of its sources"
+            )));
+        };
+        let (start, end) = ((first_row + piece.lo) as u64, (first_row + piece.hi) as u64);
+        match own.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => {
+                count += 1;
+                own.push(RowRange { start, end });
+            }
+        }
+        if count > ROW_RANGES_MAX {
+            let detail =
+                format!("the current rows of {} are in more than {ROW_RANGES_MAX} ranges of its files", series.def.key);
+            return Err(
+                Error::new(ErrorCode::TooLarge, detail).with_hint("compact the series first, or read it through FastK")
+            );
+        }
+    }
+    for (chunk, row_ranges) in chunks.iter().zip(ranges) {
+        let record = &chunk.record;
+        let rows_current = row_ranges.iter().map(|range| range.end - range.start).sum();
+        if rows_current == 0 {
+            continue;
+        }
+        found.files.push(SeriesFile {
+            file: chunk.name().to_owned(),
+            partition: record.partition.clone(),
+            ts_min: record.ts_min,
+            ts_max: record.ts_max,
+            commit_lo: record.commit_lo,
+            commit_hi: record.commit_hi,
+            bytes: record.file_bytes,
+            rows: record.rows,
+            rows_current,
+            row_ranges,
+        });
+    }
+    let listed = found.rows_outside + found.files.iter().map(|file| file.rows_current).sum::<u64>();
+    if listed != series.rows {
+        return Err(Error::internal(format!(
+            "the files of {} have {listed} current rows, the series has {}",
+            series.def.key, series.rows
+        )));
+    }
+    Ok(found)
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::planted::{Bug, planted};
-use crate::store::read::state::{SeriesId, SeriesState, StoreState};
+use crate::store::read::series_state::{SeriesId, SeriesState};
+use crate::store::read::store_state::StoreState;
 use crate::sync::Mutex;
 
 /// Most commits kept at once for cursors and tickets; beyond it the least recently used one goes early. A kept commit

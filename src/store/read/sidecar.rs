@@ -6,27 +6,23 @@
 //! - It is replaced by removing the old file and linking a finished new one: a crash in between costs time only.
 //! - It goes with the chunk.
 
-use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::sync::Arc;
-
-use crate::disk::{self, DiskPath, StagedFile};
+use crate::disk::{self, DiskPath};
 use crate::error::{Error, Result};
 use crate::format::chunk::{ChunkMeta, ZONE_ROWS};
 use crate::format::envelope::ENVELOPE_BYTES;
-use crate::format::value_index::{IndexColumn, PAGE_ENTRIES, ValueIndex, write_pages};
-use crate::format::zone_map::{ZoneMap, order_key};
-use crate::store::facade::{Store, StoreInner};
-use crate::store::read::chunk::{ChunkFile, OpenChunk};
-use crate::store::read::coverage;
-use crate::store::read::state::SeriesState;
-use crate::types::{ColumnType, SeriesDef};
+use crate::format::value_index::{IndexColumn, PAGE_ENTRIES, ValueIndex};
+use crate::format::zone_map::ZoneMap;
+use crate::types::SeriesDef;
 
 /// Extensions of all kinds of sidecar.
 pub const EXTENSIONS: [&str; 3] = [ZONE_MAP, VALUE_INDEX, COVERAGE];
+
 /// Extension of zone maps.
 const ZONE_MAP: &str = "zmap";
+
 /// Extension of value indexes.
 const VALUE_INDEX: &str = "vix";
+
 /// Extension of coverage.
 const COVERAGE: &str = "cov";
 
@@ -51,16 +47,6 @@ pub fn coverage_path(chunk: &DiskPath) -> DiskPath {
 /// Removes whatever sidecars a chunk file has.
 pub fn remove_all(chunk: &DiskPath) -> Result<()> {
     EXTENSIONS.iter().try_for_each(|extension| disk::remove(&chunk.with_extension(extension)))
-}
-
-/// What putting sidecars in order did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SidecarReport {
-    pub chunks_checked: u64,
-    /// Files written: they were missing, damaged, of another chunk, or without a column that is wanted now.
-    pub rebuilt: u64,
-    /// Value indexes nobody wants any more.
-    pub removed: u64,
 }
 
 /// The open value index of a chunk. Pages are read when they are needed, so an index in use costs the memory of its
@@ -99,11 +85,11 @@ impl IndexFile {
     }
 
     /// Whether these and no other columns are indexed.
-    fn covers(&self, positions: &[usize]) -> bool {
+    pub fn covers(&self, positions: &[usize]) -> bool {
         self.index.columns.iter().map(|column| column.position).eq(positions.iter().copied())
     }
 
-    fn check_pages(&self) -> Result<()> {
+    pub fn check_pages(&self) -> Result<()> {
         let file = disk::open(&self.path)?;
         for page in self.index.columns.iter().flat_map(|column| &column.pages) {
             page.check(&disk::read_at(&file, &self.path, page.offset, page.bytes())?)?;
@@ -192,189 +178,4 @@ pub fn wanted_columns(meta: &ChunkMeta, def: &SeriesDef) -> Vec<usize> {
     positions.sort_unstable();
     positions.dedup();
     positions
-}
-
-/// Whether a chunk has a value index of other columns than a registration asks for, or none where it asks for one.
-pub fn is_stale(open: &OpenChunk, path: &DiskPath, def: &SeriesDef) -> bool {
-    let wanted = wanted_columns(&open.meta, def);
-    match IndexFile::open(path, &open.meta, open.footer_crc()) {
-        Ok(Some(file)) => !wanted.is_empty() && !file.covers(&wanted),
-        Ok(None) => !wanted.is_empty(),
-        Err(_) => false,
-    }
-}
-
-fn is_float(meta: &ChunkMeta, position: usize) -> bool {
-    let column = position.checked_sub(1).and_then(|position| meta.series.columns.get(position));
-    column.is_some_and(|column| column.kind == ColumnType::Float64)
-}
-
-/// The zone map of a chunk, from its rows.
-fn zone_map_of(open: &OpenChunk) -> Result<ZoneMap> {
-    let meta = &open.meta;
-    let mut zones = ZoneMap::new(meta.chunk_id, meta.series.columns.len() + 1);
-    zones.footer_crc = open.footer_crc();
-    for position in 0..open.blocks().len() {
-        let block = open.block(position, &meta.series)?;
-        let columns: Vec<&[i64]> = block.columns.iter().map(|column| column.typed_data::<i64>()).collect();
-        zones.add_block(&columns, |column| is_float(meta, column));
-    }
-    Ok(zones)
-}
-
-/// Writes a value index of these columns; one column's entries (16 bytes a row) are in memory at a time.
-fn stage_value_index(open: &OpenChunk, tmp: &DiskPath, positions: &[usize]) -> Result<StagedFile> {
-    let meta = &open.meta;
-    let rows = u32::try_from(meta.rows).map_err(|_| Error::internal("a chunk with too many rows for an index"))?;
-    let mut index = ValueIndex { chunk_id: meta.chunk_id, footer_crc: open.footer_crc(), rows, columns: Vec::new() };
-    let mut offset = ValueIndex::directory_bytes(rows, positions.len()) as u64;
-    let mut staged = StagedFile::create(tmp)?;
-    let path = staged.path().clone();
-    let fail = |error: std::io::Error| Error::io("write", &path, &error);
-    let mut out = BufWriter::with_capacity(1 << 18, &mut staged);
-    // The directory comes first in the file and is known last.
-    out.seek(SeekFrom::Start(offset)).map_err(fail)?;
-    for position in positions {
-        let float = is_float(meta, *position);
-        let mut entries: Vec<(i64, u32)> = Vec::with_capacity(rows as usize);
-        for block in 0..open.blocks().len() {
-            let block = open.block(block, &meta.series)?;
-            let words = block.columns.get(*position).map_or(&[][..], |column| column.typed_data::<i64>());
-            entries.extend(words.iter().zip(entries.len() as u32..).map(|(word, row)| (order_key(*word, float), row)));
-        }
-        entries.sort_unstable();
-        let (column, end) = write_pages(&entries, *position, offset, |page| out.write_all(page)).map_err(fail)?;
-        offset = end;
-        index.columns.push(column);
-    }
-    out.seek(SeekFrom::Start(0)).map_err(fail)?;
-    out.write_all(&index.encode()).and_then(|()| out.flush()).map_err(fail)?;
-    drop(out);
-    Ok(staged)
-}
-
-/// Puts a finished file in the place of whatever has its name.
-fn replace(staged: StagedFile, target: &DiskPath) -> Result<()> {
-    disk::remove(target)?;
-    if staged.publish(target)? {
-        return Ok(());
-    }
-    Err(Error::internal(format!("{} appeared while it was written", target.display())))
-}
-
-/// Puts the sidecars of an open chunk in order: whole ones that are wanted stay.
-fn put_in_order(
-    open: &OpenChunk,
-    path: &DiskPath,
-    tmp: &DiskPath,
-    def: &SeriesDef,
-    report: &mut SidecarReport,
-) -> Result<()> {
-    let (meta, footer_crc) = (&open.meta, open.footer_crc());
-    if read_zones(path, meta, footer_crc).is_err() {
-        let mut staged = StagedFile::create(tmp)?;
-        staged.put(&zone_map_of(open)?.encode())?;
-        replace(staged, &zone_map_path(path))?;
-        report.rebuilt += 1;
-    }
-    let wanted = wanted_columns(meta, def);
-    let target = value_index_path(path);
-    if wanted.is_empty() {
-        if target.exists() {
-            disk::remove(&target)?;
-            report.removed += 1;
-        }
-        return Ok(());
-    }
-    let whole = IndexFile::open(path, meta, footer_crc)
-        .is_ok_and(|file| file.is_some_and(|file| file.covers(&wanted) && file.check_pages().is_ok()));
-    if !whole {
-        replace(stage_value_index(open, tmp, &wanted)?, &target)?;
-        report.rebuilt += 1;
-    }
-    Ok(())
-}
-
-/// Writes the value index of a chunk that was just published.
-pub fn index_new_chunk(chunk: &ChunkFile, tmp: &DiskPath, def: &SeriesDef) -> Result<()> {
-    if def.value_index.is_empty() {
-        return Ok(());
-    }
-    let open = chunk.open_uncached()?;
-    let wanted = wanted_columns(&open.meta, def);
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    replace(stage_value_index(&open, tmp, &wanted)?, &value_index_path(chunk.path()))
-}
-
-impl StoreInner {
-    /// Checks every sidecar of every chunk and writes those that are missing, damaged or no longer what the
-    /// registration asks for.
-    pub fn rebuild_sidecars(&self) -> Result<SidecarReport> {
-        let state = self.queue.published();
-        let mut report = SidecarReport::default();
-        self.cache.orders.take();
-        for series in state.series.values() {
-            for chunk in series.chunks.iter() {
-                self.rebuild_chunk(series, chunk, &mut report)?;
-            }
-        }
-        Ok(report)
-    }
-
-    /// Does the same for the chunks that readers found without a usable sidecar since the last time.
-    pub fn rebuild_ordered(&self) -> Result<SidecarReport> {
-        let mut report = SidecarReport::default();
-        let orders = self.cache.orders.take();
-        if orders.is_empty() {
-            return Ok(report);
-        }
-        let state = self.queue.published();
-        for (series_id, chunk_id) in orders {
-            let Some(series) = state.series.get(&series_id) else { continue };
-            if let Some(chunk) = series.chunks.iter().find(|chunk| chunk.record.id == chunk_id) {
-                self.rebuild_chunk(series, chunk, &mut report)?;
-            }
-        }
-        Ok(report)
-    }
-
-    /// Between two other steps of maintenance; readers go on with what they have open.
-    pub fn rebuild_chunk(
-        &self,
-        series: &SeriesState,
-        chunk: &Arc<ChunkFile>,
-        report: &mut SidecarReport,
-    ) -> Result<()> {
-        let _one_at_a_time = self.maintenance();
-        report.chunks_checked += 1;
-        let open = chunk.open_uncached()?;
-        let before = *report;
-        put_in_order(&open, chunk.path(), &self.root.join("tmp"), &series.def, report)?;
-        if !coverage::is_whole(series, chunk) {
-            let mut staged = StagedFile::create(&self.root.join("tmp"))?;
-            if let Some(coverage) = coverage::from_rows(series, &open)? {
-                staged.put(&coverage.encode())?;
-                replace(staged, &coverage_path(chunk.path()))?;
-                report.rebuilt += 1;
-            }
-        }
-        if *report != before {
-            tracing::info!(chunk = chunk.name(), "sidecars are in order again");
-            chunk.forget();
-        }
-        Ok(())
-    }
-}
-
-impl Store {
-    /// Checks the sidecars of all chunks and writes those that are missing, damaged or no longer what the registration
-    /// asks for. Upkeep does this by itself for chunks that a query found so.
-    ///
-    /// # Errors
-    /// `corrupt_data` when a chunk itself is damaged; those before it are done.
-    pub fn rebuild_sidecars(&self) -> Result<SidecarReport> {
-        self.inner.rebuild_sidecars()
-    }
 }

@@ -16,34 +16,14 @@ use crate::disk::Lock;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::FrameKind;
 use crate::planted::{Bug, planted};
+use crate::store::options::Durability;
 use crate::store::read::retained_commits::RetainedCommits;
-use crate::store::read::state::{SeriesId, StoreState, Structural};
+use crate::store::read::series_state::SeriesId;
+use crate::store::read::store_state::StoreState;
+use crate::store::read::structural::Structural;
 use crate::store::wal::segments::{AppendError, Log, LogBytes, QueuedFrame, make_spare};
 use crate::sync::{ArcSwap, Condvar, Mutex, MutexGuard};
 use crate::types::SeriesKey;
-
-/// When a commit is acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Durability {
-    /// After its sync.
-    #[default]
-    Sync,
-    /// After its write; synced every interval.
-    Interval,
-    /// After its write; the operating system decides when it is durable.
-    None,
-}
-
-impl Durability {
-    pub fn name(self) -> &'static str {
-        match self {
-            Durability::Sync => "sync",
-            Durability::Interval => "interval",
-            Durability::None => "none",
-        }
-    }
-}
 
 /// Outcome of the commits that share a sync.
 #[derive(Debug, Default)]
@@ -641,8 +621,9 @@ mod tests {
 
     use super::*;
     use crate::disk::DiskPath;
-    use crate::store::facade::{Store, StoreOptions};
+    use crate::store::facade::Store;
     use crate::store::open::recover::{ManifestTrust, read_store};
+    use crate::store::options::StoreOptions;
 
     #[test]
     fn what_people_look_at_waits_for_no_sync() {

@@ -2,24 +2,31 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::disk::StagedFile;
+use crate::disk::{DiskPath, StagedFile};
 use crate::error::{ErrorCode, Result};
-use crate::store::facade::StoreInner;
 
 /// Bytes held back: an edit, a run file of what the log holds of deletes, and the directory blocks for them.
-const BALLAST_BYTES: u64 = 4 << 20;
+const RESERVE_BYTES: u64 = 4 << 20;
 
 /// A file without a use, given up when the disk is full.
-#[derive(Debug, Default)]
-pub struct DiskReserve(Mutex<Option<StagedFile>>);
+#[derive(Debug)]
+pub struct DiskReserve {
+    tmp: DiskPath,
+    bytes: u64,
+    file: Mutex<Option<StagedFile>>,
+}
 
-impl StoreInner {
+impl DiskReserve {
+    /// A reserve that holds nothing yet, of at most one log segment.
+    pub fn new(root: &DiskPath, segment_bytes: u64) -> Self {
+        Self { tmp: root.join("tmp"), bytes: RESERVE_BYTES.min(segment_bytes), file: Mutex::default() }
+    }
+
     /// Takes the room, unless it is held already or there is none.
-    pub fn take_ballast(&self) {
-        let mut held = self.ballast.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn take(&self) {
+        let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if held.is_none() {
-            let taken = StagedFile::create(&self.root.join("tmp"))
-                .and_then(|staged| staged.reserve(BALLAST_BYTES.min(self.options.wal_segment_bytes)).map(|()| staged));
+            let taken = StagedFile::create(&self.tmp).and_then(|staged| staged.reserve(self.bytes).map(|()| staged));
             match taken {
                 Ok(staged) => *held = Some(staged),
                 Err(error) => tracing::debug!(%error, "no room is held back"),
@@ -28,10 +35,10 @@ impl StoreInner {
     }
 
     /// Does it, and when the disk is full once more in the room that was held back.
-    pub fn with_ballast<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    pub fn with_reserve<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         match work() {
             Err(error) if error.code() == ErrorCode::StorageFull => {
-                let held = self.ballast.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let held = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if held.is_none() {
                     return Err(error);
                 }

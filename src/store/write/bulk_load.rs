@@ -20,12 +20,18 @@ use crate::format::manifest::Edit;
 use crate::format::receipt::SeriesReceipt;
 use crate::format::zone_map::ZoneMap;
 use crate::planted::{Bug, planted};
-use crate::store::facade::{Maintenance, StoreInner, wall_ms};
-use crate::store::publish::seal::{ChunkBuilder, chunk_record, series_record};
-use crate::store::read::chunk::{ChunkFile, chunk_name, series_dir};
+use crate::store::clock::wall_ms;
+use crate::store::publish::chunk_builder::ChunkBuilder;
+use crate::store::publish::publisher::PublishedFiles;
+use crate::store::publish::records::{chunk_record, series_record};
+use crate::store::publish::series_files;
+use crate::store::read::chunk::ChunkFile;
+use crate::store::read::chunk_paths::{chunk_name, series_dir};
+use crate::store::read::series_state::SeriesState;
 use crate::store::read::sidecar::{coverage_path, zone_map_path};
-use crate::store::read::state::{SeriesState, StoreState};
-use crate::store::write::rows::{SeriesWrite, WriteMode};
+use crate::store::read::store_state::StoreState;
+use crate::store::write::request::{SeriesWrite, WriteMode};
+use crate::store::write::writes::Writes;
 use crate::sync::MutexGuard;
 use crate::types::{Grid, Rows, SeriesKey};
 
@@ -57,28 +63,26 @@ struct BulkLoad {
     parts: Vec<(LoadedChunk, Option<Renumbered>)>,
 }
 
-impl StoreInner {
+impl Writes {
     /// Whether rows are long enough for a load, before anything is looked at.
     pub fn can_be_load(&self, write: &SeriesWrite) -> bool {
         // A registration and the phase of a grid are decided in turn, in which a load is not.
-        write.create.is_none()
-            && write.phased.is_empty()
-            && write.rows.ts.len() as u64 >= self.options.tail_rows_max.max(1)
+        write.create.is_none() && write.phased.is_empty() && write.rows.ts.len() as u64 >= self.tail_rows_max.max(1)
     }
 
     /// Waits until what is decided of a series is published, or gives why it was refused: a load must not count when what
     /// its writer sent before it does not.
     fn settled_series(&self, key: &SeriesKey) -> Result<Arc<StoreState>> {
         let (decided, version) = {
-            let pending = self.queue.lock();
+            let pending = self.wal.queue.lock();
             (pending.decided()?, pending.state.get(key).map(|series| (series.id, series.version)))
         };
-        let published = self.queue.published();
+        let published = self.wal.queue.published();
         if published.get(key).map(|series| (series.id, series.version)) == version {
             return Ok(published);
         }
-        self.queue.wait(&decided)?;
-        Ok(self.queue.published())
+        self.wal.queue.wait(&decided)?;
+        Ok(self.wal.queue.published())
     }
 
     /// Writes rows as a load; `None` when the log is to take them, and nothing was changed.
@@ -87,21 +91,21 @@ impl StoreInner {
     /// `writer_stopped`, `storage_full` and those of the disk, of the step that makes the load count: nothing of it was
     /// written.
     pub fn load(&self, write: &SeriesWrite) -> Result<Option<SeriesReceipt>> {
-        if self.loadable(write, &self.queue.published())?.is_none() || !self.queue.takes_writes() {
+        if self.loadable(write, &self.wal.queue.published())?.is_none() || !self.wal.queue.takes_writes() {
             return Ok(None);
         }
         let begun = Instant::now();
-        let Some(mut maintenance) = self.patient_maintenance() else { return Ok(None) };
+        let Some(mut files) = self.patient_maintenance() else { return Ok(None) };
         for _ in 0..ATTEMPTS {
             let state = self.settled_series(&write.key)?;
             let Some(series) = self.loadable(write, &state)? else { return Ok(None) };
             if series.tail().next().is_some() && !planted(Bug::LoadOverTail) {
-                if self.seal_with(&mut maintenance, &[series.id]).is_err() {
+                if self.publisher.seal_with(&mut files, &[series.id]).is_err() {
                     return Ok(None);
                 }
                 continue;
             }
-            let first = maintenance.manifest.contents.next_file_id;
+            let first = files.manifest.contents.next_file_id;
             let mut next_file_id = first;
             let parts = match self.stage(&series, &write.rows, state.commit + 1, &mut next_file_id) {
                 Ok(parts) => parts,
@@ -110,14 +114,14 @@ impl StoreInner {
                     return Ok(None);
                 }
             };
-            match self.commit_load(&mut maintenance, write, &series, parts, next_file_id) {
+            match self.commit_load(&mut files, write, &series, parts, next_file_id) {
                 Ok(None) => {}
                 Ok(written) => {
                     metrics::histogram!("fastk_load_seconds").record(begun.elapsed());
                     return Ok(written);
                 }
                 Err(error) => {
-                    self.remove_unpublished(series.id, first);
+                    self.publisher.remove_unpublished(series.id, first);
                     return Err(error);
                 }
             }
@@ -126,15 +130,15 @@ impl StoreInner {
     }
 
     /// The maintenance lock, unless others keep it for long.
-    fn patient_maintenance(&self) -> Option<MutexGuard<'_, Maintenance>> {
+    fn patient_maintenance(&self) -> Option<MutexGuard<'_, PublishedFiles>> {
         if cfg!(feature = "schedules") {
             // Time does not pass there.
-            return Some(self.maintenance());
+            return Some(self.publisher.lock());
         }
         let begun = Instant::now();
         loop {
-            match self.maintenance.try_lock() {
-                Ok(maintenance) => return Some(maintenance),
+            match self.publisher.try_lock() {
+                Ok(files) => return Some(files),
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) if begun.elapsed() > PATIENCE => return None,
                 Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
@@ -161,11 +165,11 @@ impl StoreInner {
             return Ok(None);
         }
         let chunks = spans(series, &rows.ts).count() as u64;
-        let rows_min = (self.options.tail_rows_max / CHUNK_PART).max(1);
+        let rows_min = (self.tail_rows_max / CHUNK_PART).max(1);
         if chunks > CHUNKS_MAX || chunks.saturating_mul(rows_min) > rows.ts.len() as u64 {
             return Ok(None);
         }
-        let free = behind || series.merge(&self.cache, (first, last), false).next_piece()?.is_none();
+        let free = behind || series.merge(&self.reads.cache, (first, last), false).next_piece()?.is_none();
         Ok(free.then(|| Arc::clone(series)))
     }
 
@@ -244,14 +248,14 @@ impl StoreInner {
     /// Commits what was staged; `None` when the series is no longer what it was then.
     fn commit_load(
         &self,
-        maintenance: &mut Maintenance,
+        files: &mut PublishedFiles,
         write: &SeriesWrite,
         seen: &SeriesState,
         parts: Vec<LoadedChunk>,
         next_file_id: u64,
     ) -> Result<Option<SeriesReceipt>> {
         let (mut written, mut late, mut added) = (None, Vec::new(), Vec::new());
-        let committed = self.queue.commit_beside(
+        let committed = self.wal.queue.commit_beside(
             seen.id,
             |before| {
                 let same = |series: &&Arc<SeriesState>| {
@@ -295,7 +299,7 @@ impl StoreInner {
                 state.replace(next.clone());
                 Ok(Some((state, BulkLoad { next: Arc::new(next), parts: numbered })))
             },
-            |load| self.publish_load(maintenance, load, next_file_id, &mut late),
+            |load| self.publish_load(files, load, next_file_id, &mut late),
         )?;
         if committed.is_none() {
             return Ok(None);
@@ -308,10 +312,10 @@ impl StoreInner {
             }
         }
         for chunk in &added {
-            self.index(chunk, &seen.def);
+            self.publisher.stager.index(chunk, &seen.def);
             chunk.forget();
         }
-        maintenance.uncompacted.insert(seen.id);
+        files.uncompacted.insert(seen.id);
         Ok(written)
     }
 
@@ -320,7 +324,7 @@ impl StoreInner {
     /// Parts whose sidecars are to be written anew are put into `late`.
     fn publish_load(
         &self,
-        maintenance: &mut Maintenance,
+        files: &mut PublishedFiles,
         load: BulkLoad,
         next_file_id: u64,
         late: &mut Vec<LoadedChunk>,
@@ -347,8 +351,8 @@ impl StoreInner {
             }
         }
         disk::sync_dir(&series_dir(&self.root, next.id))?;
-        self.tombstone_files(&maintenance.manifest.contents, &next, &next.tombstones, &mut edit)?;
-        self.publish(maintenance, edit)
+        series_files::tombstone_files(&self.root, &files.manifest.contents, &next, &next.tombstones, &mut edit)?;
+        self.publisher.publish(files, edit)
     }
 }
 
@@ -395,9 +399,11 @@ mod tests {
     use super::*;
     use crate::error::ErrorCode;
     use crate::store::check::repair::{RepairOptions, repair};
-    use crate::store::facade::{ExpectedVersion, Store, StoreOptions};
+    use crate::store::facade::Store;
+    use crate::store::options::StoreOptions;
+    use crate::store::read::precondition::ExpectedVersion;
     use crate::store::task_control::TaskControl;
-    use crate::store::write::rows::WriteOutcome;
+    use crate::store::write::request::WriteOutcome;
     use crate::types::SeriesSpec;
 
     const MINUTE: i64 = 60_000;
@@ -546,25 +552,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let opened = store(dir.path());
         upsert(&opened, minutes(0..100, 0)).unwrap();
-        let inner = &opened.inner;
+        let (writes, publisher) = (&opened.engine.writes, &opened.engine.publisher);
         let state = opened.snapshot();
         let series = state.get(&key("A")).unwrap();
         let rows = minutes(DAY - 200..DAY + 200, 0);
         let write = SeriesWrite::new(key("A"), rows, WriteMode::Upsert);
-        let mut maintenance = inner.maintenance();
-        let mut next_file_id = maintenance.manifest.contents.next_file_id;
-        let parts = inner.stage(series, &write.rows, state.commit + 1, &mut next_file_id).unwrap();
+        let mut files = publisher.lock();
+        let mut next_file_id = files.manifest.contents.next_file_id;
+        let parts = writes.stage(series, &write.rows, state.commit + 1, &mut next_file_id).unwrap();
         // From one digit to two, in what the head and the footer say.
         for n in 0..7 {
             opened.create_snapshot(&format!("s{n}")).unwrap();
             opened.write(&key("B"), minutes(n..n + 1, 0), WriteMode::Upsert, None).unwrap();
         }
         opened.create_snapshot("then").unwrap();
-        let written = inner
-            .commit_load(&mut maintenance, &write, series, parts, next_file_id)
-            .unwrap()
-            .expect("the head is as long");
-        drop(maintenance);
+        let written =
+            writes.commit_load(&mut files, &write, series, parts, next_file_id).unwrap().expect("the head is as long");
+        drop(files);
         assert_eq!((state.commit, written.commit), (3, 19));
         let then = opened.as_of("then").unwrap();
         assert_eq!(read(&opened, &then), expected(&[(0..100, 0)]));
@@ -585,17 +589,17 @@ mod tests {
         let state = opened.snapshot();
         let series = state.get(&key("A")).unwrap();
         let write = SeriesWrite::new(key("A"), minutes(0..200, 0), WriteMode::Upsert);
-        let files = || disk::list(&opened.inner.root.join("tmp")).unwrap();
-        let before = files();
-        let mut maintenance = opened.inner.maintenance();
-        let mut next = maintenance.manifest.contents.next_file_id;
-        let parts = opened.inner.stage(series, &write.rows, state.commit + 1, &mut next).unwrap();
-        assert!(files().len() > before.len());
+        let staged = || disk::list(&opened.engine.root.join("tmp")).unwrap();
+        let before = staged();
+        let mut files = opened.engine.publisher.lock();
+        let mut next = files.manifest.contents.next_file_id;
+        let parts = opened.engine.writes.stage(series, &write.rows, state.commit + 1, &mut next).unwrap();
+        assert!(staged().len() > before.len());
         upsert(&opened, minutes(5..6, 7)).unwrap();
-        assert!(opened.inner.commit_load(&mut maintenance, &write, series, parts, next).unwrap().is_none());
-        drop(maintenance);
+        assert!(opened.engine.writes.commit_load(&mut files, &write, series, parts, next).unwrap().is_none());
+        drop(files);
         assert_eq!(read(&opened, &opened.snapshot()), [(5, 12)]);
-        assert_eq!((files(), shape(&opened)), (before, (1, 0)));
+        assert_eq!((staged(), shape(&opened)), (before, (1, 0)));
     }
 
     #[test]
@@ -627,7 +631,7 @@ mod tests {
         opened.checkpoint().unwrap();
         upsert(&opened, minutes(0..200, 0)).unwrap();
         opened.checkpoint().unwrap();
-        assert_eq!(opened.inner.maintenance().manifest.contents.base_commit, opened.snapshot().commit);
+        assert_eq!(opened.engine.publisher.lock().manifest.contents.base_commit, opened.snapshot().commit);
     }
 
     #[test]

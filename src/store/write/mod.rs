@@ -1,5 +1,12 @@
 //! Changes that a caller asks for: rows, registrations, deletes, snapshots.
 
-pub(in crate::store) mod bulk_load;
-pub(in crate::store) mod rows;
-pub(in crate::store) mod snapshots;
+pub mod bulk_load;
+pub mod delete;
+pub mod idempotency;
+pub mod merge_rows;
+pub mod prepare;
+pub mod request;
+pub mod rows;
+pub mod series;
+pub mod snapshots;
+pub mod writes;

@@ -4,74 +4,17 @@
 //! chunk, a delete behind it hides rows instead of dropping them, and what a series was at it is kept when the series
 //! changes. So creating one costs the same in a store of any size, and what it shows survives a restart.
 
-use std::sync::{Arc, PoisonError};
-
 use crate::error::{Error, ErrorCode, Result};
+use crate::format::manifest::{Edit, SnapshotRecord};
 use crate::format::wal::{Commit, LoggedChange, encode_commit};
 use crate::planted::{Bug, planted};
-use crate::store::facade::{Store, frame, wall_ms};
-use crate::store::read::state::{Snapshot, StoreState};
-use crate::sync::Mutex;
+use crate::store::clock::wall_ms;
+use crate::store::read::snapshot_views::snapshot_not_found;
+use crate::store::read::store_state::Snapshot;
+use crate::store::write::writes::{Writes, frame};
 
 /// Most snapshots at once.
 pub const SNAPSHOTS_MAX: usize = 1_024;
-
-/// Most views held at once: each is as large as the list of series.
-const VIEWS_MAX: usize = 16;
-
-/// Views of snapshots worked out for the present files; let go when those change.
-#[derive(Debug, Default)]
-pub struct SnapshotViews(Mutex<CachedView>);
-
-#[derive(Debug, Default)]
-struct CachedView {
-    /// The manifest edit whose files the views are of.
-    edit: u64,
-    /// The one asked for last stands last.
-    views: Vec<Arc<StoreState>>,
-}
-
-impl CachedView {
-    fn expire(&mut self, edit: u64) {
-        if edit > self.edit {
-            self.edit = edit;
-            self.views.clear();
-        }
-    }
-}
-
-impl SnapshotViews {
-    fn get(&self, now: &StoreState, commit: u64) -> Arc<StoreState> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.expire(now.edit);
-        if held.edit > now.edit {
-            // Held, it would keep files that were given up since.
-            drop(held);
-            return Arc::new(now.as_of(commit));
-        }
-        let known = held.views.iter().position(|view| view.commit == commit);
-        let view = known.map_or_else(|| Arc::new(now.as_of(commit)), |at| held.views.remove(at));
-        if held.views.len() >= VIEWS_MAX {
-            held.views.remove(0);
-        }
-        held.views.push(Arc::clone(&view));
-        view
-    }
-
-    /// Lets go of views of other files than the present ones, which could be unlinked otherwise.
-    pub fn expire(&self, edit: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).expire(edit);
-    }
-
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).views.len()
-    }
-
-    fn forget(&self, commit: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).views.retain(|view| view.commit != commit);
-    }
-}
 
 /// Refuses names that are not 1 to 64 of ASCII letters, digits and `. _ - : @ + = ^ $ &`, not beginning with `.`.
 pub fn check_snapshot_name(name: &str) -> Result<()> {
@@ -84,12 +27,7 @@ pub fn check_snapshot_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn not_found(name: &str) -> Error {
-    Error::new(ErrorCode::SnapshotNotFound, format!("there is no snapshot {name:?}"))
-        .with_hint("list them with GET /v1/snapshots or `fastk snapshot list`")
-}
-
-impl Store {
+impl Writes {
     /// Names the store as it is now. Durable on return as a write is.
     ///
     /// # Errors
@@ -97,7 +35,7 @@ impl Store {
     /// write.
     pub fn create_snapshot(&self, name: &str) -> Result<Snapshot> {
         check_snapshot_name(name)?;
-        let queue = &self.inner.queue;
+        let queue = &self.wal.queue;
         let mut pending = queue.lock();
         pending.check_writable()?;
         if pending.state.snapshots.contains_key(name) {
@@ -117,7 +55,7 @@ impl Store {
         let batch = queue.enqueue(&mut pending, state, encode_commit(&logged))?;
         drop(pending);
         queue.wait(&batch)?;
-        self.inner.record_snapshots();
+        self.record_snapshots();
         Ok(snapshot)
     }
 
@@ -126,38 +64,47 @@ impl Store {
     /// # Errors
     /// `snapshot_not_found`, and those of a write.
     pub fn drop_snapshot(&self, name: &str) -> Result<u64> {
-        let queue = &self.inner.queue;
+        let queue = &self.wal.queue;
         let mut pending = queue.lock();
         pending.check_writable()?;
-        let dropped = *pending.state.snapshots.get(name).ok_or_else(|| not_found(name))?;
+        let dropped = *pending.state.snapshots.get(name).ok_or_else(|| snapshot_not_found(name))?;
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
         let gone = state.drop_snapshot(name, commit);
         let operation = LoggedChange::DropSnapshot { name: name.to_owned() };
         let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
-        self.inner.keep_files_of(&gone);
+        self.publisher.keep_files_of(&gone);
         drop(pending);
-        queue.wait(&batch).inspect_err(|_| self.inner.forget_files_of(&gone))?;
-        self.inner.views.forget(dropped.commit);
-        if let Some(upkeep) = &self.upkeep {
-            upkeep.compact_all_soon();
-        }
+        queue.wait(&batch).inspect_err(|_| self.publisher.forget_files_of(&gone))?;
+        self.reads.views.forget(dropped.commit);
         Ok(commit)
     }
 
-    /// Every named snapshot, by name.
-    pub fn snapshots(&self) -> Vec<(String, Snapshot)> {
-        self.snapshot().snapshots.iter().map(|(name, snapshot)| (name.clone(), *snapshot)).collect()
-    }
-
-    /// The store as a named snapshot shows it.
-    ///
-    /// # Errors
-    /// `snapshot_not_found`.
-    pub fn as_of(&self, name: &str) -> Result<Arc<StoreState>> {
-        let now = self.snapshot();
-        let snapshot = now.snapshots.get(name).ok_or_else(|| not_found(name))?;
-        Ok(self.inner.views.get(&now, snapshot.commit))
+    /// Puts snapshots that only the log knows into the manifest, as far as nobody maintains it just now: a log that loses
+    /// their commits leaves their names then. Nothing depends on it.
+    pub fn record_snapshots(&self) {
+        let Ok(mut files) = self.publisher.try_lock() else { return };
+        let state = self.wal.queue.published();
+        let known = &files.manifest.contents.snapshots;
+        let is_new = |(name, snapshot): &(&String, &Snapshot)| {
+            known.get(*name).is_none_or(|known| known.commit != snapshot.commit)
+        };
+        let record = |(name, snapshot): (&String, &Snapshot)| {
+            let (commit, created_ms) = (snapshot.commit, snapshot.created_ms);
+            SnapshotRecord { name: name.clone(), commit, created_ms }
+        };
+        let snapshots: Vec<SnapshotRecord> = state.snapshots.iter().filter(is_new).map(record).collect();
+        let outcome =
+            match snapshots.is_empty() {
+                true => Ok(()),
+                // The manifest is never ahead of what is durable in the log.
+                false => self.wal.queue.sync().and_then(|()| {
+                    self.publisher.publish(&mut files, Edit { snapshots, ..Edit::default() }).map(|_| ())
+                }),
+            };
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "the name of a snapshot is in the log only for now");
+        }
     }
 }

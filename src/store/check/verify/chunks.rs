@@ -13,9 +13,10 @@ use crate::format::manifest::ChunkRecord;
 use crate::format::value_index::ValueIndex;
 use crate::format::zone_map::ZoneMap;
 use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
-use crate::store::check::verify::run::{FileReadOutcome, LOOKS, VerifyRun};
+use crate::store::check::verify::read_file::{FileReadOutcome, LOOKS};
+use crate::store::check::verify::run::VerifyRun;
 use crate::store::check::verify::tails::{map_of, words};
-use crate::store::read::chunk::chunk_name;
+use crate::store::read::chunk_paths::chunk_name;
 use crate::store::read::sidecar::{coverage_path, value_index_path, wanted_columns, zone_map_path};
 use crate::types::{ColumnType, Grid, SeriesDef};
 
@@ -55,7 +56,7 @@ impl ChunkUnderTest<'_> {
 }
 
 impl VerifyRun<'_> {
-    pub(in crate::store) fn chunks(&mut self) -> Result<()> {
+    pub fn chunks(&mut self) -> Result<()> {
         let records: Vec<ChunkRecord> = self.contents().chunks.values().cloned().collect();
         for record in &records {
             self.watch.check()?;
@@ -68,7 +69,7 @@ impl VerifyRun<'_> {
     fn chunk(&mut self, record: &ChunkRecord) -> Result<()> {
         let path = self.dir(record.series_id).join(chunk_name(&record.partition, record.id));
         let name = self.name(&path);
-        let file = match crate::store::check::verify::run::open(&path) {
+        let file = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => file,
             FileReadOutcome::Gone => {
                 self.watch.advance(record.file_bytes)?;
@@ -83,7 +84,7 @@ impl VerifyRun<'_> {
             FileReadOutcome::Unreadable(error) => {
                 self.add_of(
                     record.series_id,
-                    crate::store::check::verify::run::unreadable(&name, &error).file_id(record.id),
+                    crate::store::check::verify::read_file::unreadable(&name, &error).file_id(record.id),
                 );
                 return self.watch.advance(record.file_bytes);
             }
@@ -96,7 +97,7 @@ impl VerifyRun<'_> {
             Err(error) if error.code() == ErrorCode::Io => {
                 self.add_of(
                     record.series_id,
-                    crate::store::check::verify::run::unreadable(&chunk.name, &error).file_id(record.id),
+                    crate::store::check::verify::read_file::unreadable(&chunk.name, &error).file_id(record.id),
                 );
             }
             Err(error) => return Err(error),
@@ -275,7 +276,7 @@ impl VerifyRun<'_> {
     /// A sidecar that is not there; the writer may be about to replace it, or to remove its chunk.
     fn missing_sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath) -> Result<()> {
         for _ in 0..if self.live { LOOKS } else { 0 } {
-            crate::store::check::verify::run::pause();
+            crate::store::check::verify::read_file::pause();
             if path.exists() {
                 return Ok(());
             }
@@ -292,7 +293,7 @@ impl VerifyRun<'_> {
 
     /// Bytes of a small sidecar; nothing when it is missing, which is a finding where it should be there.
     fn sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath, wanted: bool) -> Result<Option<Vec<u8>>> {
-        match crate::store::check::verify::run::read(path) {
+        match crate::store::check::verify::read_file::read(path) {
             FileReadOutcome::Is(bytes) => {
                 self.count(bytes.len() as u64)?;
                 Ok(Some(bytes))
@@ -304,8 +305,8 @@ impl VerifyRun<'_> {
                 Ok(None)
             }
             FileReadOutcome::Unreadable(error) => {
-                let finding =
-                    crate::store::check::verify::run::unreadable(&self.name(path), &error).file_id(chunk.record.id);
+                let finding = crate::store::check::verify::read_file::unreadable(&self.name(path), &error)
+                    .file_id(chunk.record.id);
                 self.add_of(chunk.record.series_id, finding);
                 Ok(None)
             }
@@ -382,7 +383,7 @@ impl VerifyRun<'_> {
         let wanted = meta.zip(now.as_ref()).map_or_else(Vec::new, |(meta, def)| wanted_columns(meta, def));
         let then = meta.map_or_else(Vec::new, |meta| wanted_columns(meta, &meta.series));
         let sure = wanted.iter().any(|column| then.contains(column));
-        let file = match crate::store::check::verify::run::open(&path) {
+        let file = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => file,
             FileReadOutcome::Gone if sure => return self.missing_sidecar(chunk, &path),
             FileReadOutcome::Gone => {
@@ -392,8 +393,8 @@ impl VerifyRun<'_> {
                 return Ok(());
             }
             FileReadOutcome::Unreadable(error) => {
-                let finding =
-                    crate::store::check::verify::run::unreadable(&self.name(&path), &error).file_id(chunk.record.id);
+                let finding = crate::store::check::verify::read_file::unreadable(&self.name(&path), &error)
+                    .file_id(chunk.record.id);
                 self.add_of(chunk.record.series_id, finding);
                 return Ok(());
             }

@@ -9,12 +9,13 @@ use crate::error::Result;
 use crate::format::backup::is_registry_copy;
 use crate::format::manifest::ChunkRecord;
 use crate::format::tombstone::{decode_drop, decode_registration, decode_tombstone};
-use crate::store::backup::target;
 use crate::store::check::verify::finding::{Finding, FindingKind};
 use crate::store::check::verify::manifest::{ManifestReading, number_of};
-use crate::store::check::verify::run::{FileReadOutcome, LOOKS, VerifyRun};
-use crate::store::publish::seal::{DROP_MARKER, REGISTRATION, tombstone_name};
-use crate::store::read::chunk::{chunk_id_of, chunk_name, series_dir};
+use crate::store::check::verify::read_file::{FileReadOutcome, LOOKS};
+use crate::store::check::verify::run::VerifyRun;
+use crate::store::directory::{BACKUP_BEGUN, LISTING};
+use crate::store::publish::series_files::{DROP_MARKER, REGISTRATION, tombstone_name};
+use crate::store::read::chunk_paths::{chunk_id_of, chunk_name, series_dir};
 use crate::store::read::sidecar::EXTENSIONS;
 
 /// Names at the top of a data directory. Those of the control plane are not the engine's, but belong there.
@@ -27,8 +28,8 @@ const ROOT_NAMES: [&str; 17] = [
     "chunks",
     "tmp",
     "quarantine",
-    target::LISTING,
-    target::BEGUN,
+    LISTING,
+    BACKUP_BEGUN,
     "tokens.json",
     "tokens.lock",
     "tokens.json.new",
@@ -100,19 +101,19 @@ pub struct OrphanReport {
 /// # Errors
 /// `not_found` when there is no store; `unsupported_format`, `io`.
 pub fn orphans(root: &DiskPath) -> Result<OrphanReport> {
-    crate::store::check::verify::run::check_is_store(root)?;
+    crate::store::check::verify::read_file::check_is_store(root)?;
     let listing = DirListing::read(root)?;
     let reading = crate::store::check::verify::manifest::read(root)?;
     let mut report = OrphanReport::default();
     // What a living owner has in `tmp` is in use.
-    let in_use = crate::store::check::verify::run::owner(root).map(|pid| format!("{pid}-"));
+    let in_use = crate::store::check::verify::read_file::owner(root).map(|pid| format!("{pid}-"));
     for (dir, name) in &listing.files {
         let Some(kind) = classify(&reading, &listing, dir, name) else { continue };
         if dir == "tmp" && in_use.as_ref().is_some_and(|in_use| name.starts_with(in_use)) {
             continue;
         }
         let path = path_of(root, dir, name);
-        let bytes = match crate::store::check::verify::run::open(&path) {
+        let bytes = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => disk::file_bytes(&file, &path).unwrap_or(0),
             // It went in between.
             FileReadOutcome::Gone => continue,
@@ -239,7 +240,7 @@ fn is_manifest_name(name: &str) -> bool {
 }
 
 impl VerifyRun<'_> {
-    pub(in crate::store) fn files(&mut self) -> Result<()> {
+    pub fn files(&mut self) -> Result<()> {
         self.tombstones()?;
         let listing = DirListing::read(self.root)?;
         let reading = crate::store::check::verify::manifest::read(self.root)?;
@@ -263,7 +264,7 @@ impl VerifyRun<'_> {
                 if !path.exists() {
                     break;
                 }
-                crate::store::check::verify::run::pause();
+                crate::store::check::verify::read_file::pause();
             }
             if path.exists() {
                 self.add(Finding::new(finding, joined(dir, name), kind.why()));
@@ -279,7 +280,7 @@ impl VerifyRun<'_> {
             let path = series_dir(self.root, series_id).join(tombstone_name(commit));
             let name = self.name(&path);
             let message = format!("the delete of {start} to {end} at commit {commit}");
-            match crate::store::check::verify::run::read(&path) {
+            match crate::store::check::verify::read_file::read(&path) {
                 FileReadOutcome::Is(bytes) => {
                     self.count(bytes.len() as u64)?;
                     match decode_tombstone(&bytes) {
@@ -306,7 +307,7 @@ impl VerifyRun<'_> {
                     }
                 }
                 FileReadOutcome::Unreadable(error) => {
-                    self.add_of(series_id, crate::store::check::verify::run::unreadable(&name, &error))
+                    self.add_of(series_id, crate::store::check::verify::read_file::unreadable(&name, &error))
                 }
             }
         }
@@ -324,7 +325,7 @@ impl VerifyRun<'_> {
             return Ok(());
         }
         let path = path_of(self.root, dir, name);
-        let FileReadOutcome::Is(bytes) = crate::store::check::verify::run::read(&path) else { return Ok(()) };
+        let FileReadOutcome::Is(bytes) = crate::store::check::verify::read_file::read(&path) else { return Ok(()) };
         self.count(bytes.len() as u64)?;
         let wrong = match decode_tombstone(&bytes) {
             Ok(file) if (file.series_id, file.commit) == (series_id, commit) => return Ok(()),
@@ -345,7 +346,8 @@ impl VerifyRun<'_> {
         else {
             return Ok(());
         };
-        let FileReadOutcome::Is(bytes) = crate::store::check::verify::run::read(&path_of(self.root, dir, name)) else {
+        let FileReadOutcome::Is(bytes) = crate::store::check::verify::read_file::read(&path_of(self.root, dir, name))
+        else {
             return Ok(());
         };
         self.count(bytes.len() as u64)?;
@@ -363,7 +365,7 @@ impl VerifyRun<'_> {
             return Ok(());
         };
         let name = joined(dir, DROP_MARKER);
-        let FileReadOutcome::Is(bytes) = crate::store::check::verify::run::read(&self.root.join(&name)) else {
+        let FileReadOutcome::Is(bytes) = crate::store::check::verify::read_file::read(&self.root.join(&name)) else {
             return Ok(());
         };
         self.count(bytes.len() as u64)?;

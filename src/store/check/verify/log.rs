@@ -12,7 +12,8 @@ use crate::format::wal::{
 };
 use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
 use crate::store::check::verify::manifest::number_of;
-use crate::store::check::verify::run::{FileReadOutcome, LOOKS, VerifyRun};
+use crate::store::check::verify::read_file::{FileReadOutcome, LOOKS};
+use crate::store::check::verify::run::VerifyRun;
 
 /// A place that holds no whole frame.
 struct LogGap {
@@ -42,7 +43,7 @@ struct LogWalk {
 }
 
 impl VerifyRun<'_> {
-    pub(in crate::store) fn log(&mut self) -> Result<()> {
+    pub fn log(&mut self) -> Result<()> {
         let Some(numbers) = self.segments()? else { return Ok(()) };
         let mut walk = LogWalk::default();
         let mut expected = self.contents().wal_first_segment;
@@ -108,7 +109,7 @@ impl VerifyRun<'_> {
             }
             if self.live && look + 1 < LOOKS {
                 // The writer may have trimmed it: then the manifest begins later now.
-                crate::store::check::verify::run::pause();
+                crate::store::check::verify::read_file::pause();
                 let fresh = crate::store::check::verify::manifest::read(self.root)?;
                 if fresh.whole {
                     self.reading.contents = fresh.contents;
@@ -137,7 +138,7 @@ impl VerifyRun<'_> {
         let mut before: Option<Vec<u8>> = None;
         let mut same = 0;
         loop {
-            let bytes = match crate::store::check::verify::run::read(&path) {
+            let bytes = match crate::store::check::verify::read_file::read(&path) {
                 FileReadOutcome::Is(bytes) => bytes,
                 FileReadOutcome::Gone => {
                     if self.still(|contents| contents.wal_first_segment <= number)? {
@@ -148,7 +149,7 @@ impl VerifyRun<'_> {
                     return Ok(());
                 }
                 FileReadOutcome::Unreadable(error) => {
-                    walk.findings.push(crate::store::check::verify::run::unreadable(&file, &error));
+                    walk.findings.push(crate::store::check::verify::read_file::unreadable(&file, &error));
                     walk.next_lsn = None;
                     return Ok(());
                 }
@@ -175,7 +176,7 @@ impl VerifyRun<'_> {
             }
             self.watch.check()?;
             before = Some(bytes);
-            crate::store::check::verify::run::pause();
+            crate::store::check::verify::read_file::pause();
         }
     }
 }

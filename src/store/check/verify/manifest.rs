@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::current::{Current, decode_current};
 use crate::format::manifest::{Edit, decode_checkpoint, decode_edit};
 use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
-use crate::store::check::verify::run::FileReadOutcome;
+use crate::store::check::verify::read_file::FileReadOutcome;
 use crate::store::manifest::edits::{CHECKPOINT_EDITS, Contents};
 
 /// Times the directory is read again when files come and go meanwhile.
@@ -46,7 +46,7 @@ pub fn read(root: &DiskPath) -> Result<ManifestReading> {
         }
         // What looks damaged is looked at twice: the names can be those of two moments.
         last = Some(names);
-        crate::store::check::verify::run::pause();
+        crate::store::check::verify::read_file::pause();
     }
     let current = read_current(root)?;
     Ok(read_once(root, &disk::list(&root.join("manifest"))?, &current)?.0)
@@ -55,10 +55,10 @@ pub fn read(root: &DiskPath) -> Result<ManifestReading> {
 /// The hint how far the store had come, and what is wrong with its file. It is missing in a store that is new.
 fn read_current(root: &DiskPath) -> Result<(Current, Option<Finding>)> {
     let file = "manifest/CURRENT";
-    Ok(match crate::store::check::verify::run::read(&root.join(file)) {
+    Ok(match crate::store::check::verify::read_file::read(&root.join(file)) {
         FileReadOutcome::Gone => (Current::default(), None),
         FileReadOutcome::Unreadable(error) => {
-            (Current::default(), Some(crate::store::check::verify::run::unreadable(file, &error)))
+            (Current::default(), Some(crate::store::check::verify::read_file::unreadable(file, &error)))
         }
         FileReadOutcome::Is(bytes) => match decode_current(&bytes) {
             Ok(current) => (current, None),
@@ -103,14 +103,14 @@ fn read_once(
         };
         reading.names.insert(name.clone());
         let file = format!("manifest/{name}");
-        let bytes = match crate::store::check::verify::run::read(&dir.join(name)) {
+        let bytes = match crate::store::check::verify::read_file::read(&dir.join(name)) {
             FileReadOutcome::Is(bytes) => bytes,
             FileReadOutcome::Gone => {
                 moved = true;
                 continue;
             }
             FileReadOutcome::Unreadable(error) => {
-                reading.findings.push(crate::store::check::verify::run::unreadable(&file, &error));
+                reading.findings.push(crate::store::check::verify::read_file::unreadable(&file, &error));
                 if is_edit { &mut edits } else { &mut checkpoints }.insert(number, EditState::Damaged);
                 continue;
             }

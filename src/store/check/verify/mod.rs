@@ -1,13 +1,14 @@
 //! Verification: every file of a store is read and compared with what names it.
 
-pub(in crate::store) mod chunks;
-pub(in crate::store) mod files;
-pub(in crate::store) mod finding;
-pub(in crate::store) mod log;
-pub(in crate::store) mod manifest;
-pub(in crate::store) mod registry;
-pub(in crate::store) mod run;
-pub(in crate::store) mod tails;
+pub mod chunks;
+pub mod files;
+pub mod finding;
+pub mod log;
+pub mod manifest;
+pub mod read_file;
+pub mod registry;
+pub mod run;
+pub mod tails;
 
 pub use files::{Orphan, OrphanKind, OrphanReport, orphans};
 pub use finding::{Finding, FindingKind, Severity, VerifyReport};

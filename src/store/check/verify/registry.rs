@@ -4,9 +4,10 @@
 use crate::disk;
 use crate::error::Result;
 use crate::format::backup::REGISTRY_FILE;
-use crate::store::backup::target;
 use crate::store::check::verify::finding::{Finding, FindingKind};
-use crate::store::check::verify::run::{FileReadOutcome, VerifyRun};
+use crate::store::check::verify::read_file::FileReadOutcome;
+use crate::store::check::verify::run::VerifyRun;
+use crate::store::directory::LISTING;
 
 /// What a SQLite file begins with.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -16,13 +17,13 @@ const HEADER_BYTES: usize = 100;
 pub const DATASET_SNAPSHOT: &str = "dataset:";
 
 impl VerifyRun<'_> {
-    pub(in crate::store) fn registry(&mut self) -> Result<()> {
+    pub fn registry(&mut self) -> Result<()> {
         // A backup has a copy of another name, which its listing covers.
-        if self.root.join(target::LISTING).exists() {
+        if self.root.join(LISTING).exists() {
             return Ok(());
         }
         let path = self.root.join(REGISTRY_FILE);
-        let file = match crate::store::check::verify::run::open(&path) {
+        let file = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => file,
             FileReadOutcome::Gone => {
                 // Beside a writer it may be about to be made.
@@ -32,7 +33,7 @@ impl VerifyRun<'_> {
                 return Ok(());
             }
             FileReadOutcome::Unreadable(error) => {
-                self.add(crate::store::check::verify::run::unreadable(REGISTRY_FILE, &error));
+                self.add(crate::store::check::verify::read_file::unreadable(REGISTRY_FILE, &error));
                 return Ok(());
             }
         };

@@ -8,23 +8,19 @@
 //!   is none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::disk::{self, DiskPath, File};
-use crate::error::{Error, ErrorCode, Result};
+use crate::disk::{self, DiskPath};
+use crate::error::{ErrorCode, Result};
 use crate::store::check::verify::finding::{Finding, FindingKind, VerifyReport};
 use crate::store::check::verify::manifest::{self, ManifestReading};
-use crate::store::facade::{Store, StoreInner};
+use crate::store::check::verify::read_file::{FileReadOutcome, check_is_store, open, owner, unreadable};
+use crate::store::directory::check_format;
 use crate::store::manifest::edits::Contents;
-use crate::store::open::recover::check_format;
-use crate::store::read::chunk::series_dir;
+use crate::store::read::chunk_paths::series_dir;
 use crate::store::task_control::TaskControl;
+use crate::store::wal::wing::Wal;
 use crate::types::{SeriesDef, SeriesKey};
-
-/// How often something is looked at again before it counts, while a writer may be at work.
-pub(in crate::store) const LOOKS: usize = 4;
-/// Time between two looks.
-pub(in crate::store) const PAUSE: Duration = Duration::from_millis(25);
 
 /// How a store is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,32 +40,7 @@ pub fn verify(root: &DiskPath, options: VerifyOptions, watch: &TaskControl) -> R
     run(root, live, 0, watch)
 }
 
-impl StoreInner {
-    pub fn verify(&self, watch: &TaskControl) -> Result<VerifyReport> {
-        run(&self.root, true, self.queue.published().edit, watch)
-    }
-}
-
-impl Store {
-    /// Checks every file of the store, as [`verify`] does from outside.
-    ///
-    /// # Errors
-    /// `not_ready` when `watch` was cancelled, `io` when a directory cannot be listed.
-    pub fn verify(&self, watch: &TaskControl) -> Result<VerifyReport> {
-        self.inner.verify(watch)
-    }
-
-    /// The same, and writes sidecars anew that are damaged or missing, unless it is a dry run. No other file is
-    /// changed. What was written anew is listed apart from the findings.
-    ///
-    /// # Errors
-    /// As [`Store::verify`], and those of writing.
-    pub fn scrub(&self, dry_run: bool, watch: &TaskControl) -> Result<VerifyReport> {
-        self.inner.scrub(dry_run, watch)
-    }
-}
-
-pub(in crate::store) fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &TaskControl) -> Result<VerifyReport> {
+fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &TaskControl) -> Result<VerifyReport> {
     let begun = Instant::now();
     check_is_store(root)?;
     let mut check = VerifyRun::new(root, live, watch)?;
@@ -88,7 +59,7 @@ pub(in crate::store) fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &
 ///
 /// # Errors
 /// As [`verify`].
-pub(in crate::store) fn verify_small_files(root: &DiskPath) -> Result<Vec<Finding>> {
+pub fn verify_small_files(root: &DiskPath) -> Result<Vec<Finding>> {
     let watch = TaskControl::new();
     let mut check = VerifyRun::new(root, false, &watch)?;
     check.format()?;
@@ -104,72 +75,21 @@ pub fn has_owner(root: &DiskPath) -> bool {
     owner(root).is_some()
 }
 
-/// The process named in `LOCK`, if it lives.
-pub(in crate::store) fn owner(root: &DiskPath) -> Option<u32> {
-    #[derive(serde::Deserialize)]
-    struct StoreFiles {
-        pid: u32,
-    }
-    let owner = match read(&root.join("LOCK")) {
-        FileReadOutcome::Is(bytes) => serde_json::from_slice::<StoreFiles>(&bytes).ok(),
-        _ => None,
-    };
-    owner.map(|owner| owner.pid).filter(|pid| disk::process_lives(*pid))
-}
-
-/// What became of the attempt to read a file.
-pub(in crate::store) enum FileReadOutcome<T> {
-    Is(T),
-    Gone,
-    Unreadable(Error),
-}
-
-pub(in crate::store) fn open(path: &DiskPath) -> FileReadOutcome<File> {
-    match disk::open(path) {
-        Ok(file) => FileReadOutcome::Is(file),
-        // The disk tells a missing file as missing data.
-        Err(error) if error.code() == ErrorCode::CorruptData => FileReadOutcome::Gone,
-        Err(error) => FileReadOutcome::Unreadable(error),
-    }
-}
-
-pub(in crate::store) fn read(path: &DiskPath) -> FileReadOutcome<Vec<u8>> {
-    let file = match open(path) {
-        FileReadOutcome::Is(file) => file,
-        FileReadOutcome::Gone => return FileReadOutcome::Gone,
-        FileReadOutcome::Unreadable(error) => return FileReadOutcome::Unreadable(error),
-    };
-    let read = disk::file_bytes(&file, path)
-        .and_then(|bytes| disk::read_at(&file, path, 0, usize::try_from(bytes).unwrap_or(usize::MAX)));
-    match read {
-        Ok(bytes) => FileReadOutcome::Is(bytes),
-        Err(error) => FileReadOutcome::Unreadable(error),
-    }
-}
-
-pub(in crate::store) fn pause() {
-    std::thread::sleep(PAUSE);
-}
-
-pub(in crate::store) fn unreadable(file: &str, error: &Error) -> Finding {
-    Finding::new(FindingKind::UnreadableFile, file, error.detail())
-}
-
 /// A check under way.
-pub(in crate::store) struct VerifyRun<'a> {
-    pub(in crate::store) root: &'a DiskPath,
-    pub(in crate::store) live: bool,
-    pub(in crate::store) watch: &'a TaskControl,
-    pub(in crate::store) report: VerifyReport,
-    pub(in crate::store) reading: ManifestReading,
+pub struct VerifyRun<'a> {
+    pub root: &'a DiskPath,
+    pub live: bool,
+    pub watch: &'a TaskControl,
+    pub report: VerifyReport,
+    pub reading: ManifestReading,
     /// Registrations as the manifest and the log have them.
-    pub(in crate::store) defs: BTreeMap<u64, SeriesDef>,
+    pub defs: BTreeMap<u64, SeriesDef>,
     /// Series that a frame of the log drops.
-    pub(in crate::store) dropped: BTreeSet<u64>,
+    pub dropped: BTreeSet<u64>,
 }
 
 impl<'a> VerifyRun<'a> {
-    pub(in crate::store) fn new(root: &'a DiskPath, live: bool, watch: &'a TaskControl) -> Result<Self> {
+    pub fn new(root: &'a DiskPath, live: bool, watch: &'a TaskControl) -> Result<Self> {
         Ok(Self {
             root,
             live,
@@ -181,38 +101,38 @@ impl<'a> VerifyRun<'a> {
         })
     }
 
-    pub(in crate::store) fn contents(&self) -> &Contents {
+    pub fn contents(&self) -> &Contents {
         &self.reading.contents
     }
 
-    pub(in crate::store) fn add(&mut self, finding: Finding) {
+    pub fn add(&mut self, finding: Finding) {
         self.report.add(finding);
     }
 
     /// Adds a finding about a series.
-    pub(in crate::store) fn add_of(&mut self, series_id: u64, mut finding: Finding) {
+    pub fn add_of(&mut self, series_id: u64, mut finding: Finding) {
         finding.series = self.key(series_id).map(|key| key.to_string());
         finding.series_id = Some(series_id);
         self.report.add(finding);
     }
 
-    pub(in crate::store) fn key(&self, series_id: u64) -> Option<&SeriesKey> {
+    pub fn key(&self, series_id: u64) -> Option<&SeriesKey> {
         self.defs.get(&series_id).map(|def| &def.key)
     }
 
     /// Counts a file that was read.
-    pub(in crate::store) fn count(&mut self, bytes: u64) -> Result<()> {
+    pub fn count(&mut self, bytes: u64) -> Result<()> {
         self.report.files_checked += 1;
         self.report.bytes_checked += bytes;
         self.watch.advance_unplanned(bytes)
     }
 
     /// Whether something that vanished is still wanted by the manifest as it is now.
-    pub(in crate::store) fn still(&self, wanted: impl Fn(&Contents) -> bool) -> Result<bool> {
+    pub fn still(&self, wanted: impl Fn(&Contents) -> bool) -> Result<bool> {
         Ok(!self.live || wanted(&manifest::read(self.root)?.contents))
     }
 
-    pub(in crate::store) fn format(&mut self) -> Result<()> {
+    pub fn format(&mut self) -> Result<()> {
         match check_format(self.root) {
             Ok(()) => {}
             Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
@@ -227,7 +147,7 @@ impl<'a> VerifyRun<'a> {
     }
 
     /// Takes over what reading the manifest found. `edit_min` is the least edit that must be there.
-    pub(in crate::store) fn manifest(&mut self, edit_min: u64) -> Result<()> {
+    pub fn manifest(&mut self, edit_min: u64) -> Result<()> {
         let findings = std::mem::take(&mut self.reading.findings);
         findings.into_iter().for_each(|finding| self.add(finding));
         let contents = &self.reading.contents;
@@ -261,20 +181,20 @@ impl<'a> VerifyRun<'a> {
         Ok(())
     }
 
-    pub(in crate::store) fn dir(&self, series_id: u64) -> DiskPath {
+    pub fn dir(&self, series_id: u64) -> DiskPath {
         series_dir(self.root, series_id)
     }
 
     /// A path below the root, for people.
-    pub(in crate::store) fn name(&self, path: &DiskPath) -> String {
+    pub fn name(&self, path: &DiskPath) -> String {
         path.strip_prefix(self.root).unwrap_or(path).display().to_string()
     }
 }
 
-/// `not_found` unless a store lies there.
-pub(in crate::store) fn check_is_store(root: &DiskPath) -> Result<()> {
-    if root.join("FORMAT").exists() || !disk::list(&root.join("manifest"))?.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display())))
+/// Checks a store that this process has open.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_open(root: &DiskPath, wal: &Wal, watch: &TaskControl) -> Result<VerifyReport> {
+    run(root, true, wal.queue.published().edit, watch)
 }

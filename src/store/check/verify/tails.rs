@@ -7,11 +7,12 @@ use crate::format::manifest::{ReceiptsRecord, RunRecord};
 use crate::format::receipt::{decode_receipts, salvage_receipts};
 use crate::format::run::{decode_run, salvage_run};
 use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
-use crate::store::check::verify::run::{FileReadOutcome, VerifyRun};
-use crate::store::maintain::checkpoint::{receipts_path, run_path};
+use crate::store::check::verify::read_file::FileReadOutcome;
+use crate::store::check::verify::run::VerifyRun;
+use crate::store::read::run_files::{receipts_path, run_path};
 
 impl VerifyRun<'_> {
-    pub(in crate::store) fn tails(&mut self) -> Result<()> {
+    pub fn tails(&mut self) -> Result<()> {
         let runs: Vec<RunRecord> = self.contents().runs.values().cloned().collect();
         let receipts: Vec<ReceiptsRecord> = self.contents().receipts.values().cloned().collect();
         for record in &runs {
@@ -26,7 +27,7 @@ impl VerifyRun<'_> {
     fn run_file(&mut self, record: &RunRecord) -> Result<()> {
         let path = run_path(self.root, record.id);
         let name = self.name(&path);
-        let file = match crate::store::check::verify::run::open(&path) {
+        let file = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => file,
             FileReadOutcome::Gone => {
                 if self.reading.whole && self.still(|contents| contents.runs.contains_key(&record.id))? {
@@ -36,7 +37,7 @@ impl VerifyRun<'_> {
                 return Ok(());
             }
             FileReadOutcome::Unreadable(error) => {
-                self.add(crate::store::check::verify::run::unreadable(&name, &error).file_id(record.id));
+                self.add(crate::store::check::verify::read_file::unreadable(&name, &error).file_id(record.id));
                 return Ok(());
             }
         };
@@ -44,7 +45,7 @@ impl VerifyRun<'_> {
         let map = match disk::file_bytes(&file, &path).and_then(|bytes| map_of(&file, &path, bytes)) {
             Ok(map) => map,
             Err(error) => {
-                self.add(crate::store::check::verify::run::unreadable(&name, &error).file_id(record.id));
+                self.add(crate::store::check::verify::read_file::unreadable(&name, &error).file_id(record.id));
                 return Ok(());
             }
         };
@@ -113,7 +114,7 @@ impl VerifyRun<'_> {
     fn receipts(&mut self, record: &ReceiptsRecord) -> Result<()> {
         let path = receipts_path(self.root, record.id);
         let name = self.name(&path);
-        let bytes = match crate::store::check::verify::run::read(&path) {
+        let bytes = match crate::store::check::verify::read_file::read(&path) {
             FileReadOutcome::Is(bytes) => bytes,
             FileReadOutcome::Gone => {
                 if self.reading.whole && self.still(|contents| contents.receipts.contains_key(&record.id))? {
@@ -123,7 +124,7 @@ impl VerifyRun<'_> {
                 return Ok(());
             }
             FileReadOutcome::Unreadable(error) => {
-                self.add(crate::store::check::verify::run::unreadable(&name, &error).file_id(record.id));
+                self.add(crate::store::check::verify::read_file::unreadable(&name, &error).file_id(record.id));
                 return Ok(());
             }
         };
@@ -158,11 +159,11 @@ impl VerifyRun<'_> {
 }
 
 /// Cells of 8 bytes.
-pub(in crate::store) fn words(bytes: &[u8]) -> Vec<i64> {
+pub fn words(bytes: &[u8]) -> Vec<i64> {
     bytes.chunks_exact(8).map(|cell| i64::from_le_bytes(cell.try_into().unwrap_or_default())).collect()
 }
 
 /// A map of the file; an empty one cannot be mapped.
-pub(in crate::store) fn map_of(file: &File, path: &DiskPath, bytes: u64) -> Result<Option<Map>> {
+pub fn map_of(file: &File, path: &DiskPath, bytes: u64) -> Result<Option<Map>> {
     if bytes == 0 { Ok(None) } else { disk::map(file, path).map(Some) }
 }

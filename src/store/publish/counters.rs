@@ -3,9 +3,38 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::store::maintain::compact::{CompactReport, VacuumReport};
-use crate::store::publish::seal::SealReport;
-use crate::store::read::state::SeriesId;
+use crate::store::read::series_state::SeriesId;
+
+/// What a seal did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SealReport {
+    pub series_sealed: u64,
+    pub chunks_written: u64,
+    /// Rows of the chunks written.
+    pub rows_sealed: u64,
+}
+
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompactReport {
+    /// Groups of chunks looked at, and those rewritten.
+    pub partitions_considered: u64,
+    pub partitions_compacted: u64,
+    pub chunks_removed: u64,
+    pub chunks_written: u64,
+    /// Bytes of the chunk files read, and of those written instead.
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+}
+
+/// What a vacuum did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VacuumReport {
+    pub files_removed: u64,
+    /// Files given up that a reader still has open.
+    pub files_waiting: u64,
+    pub bytes_waiting: u64,
+}
 
 /// Counts since the store was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

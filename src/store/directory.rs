@@ -1,0 +1,93 @@
+//! What a directory is: a store, a backup, or one that was begun and not finished.
+
+use crate::disk::{self, DiskPath};
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::FORMAT_VERSION;
+use crate::planted::{Bug, planted};
+
+/// Says which format the store has.
+pub const FORMAT_FILE: &str = "FORMAT";
+
+/// Held by the process that has the store open.
+pub const LOCK_FILE: &str = "LOCK";
+
+/// Directories of a store.
+pub const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "quarantine"];
+
+/// Whether a file of a data directory belongs to who may use the store, not to the store.
+pub fn is_beside(name: &str) -> bool {
+    name.starts_with("tokens.")
+}
+
+/// Text of FORMAT.
+pub fn format_text() -> String {
+    let body = format!("{{\"format\":{FORMAT_VERSION},\"required_features\":[]}}");
+    format!("{body} {:08x}\n", crc32c::crc32c(body.as_bytes()))
+}
+
+#[derive(serde::Deserialize)]
+struct StoreFormat {
+    format: u32,
+    required_features: Vec<String>,
+}
+
+/// Refuses a store of a newer format, or one whose format cannot be told.
+pub fn check_format(root: &DiskPath) -> Result<()> {
+    let path = root.join(FORMAT_FILE);
+    let text = disk::read(&path)?;
+    let damaged = || Error::corrupt(format!("{} is damaged", path.display()));
+    let text = std::str::from_utf8(&text).map_err(|_| damaged())?;
+    let (body, crc) = text.strip_suffix('\n').and_then(|line| line.rsplit_once(' ')).ok_or_else(damaged)?;
+    if format!("{:08x}", crc32c::crc32c(body.as_bytes())) != crc {
+        return Err(damaged());
+    }
+    let format: StoreFormat = serde_json::from_str(body).map_err(|_| damaged())?;
+    let newer = format.format > FORMAT_VERSION && !planted(Bug::NewerFormatOpened);
+    if newer || !format.required_features.is_empty() {
+        return Err(Error::new(
+            ErrorCode::UnsupportedFormat,
+            format!(
+                "{} asks for format {} with features {:?}; this program knows format {FORMAT_VERSION}",
+                path.display(),
+                format.format,
+                format.required_features
+            ),
+        )
+        .with_hint("open it with the program that wrote it"));
+    }
+    Ok(())
+}
+
+/// The listing of a finished backup.
+pub const LISTING: &str = "backup.json";
+
+/// Says of which history of a store an unfinished first backup is.
+pub const BACKUP_BEGUN: &str = "backup.begun";
+
+/// Stands in a directory that is being restored into.
+pub const RESTORE_BEGUN: &str = "restore.begun";
+
+/// Refuses a directory in which a backup or a restore was begun and never finished.
+pub fn check_finished(root: &DiskPath) -> Result<()> {
+    let begun = |what: &str, hint: &str| {
+        Err(Error::new(ErrorCode::NotFound, format!("{} holds an unfinished {what}", root.display())).with_hint(hint))
+    };
+    if root.join(BACKUP_BEGUN).exists() && !root.join(LISTING).exists() {
+        return begun("backup", "run `fastk admin backup` again, or remove it");
+    }
+    if root.join(RESTORE_BEGUN).exists() {
+        return begun("restore", "run `fastk admin restore` again, or remove it");
+    }
+    Ok(())
+}
+
+/// Refuses to change a backup.
+pub fn check_no_backup(root: &DiskPath) -> Result<()> {
+    check_finished(root)?;
+    if root.join(LISTING).exists() { Err(read_only(root)) } else { Ok(()) }
+}
+
+pub fn read_only(root: &DiskPath) -> Error {
+    Error::new(ErrorCode::WriterStopped, format!("{} is a backup: it is only read", root.display()))
+        .with_hint("make a store of it with `fastk admin restore BACKUP --root DIR --apply`")
+}

@@ -1,0 +1,72 @@
+//! Rebuilding sidecars that are missing, damaged or no longer what the registration asks for.
+
+use std::sync::Arc;
+
+use crate::disk::StagedFile;
+use crate::error::Result;
+use crate::store::maintain::maintenance::Maintenance;
+use crate::store::publish::sidecars::{SidecarReport, put_in_order, replace};
+use crate::store::read::chunk::ChunkFile;
+use crate::store::read::coverage;
+use crate::store::read::series_state::SeriesState;
+use crate::store::read::sidecar::coverage_path;
+
+impl Maintenance {
+    /// Checks every sidecar of every chunk and writes those that are missing, damaged or no longer what the
+    /// registration asks for.
+    pub fn rebuild_sidecars(&self) -> Result<SidecarReport> {
+        let state = self.wal.queue.published();
+        let mut report = SidecarReport::default();
+        self.reads.cache.orders.take();
+        for series in state.series.values() {
+            for chunk in series.chunks.iter() {
+                self.rebuild_chunk(series, chunk, &mut report)?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Does the same for the chunks that readers found without a usable sidecar since the last time.
+    pub fn rebuild_ordered(&self) -> Result<SidecarReport> {
+        let mut report = SidecarReport::default();
+        let orders = self.reads.cache.orders.take();
+        if orders.is_empty() {
+            return Ok(report);
+        }
+        let state = self.wal.queue.published();
+        for (series_id, chunk_id) in orders {
+            let Some(series) = state.series.get(&series_id) else { continue };
+            if let Some(chunk) = series.chunks.iter().find(|chunk| chunk.record.id == chunk_id) {
+                self.rebuild_chunk(series, chunk, &mut report)?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Between two other steps of maintenance; readers go on with what they have open.
+    pub fn rebuild_chunk(
+        &self,
+        series: &SeriesState,
+        chunk: &Arc<ChunkFile>,
+        report: &mut SidecarReport,
+    ) -> Result<()> {
+        let _one_at_a_time = self.publisher.lock();
+        report.chunks_checked += 1;
+        let open = chunk.open_uncached()?;
+        let before = *report;
+        put_in_order(&open, chunk.path(), &self.root.join("tmp"), &series.def, report)?;
+        if !coverage::is_whole(series, chunk) {
+            let mut staged = StagedFile::create(&self.root.join("tmp"))?;
+            if let Some(coverage) = coverage::from_rows(series, &open)? {
+                staged.put(&coverage.encode())?;
+                replace(staged, &coverage_path(chunk.path()))?;
+                report.rebuilt += 1;
+            }
+        }
+        if *report != before {
+            tracing::info!(chunk = chunk.name(), "sidecars are in order again");
+            chunk.forget();
+        }
+        Ok(())
+    }
+}

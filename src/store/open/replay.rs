@@ -1,0 +1,170 @@
+//! Replay: the commits of the log, applied oldest first to what the manifest says.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::format::wal::{Commit, LoggedChange};
+use crate::planted::{Bug, planted};
+
+use crate::store::manifest::edits::Contents;
+use crate::store::read::retained_commits::ReplayedCommits;
+use crate::store::read::run::Run;
+use crate::store::read::series_state::{SeriesId, SeriesState};
+use crate::store::read::store_state::{Snapshot, StoreState};
+use crate::store::registration::parse_def;
+use crate::types::Rows;
+
+/// Rows of one series that were read from the log one after the other and are not yet a run: as many as follow each
+/// other in time with nothing between them, so that rows written one at a time are not merged one at a time again.
+#[derive(Debug)]
+pub struct UnsortedRows {
+    rows: Rows,
+    commit_lo: u64,
+    commit_hi: u64,
+}
+
+/// Most rows held so for a series.
+const LOOSE_ROWS_MAX: usize = 65_536;
+
+/// Applies logged commits, oldest first.
+pub struct Replay<'a> {
+    pub state: &'a mut StoreState,
+    pub contents: &'a Contents,
+    pub next_series_id: u64,
+    pub loose: HashMap<SeriesId, UnsortedRows>,
+    /// Snapshots that were made, by name and commit, whether or not they were dropped again.
+    pub snapshots_seen: BTreeSet<(String, u64)>,
+    /// Series that no file tells of, and the commits of their changes.
+    pub unknown: BTreeMap<SeriesId, Vec<u64>>,
+    pub replayed: ReplayedCommits,
+}
+
+impl Replay<'_> {
+    /// Keeps the state as it is now.
+    pub fn keep(&mut self) {
+        self.settle_all();
+        self.replayed.states.push(Arc::new(self.state.clone()));
+    }
+
+    /// Makes a run of what is held of a series.
+    pub fn settle(&mut self, id: SeriesId) {
+        let Some(UnsortedRows { rows, commit_lo, commit_hi }) = self.loose.remove(&id) else { return };
+        let fences = Arc::clone(&self.state.fences);
+        if let (Some(run), Some(series)) = (Run::new(rows, commit_lo, commit_hi), self.state.series.get_mut(&id)) {
+            Arc::make_mut(series).push_run(run, &fences);
+        }
+    }
+
+    pub fn settle_all(&mut self) {
+        let ids: Vec<SeriesId> = self.loose.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.settle(id));
+    }
+
+    fn write(&mut self, id: SeriesId, rows: Rows, replaced: u64, number: u64, wall_ms: i64) {
+        let fences = Arc::clone(&self.state.fences);
+        let follows = self.loose.get(&id).is_some_and(|loose| {
+            loose.rows.ts.last() < rows.ts.first() && loose.rows.len() + rows.len() <= LOOSE_ROWS_MAX
+        });
+        if !follows {
+            self.settle(id);
+        }
+        if let Some(series) = self.state.series.get_mut(&id) {
+            Arc::make_mut(series).count_rows_written(&rows, replaced, number, wall_ms, &fences);
+        }
+        match self.loose.get_mut(&id) {
+            Some(loose) => {
+                loose.commit_hi = number;
+                loose.rows.append(rows);
+            }
+            None => {
+                self.loose.insert(id, UnsortedRows { rows, commit_lo: number, commit_hi: number });
+            }
+        }
+    }
+
+    /// Applies a commit unless chunks hold it already.
+    pub fn commit(&mut self, number: u64, commit: Commit) -> Result<()> {
+        self.state.commit = self.state.commit.max(number);
+        if let Some(receipt) = commit.receipt.filter(|_| !planted(Bug::ReceiptsNotReplayed)) {
+            self.state.receipts.insert(receipt.key, Arc::new(receipt));
+        }
+        for operation in commit.operations {
+            let id = match &operation {
+                LoggedChange::Write { series_id, .. }
+                | LoggedChange::Delete { series_id, .. }
+                | LoggedChange::Register { series_id, .. }
+                | LoggedChange::Drop { series_id } => *series_id,
+                LoggedChange::CreateSnapshot { name } => {
+                    // Rows before and behind it stay apart.
+                    self.settle_all();
+                    let snapshot = Snapshot { commit: number, created_ms: commit.wall_ms };
+                    self.snapshots_seen.insert((name.clone(), number));
+                    self.state.create_snapshot(name.clone(), snapshot);
+                    continue;
+                }
+                LoggedChange::DropSnapshot { name } => {
+                    self.settle_all();
+                    self.state.drop_snapshot(name, number);
+                    continue;
+                }
+            };
+            self.next_series_id = self.next_series_id.max(id + 1);
+            if !matches!(operation, LoggedChange::Write { .. }) {
+                self.replayed.rewritten.insert(id, number);
+            }
+            if matches!(operation, LoggedChange::Drop { .. }) {
+                self.replayed.dropped = number;
+            }
+            let known = self.state.series.get(&id).map(|series| series.sealed_commit);
+            if known.is_some_and(|sealed_commit| number <= sealed_commit) && !planted(Bug::ReplayedTwice) {
+                continue;
+            }
+            match (operation, known) {
+                (LoggedChange::Register { def, .. }, None) => {
+                    // A series the manifest once knew and no longer does was dropped; ids are never used twice.
+                    self.state.put(SeriesState::new(id, parse_def(&def)?, number));
+                }
+                (LoggedChange::Write { replaced, rows, .. }, Some(_)) => {
+                    self.write(id, rows, replaced, number, commit.wall_ms);
+                }
+                (other, Some(_)) => {
+                    self.settle(id);
+                    self.change(id, other, number, commit.wall_ms)?;
+                }
+                // The manifest never knew it, and its registration is not in the log.
+                (_, None) if id >= self.contents.next_series_id => self.unknown.entry(id).or_default().push(number),
+                // Rows of a series that a later commit dropped, with the drop already in the manifest.
+                (_, None) => {
+                    let base = self.contents.base_commit;
+                    tracing::debug!(id, number, base, "a logged change has no series");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a change of a series that is there, other than a write.
+    fn change(&mut self, id: SeriesId, operation: LoggedChange, number: u64, wall_ms: i64) -> Result<()> {
+        let fences = Arc::clone(&self.state.fences);
+        let Some(series) = self.state.series.get(&id).cloned() else { return Ok(()) };
+        match operation {
+            LoggedChange::Register { def, .. } => {
+                let mut next = series.touched(number, &fences);
+                next.def = parse_def(&def)?;
+                self.state.put(next);
+            }
+            LoggedChange::Delete { start, end, deleted, left, .. } => {
+                // Chunks may be ahead of the log, so nothing is read here: what was left is in the log.
+                let mut next = series.without_range((start, end), deleted, number, wall_ms, &fences);
+                next.bounds = left;
+                self.state.put(next);
+            }
+            LoggedChange::Drop { .. } => {
+                self.state.drop_series(id, number);
+            }
+            LoggedChange::Write { .. } | LoggedChange::CreateSnapshot { .. } | LoggedChange::DropSnapshot { .. } => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! A chunk and its derived sidecars, written together.
+
+use crate::disk::StagedFile;
+use crate::error::{Error, Result};
+use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
+use crate::format::coverage::Coverage;
+use crate::format::zone_map::ZoneMap;
+use crate::store::read::merge::Merge;
+use crate::types::ColumnType;
+
+/// A chunk and its sidecars, growing together.
+pub struct ChunkBuilder<W> {
+    writer: ChunkWriter<W>,
+    zones: ZoneMap,
+    coverage: Option<Coverage>,
+    is_float: Vec<bool>,
+}
+
+impl<W: std::io::Write> ChunkBuilder<W> {
+    pub fn new(out: W, head: ChunkHead<'_>, coverage: Option<Coverage>) -> std::io::Result<Self> {
+        let floats = head.series.columns.iter().map(|column| column.kind == ColumnType::Float64);
+        let is_float: Vec<bool> = std::iter::once(false).chain(floats).collect();
+        let zones = ZoneMap::new(head.chunk_id, is_float.len());
+        Ok(Self { writer: ChunkWriter::new(out, head)?, zones, coverage, is_float })
+    }
+
+    /// Writes rows that follow those before them, `ts` first, at most as many as a block holds.
+    pub fn write(&mut self, columns: &[&[i64]]) -> std::io::Result<()> {
+        self.writer.write_block(columns)?;
+        if let (Some(coverage), Some(ts)) = (&mut self.coverage, columns.first()) {
+            coverage.add(ts);
+        }
+        self.zones.add_block(columns, |column| self.is_float.get(column).copied().unwrap_or(false));
+        Ok(())
+    }
+
+    fn write_buffered(&mut self, buffered: &mut [Vec<i64>]) -> std::io::Result<()> {
+        let columns: Vec<&[i64]> = buffered.iter().map(Vec::as_slice).collect();
+        self.write(&columns)?;
+        buffered.iter_mut().for_each(Vec::clear);
+        Ok(())
+    }
+
+    /// Writes the footer.
+    pub fn finish(self) -> std::io::Result<(W, ChunkSummary, ZoneMap, Option<Coverage>)> {
+        let (out, summary) = self.writer.finish()?;
+        Ok((out, summary, self.zones, self.coverage))
+    }
+}
+
+/// Writes the merged rows as blocks; `None` when there are none (the file is not published then).
+pub fn fill(
+    staged: &mut StagedFile,
+    head: ChunkHead<'_>,
+    mut merge: Merge,
+    coverage: Option<Coverage>,
+) -> Result<Option<(ChunkSummary, ZoneMap, Option<Coverage>)>> {
+    let column_count = head.series.columns.len() + 1;
+    let full = block_rows(head.series.columns.len());
+    let path = staged.path().clone();
+    let fail = |e: &std::io::Error| Error::io("write", &path, e);
+    let out = std::io::BufWriter::with_capacity(1 << 16, staged);
+    let mut blocks = ChunkBuilder::new(out, head, coverage).map_err(|e| fail(&e))?;
+    let mut buffered: Vec<Vec<i64>> = vec![Vec::with_capacity(full); column_count];
+    let mut any = false;
+    while let Some(piece) = merge.next_piece()? {
+        any = true;
+        let mut lo = piece.lo;
+        while lo < piece.hi {
+            let room = full - buffered.first().map_or(0, Vec::len);
+            let hi = piece.hi.min(lo + room);
+            for (column, buffer) in buffered.iter_mut().zip(&piece.block.columns.columns) {
+                column.extend_from_slice(buffer.typed_data::<i64>().get(lo..hi).unwrap_or_default());
+            }
+            lo = hi;
+            if buffered.first().map_or(0, Vec::len) == full {
+                blocks.write_buffered(&mut buffered).map_err(|e| fail(&e))?;
+            }
+        }
+    }
+    if !any {
+        return Ok(None);
+    }
+    blocks.write_buffered(&mut buffered).map_err(|e| fail(&e))?;
+    let (out, summary, zones, coverage) = blocks.finish().map_err(|e| fail(&e))?;
+    out.into_inner().map_err(|e| fail(e.error()))?;
+    Ok(Some((summary, zones, coverage)))
+}

@@ -1,0 +1,136 @@
+//! Writing the sidecars of a chunk: a finished file replaces the one of its name.
+
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+
+use crate::disk::{self, DiskPath, StagedFile};
+use crate::error::{Error, Result};
+use crate::format::chunk::ChunkMeta;
+use crate::format::value_index::{ValueIndex, write_pages};
+use crate::format::zone_map::{ZoneMap, order_key};
+use crate::store::read::chunk::{ChunkFile, OpenChunk};
+use crate::store::read::sidecar::{IndexFile, read_zones, value_index_path, wanted_columns, zone_map_path};
+use crate::types::{ColumnType, SeriesDef};
+
+/// What putting sidecars in order did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SidecarReport {
+    pub chunks_checked: u64,
+    /// Files written: they were missing, damaged, of another chunk, or without a column that is wanted now.
+    pub rebuilt: u64,
+    /// Value indexes nobody wants any more.
+    pub removed: u64,
+}
+
+/// Whether a chunk has a value index of other columns than a registration asks for, or none where it asks for one.
+pub fn is_stale(open: &OpenChunk, path: &DiskPath, def: &SeriesDef) -> bool {
+    let wanted = wanted_columns(&open.meta, def);
+    match IndexFile::open(path, &open.meta, open.footer_crc()) {
+        Ok(Some(file)) => !wanted.is_empty() && !file.covers(&wanted),
+        Ok(None) => !wanted.is_empty(),
+        Err(_) => false,
+    }
+}
+
+fn is_float(meta: &ChunkMeta, position: usize) -> bool {
+    let column = position.checked_sub(1).and_then(|position| meta.series.columns.get(position));
+    column.is_some_and(|column| column.kind == ColumnType::Float64)
+}
+
+/// The zone map of a chunk, from its rows.
+fn zone_map_of(open: &OpenChunk) -> Result<ZoneMap> {
+    let meta = &open.meta;
+    let mut zones = ZoneMap::new(meta.chunk_id, meta.series.columns.len() + 1);
+    zones.footer_crc = open.footer_crc();
+    for position in 0..open.blocks().len() {
+        let block = open.block(position, &meta.series)?;
+        let columns: Vec<&[i64]> = block.columns.iter().map(|column| column.typed_data::<i64>()).collect();
+        zones.add_block(&columns, |column| is_float(meta, column));
+    }
+    Ok(zones)
+}
+
+/// Writes a value index of these columns; one column's entries (16 bytes a row) are in memory at a time.
+fn stage_value_index(open: &OpenChunk, tmp: &DiskPath, positions: &[usize]) -> Result<StagedFile> {
+    let meta = &open.meta;
+    let rows = u32::try_from(meta.rows).map_err(|_| Error::internal("a chunk with too many rows for an index"))?;
+    let mut index = ValueIndex { chunk_id: meta.chunk_id, footer_crc: open.footer_crc(), rows, columns: Vec::new() };
+    let mut offset = ValueIndex::directory_bytes(rows, positions.len()) as u64;
+    let mut staged = StagedFile::create(tmp)?;
+    let path = staged.path().clone();
+    let fail = |error: std::io::Error| Error::io("write", &path, &error);
+    let mut out = BufWriter::with_capacity(1 << 18, &mut staged);
+    // The directory comes first in the file and is known last.
+    out.seek(SeekFrom::Start(offset)).map_err(fail)?;
+    for position in positions {
+        let float = is_float(meta, *position);
+        let mut entries: Vec<(i64, u32)> = Vec::with_capacity(rows as usize);
+        for block in 0..open.blocks().len() {
+            let block = open.block(block, &meta.series)?;
+            let words = block.columns.get(*position).map_or(&[][..], |column| column.typed_data::<i64>());
+            entries.extend(words.iter().zip(entries.len() as u32..).map(|(word, row)| (order_key(*word, float), row)));
+        }
+        entries.sort_unstable();
+        let (column, end) = write_pages(&entries, *position, offset, |page| out.write_all(page)).map_err(fail)?;
+        offset = end;
+        index.columns.push(column);
+    }
+    out.seek(SeekFrom::Start(0)).map_err(fail)?;
+    out.write_all(&index.encode()).and_then(|()| out.flush()).map_err(fail)?;
+    drop(out);
+    Ok(staged)
+}
+
+/// Puts a finished file in the place of whatever has its name.
+pub fn replace(staged: StagedFile, target: &DiskPath) -> Result<()> {
+    disk::remove(target)?;
+    if staged.publish(target)? {
+        return Ok(());
+    }
+    Err(Error::internal(format!("{} appeared while it was written", target.display())))
+}
+
+/// Puts the sidecars of an open chunk in order: whole ones that are wanted stay.
+pub fn put_in_order(
+    open: &OpenChunk,
+    path: &DiskPath,
+    tmp: &DiskPath,
+    def: &SeriesDef,
+    report: &mut SidecarReport,
+) -> Result<()> {
+    let (meta, footer_crc) = (&open.meta, open.footer_crc());
+    if read_zones(path, meta, footer_crc).is_err() {
+        let mut staged = StagedFile::create(tmp)?;
+        staged.put(&zone_map_of(open)?.encode())?;
+        replace(staged, &zone_map_path(path))?;
+        report.rebuilt += 1;
+    }
+    let wanted = wanted_columns(meta, def);
+    let target = value_index_path(path);
+    if wanted.is_empty() {
+        if target.exists() {
+            disk::remove(&target)?;
+            report.removed += 1;
+        }
+        return Ok(());
+    }
+    let whole = IndexFile::open(path, meta, footer_crc)
+        .is_ok_and(|file| file.is_some_and(|file| file.covers(&wanted) && file.check_pages().is_ok()));
+    if !whole {
+        replace(stage_value_index(open, tmp, &wanted)?, &target)?;
+        report.rebuilt += 1;
+    }
+    Ok(())
+}
+
+/// Writes the value index of a chunk that was just published.
+pub fn index_new_chunk(chunk: &ChunkFile, tmp: &DiskPath, def: &SeriesDef) -> Result<()> {
+    if def.value_index.is_empty() {
+        return Ok(());
+    }
+    let open = chunk.open_uncached()?;
+    let wanted = wanted_columns(&open.meta, def);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    replace(stage_value_index(&open, tmp, &wanted)?, &value_index_path(chunk.path()))
+}

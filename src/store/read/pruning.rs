@@ -1,0 +1,210 @@
+//! Which rows of a chunk a merge with conditions has to look at, by zone map and value index.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::format::chunk::{BlockMeta, ZONE_ROWS};
+use crate::store::read::chunk::{MapCache, OpenChunk};
+use crate::store::read::sidecar::Zones;
+use crate::types::SeriesDef;
+
+/// Rows a reader looks for: those whose cell in one column has an order key inside some range. A merge may leave out
+/// rows that zone maps or value indexes rule out; it does not check those it gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedKeys {
+    /// Position of the column in the registration; `ts` is 0.
+    pub column: usize,
+    /// Closed ranges of order keys, rising and apart.
+    pub ranges: Arc<Vec<(i64, i64)>>,
+}
+
+/// What a merge looked at and what it could leave out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MergeStats {
+    pub chunks_considered: u64,
+    pub chunks_pruned: u64,
+    /// Blocks of these chunks within the range, and those no row of which has to be read.
+    pub blocks_considered: u64,
+    pub blocks_pruned: u64,
+    pub zones_considered: u64,
+    pub zones_pruned: u64,
+    /// Chunks whose zone map was missing or unusable.
+    pub zone_maps_missing: u64,
+    /// Chunks of which only rows were read that a value index names.
+    pub value_indexes_used: u64,
+}
+
+pub struct MergeContext<'a> {
+    pub cache: &'a MapCache,
+    pub def: &'a SeriesDef,
+    pub wanted: &'a [WantedKeys],
+    pub desc: bool,
+    pub start: i64,
+    pub end: i64,
+}
+
+/// Rows of a chunk, side by side, that are left out or looked at together: a zone, or a block where there is no zone
+/// map.
+struct RowStretch {
+    rows: Range<usize>,
+    /// Whether rows of it may hide older ones of other sources: then all of them are looked at.
+    hides: bool,
+}
+
+/// Appends rows, joined with those before when they follow at once.
+fn push_rows(kept: &mut Vec<(usize, usize)>, rows: Range<usize>) {
+    match kept.last_mut() {
+        Some((_, end)) if *end == rows.start => *end = rows.end,
+        _ => kept.push((rows.start, rows.end)),
+    }
+}
+
+/// Rows of a chunk that have to be looked at: half-open ranges of positions, rising and apart. `None` for all of them.
+///
+/// Zones that cannot hold a wanted row go first, then, where an indexed column selects few rows of the rest, all rows
+/// but those. Rows that may hide something in an older source always stay.
+pub fn rows_to_check(
+    open: &OpenChunk,
+    context: &MergeContext<'_>,
+    older: &[(i64, i64)],
+    stats: &mut MergeStats,
+) -> Option<Vec<(usize, usize)>> {
+    stats.chunks_considered += 1;
+    if open.meta.series.columns != context.def.columns {
+        // Keys of other digits do not compare.
+        stats.zone_maps_missing += 1;
+        return None;
+    }
+    let hides = |first: i64, last: i64| {
+        let at = older.partition_point(|(_, to)| *to < first);
+        older.get(at).is_some_and(|(from, _)| *from <= last)
+    };
+    let zones = open.zones(context.cache);
+    let stretches = match zones {
+        Some(zones) => match zones_to_check(open, zones, context, hides, stats) {
+            Some(stretches) => stretches,
+            None => return Some(Vec::new()),
+        },
+        None => {
+            stats.zone_maps_missing += 1;
+            let blocks = open.blocks().iter().enumerate();
+            let within = blocks.filter(|(_, block)| block.ts_max >= context.start && block.ts_min <= context.end);
+            let stretch = |(position, block): (usize, &BlockMeta)| {
+                let first = open.first_row(position);
+                let rows = usize::try_from(block.rows).unwrap_or(0);
+                RowStretch { rows: first..first + rows, hides: hides(block.ts_min, block.ts_max) }
+            };
+            within.map(stretch).collect()
+        }
+    };
+    let named = rows_by_index(open, context, &stretches);
+    if zones.is_none() && named.is_none() {
+        return None;
+    }
+    stats.value_indexes_used += u64::from(named.is_some());
+    let mut kept = Vec::new();
+    for stretch in stretches {
+        match &named {
+            Some(named) if !stretch.hides => {
+                let from = named.partition_point(|row| *row < stretch.rows.start);
+                let inside = named.get(from..).unwrap_or_default().iter();
+                let mut found = false;
+                for row in inside.take_while(|row| **row < stretch.rows.end) {
+                    found = true;
+                    push_rows(&mut kept, *row..*row + 1);
+                }
+                stats.zones_pruned += u64::from(!found && zones.is_some());
+            }
+            _ => push_rows(&mut kept, stretch.rows),
+        }
+    }
+    stats.chunks_pruned += u64::from(kept.is_empty());
+    Some(kept)
+}
+
+/// Counts the blocks of a chunk within the range, and those without any of the rows kept (rising and apart).
+pub fn count_blocks(
+    open: &OpenChunk,
+    context: &MergeContext<'_>,
+    kept: Option<&[(usize, usize)]>,
+    stats: &mut MergeStats,
+) {
+    for (position, block) in open.blocks().iter().enumerate() {
+        if block.ts_max < context.start || block.ts_min > context.end {
+            continue;
+        }
+        stats.blocks_considered += 1;
+        let first = open.first_row(position);
+        let end = first.saturating_add(usize::try_from(block.rows).unwrap_or(0));
+        let is_kept = kept.is_none_or(|kept| {
+            let next = kept.partition_point(|(_, to)| *to <= first);
+            kept.get(next).is_some_and(|(from, _)| *from < end)
+        });
+        stats.blocks_pruned += u64::from(!is_kept);
+    }
+}
+
+/// Zones within the range that can hold a wanted row or may hide an older one; `None` when none of the chunk can.
+fn zones_to_check(
+    open: &OpenChunk,
+    zones: &Zones,
+    context: &MergeContext<'_>,
+    hides: impl Fn(i64, i64) -> bool,
+    stats: &mut MergeStats,
+) -> Option<Vec<RowStretch>> {
+    let times = zones.map.columns.first()?;
+    let first = times.max.partition_point(|last| *last < context.start);
+    let end = times.min.partition_point(|first| *first <= context.end).max(first);
+    stats.zones_considered += (end - first) as u64;
+    let within = |wanted: &WantedKeys, (min, max): (i64, i64)| {
+        let at = wanted.ranges.partition_point(|(_, high)| *high < min);
+        wanted.ranges.get(at).is_some_and(|(low, _)| *low <= max)
+    };
+    // The bounds of the whole chunk say for most chunks that nothing of them is wanted.
+    let possible = context.wanted.iter().all(|w| zones.whole.get(w.column).is_none_or(|bounds| within(w, *bounds)));
+    if !possible && !hides(open.meta.ts_min, open.meta.ts_max) {
+        stats.zones_pruned += (end - first) as u64;
+        stats.chunks_pruned += 1;
+        return None;
+    }
+    let rows = usize::try_from(open.meta.rows).unwrap_or(usize::MAX);
+    let mut stretches = Vec::new();
+    for zone in first..end {
+        let bounds = |column: usize| {
+            zones.map.columns.get(column).and_then(|column| Some((*column.min.get(zone)?, *column.max.get(zone)?)))
+        };
+        let hides = bounds(0).is_none_or(|(first, last)| hides(first, last));
+        if hides || context.wanted.iter().all(|w| bounds(w.column).is_none_or(|bounds| within(w, bounds))) {
+            let from = zone * ZONE_ROWS;
+            stretches.push(RowStretch { rows: from..rows.min(from + ZONE_ROWS), hides });
+        } else {
+            stats.zones_pruned += 1;
+        }
+    }
+    if stretches.is_empty() {
+        stats.chunks_pruned += 1;
+        return None;
+    }
+    Some(stretches)
+}
+
+/// The fewest rows an index of one of the wanted columns names, where that is worth reading them one by one.
+fn rows_by_index(open: &OpenChunk, context: &MergeContext<'_>, stretches: &[RowStretch]) -> Option<Vec<usize>> {
+    let mut rows_left: usize =
+        stretches.iter().filter(|stretch| !stretch.hides).map(|stretch| stretch.rows.len()).sum();
+    let mut best: Option<Vec<u32>> = None;
+    for wanted in context.wanted {
+        let name = wanted.column.checked_sub(1).and_then(|column| context.def.columns.get(column));
+        if !name.is_some_and(|column| context.def.value_index.contains(&column.name)) {
+            continue;
+        }
+        if let Some(rows) = open.indexed_rows(context.cache, wanted.column, &wanted.ranges, rows_left)
+            && best.as_ref().is_none_or(|best| rows.len() < best.len())
+        {
+            // Another index has to name fewer rows than this one.
+            rows_left = rows_left.min(rows.len());
+            best = Some(rows);
+        }
+    }
+    best.map(|rows| rows.into_iter().map(|row| row as usize).collect())
+}

@@ -1,0 +1,156 @@
+//! Runs: sorted, distinct rows that are durable in the log and not in a chunk.
+
+use arrow::buffer::Buffer;
+
+use crate::store::read::append_buffer::AppendBuffer;
+use crate::store::read::block::BlockColumns;
+use crate::types::Rows;
+
+/// Most rows a run grows to by merging with its neighbours.
+pub const RUN_ROWS_MAX: usize = 262_144;
+
+/// A run of up to this many rows takes every newer one in: rows that arrive one at a time are read as few pieces.
+/// Bounds what an append of one row copies where it cannot go behind the others.
+pub const RUN_ROWS_SMALL: usize = 256;
+
+/// Rows that a run of one row has room for.
+const ROOM_ROWS: usize = 8;
+
+/// Sorted, distinct rows that are durable in the log and not yet in a chunk.
+#[derive(Debug)]
+pub struct Run {
+    pub commit_lo: u64,
+    pub commit_hi: u64,
+    /// Run file it is mapped from; `None` while only the log has it.
+    pub file: Option<u64>,
+    /// `ts`, then the columns; never empty.
+    pub(in crate::store) columns: Vec<Buffer>,
+    /// Where the columns stand, when more rows may come behind them there.
+    room: Option<AppendBuffer>,
+}
+
+impl Run {
+    /// A run of sorted, distinct rows; `None` when there are none.
+    pub fn new(rows: Rows, commit_lo: u64, commit_hi: u64) -> Option<Self> {
+        if rows.is_empty() {
+            return None;
+        }
+        let mut columns = vec![Buffer::from_vec(rows.ts)];
+        columns.extend(rows.columns.into_iter().map(Buffer::from_vec));
+        Some(Self { commit_lo, commit_hi, file: None, columns, room: None })
+    }
+
+    /// A run of few sorted, distinct rows that more will come behind.
+    pub(in crate::store) fn growing(rows: &Rows, commit: u64) -> Self {
+        let columns: Vec<&[i64]> = std::iter::once(&rows.ts).chain(&rows.columns).map(Vec::as_slice).collect();
+        let room = AppendBuffer::with((2 * rows.len()).max(ROOM_ROWS), &columns);
+        Self { commit_lo: commit, commit_hi: commit, file: None, columns: room.columns(rows.len()), room: Some(room) }
+    }
+
+    /// This run and rows behind its last one, without copying it while its room has space. A room that is full moves
+    /// into one twice as large.
+    pub(in crate::store) fn grown(&self, rows: &Rows, commit: u64) -> Run {
+        let before = self.rows();
+        let all = before + rows.len();
+        let room = match &self.room {
+            Some(room) if room.append(before, rows) => room.clone(),
+            _ => {
+                let columns: Vec<&[i64]> = (0..self.columns.len()).map(|column| self.words(column)).collect();
+                let room = AppendBuffer::with((2 * all).min(RUN_ROWS_MAX.max(all)), &columns);
+                let appended = room.append(before, rows);
+                debug_assert!(appended, "a new room has space");
+                room
+            }
+        };
+        let (commit_lo, commit_hi) = (self.commit_lo.min(commit), self.commit_hi.max(commit));
+        Run { commit_lo, commit_hi, file: None, columns: room.columns(all), room: Some(room) }
+    }
+
+    /// Whether rows go behind the last one at little cost: into its room, or into one that is made for many more. Not
+    /// where rows stand that were refused: a disk that is full would make a copy of the run of every attempt.
+    pub(in crate::store) fn takes(&self, rows: &Rows) -> bool {
+        let after = self.timestamps().last() < rows.ts.first() && self.columns.len() == rows.columns.len() + 1;
+        let free = self.room.as_ref().is_some_and(|room| room.ends_at(self.rows()));
+        let grows = free || self.rows() <= RUN_ROWS_SMALL;
+        after && grows && rows.len() <= RUN_ROWS_SMALL && self.rows() + rows.len() <= RUN_ROWS_MAX
+    }
+
+    /// A run in a mapped file, whose bytes were checked.
+    pub fn mapped(file: u64, (commit_lo, commit_hi): (u64, u64), columns: Vec<Buffer>) -> Self {
+        Self { commit_lo, commit_hi, file: Some(file), columns, room: None }
+    }
+
+    pub fn timestamps(&self) -> &[i64] {
+        self.words(0)
+    }
+
+    /// Cells of a column; `ts` is column 0.
+    pub fn words(&self, column: usize) -> &[i64] {
+        self.columns.get(column).map_or(&[], |buffer| buffer.typed_data::<i64>())
+    }
+
+    pub fn rows(&self) -> usize {
+        self.timestamps().len()
+    }
+
+    /// How many columns, `ts` among them.
+    pub fn column_count(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Bytes of all cells.
+    pub fn bytes(&self) -> u64 {
+        self.columns.iter().map(|column| column.len() as u64).sum()
+    }
+
+    pub fn ts_min(&self) -> i64 {
+        self.timestamps().first().copied().unwrap_or(i64::MAX)
+    }
+
+    pub fn ts_max(&self) -> i64 {
+        self.timestamps().last().copied().unwrap_or(i64::MIN)
+    }
+
+    /// The rows as one block.
+    pub fn columns(&self) -> BlockColumns {
+        BlockColumns { rows: self.rows(), columns: self.columns.clone(), message: None }
+    }
+
+    /// Both runs in one; rows of `newer` win.
+    pub fn merged_with(&self, newer: &Run) -> Run {
+        let (old, new) = (self.timestamps(), newer.timestamps());
+        let mut columns: Vec<Vec<i64>> =
+            self.columns.iter().map(|_| Vec::with_capacity(old.len() + new.len())).collect();
+        let mut copy = |from: &Run, range: std::ops::Range<usize>| {
+            for (position, column) in columns.iter_mut().enumerate() {
+                column.extend_from_slice(from.words(position).get(range.clone()).unwrap_or_default());
+            }
+        };
+        let (mut i, mut j) = (0, 0);
+        while let (Some(a), Some(b)) = (old.get(i), new.get(j)) {
+            if a < b {
+                let until = i + old.get(i..).map_or(0, |rest| rest.partition_point(|ts| ts < b));
+                copy(self, i..until);
+                i = until;
+            } else {
+                let until = j + new.get(j..).map_or(0, |rest| rest.partition_point(|ts| ts < a));
+                copy(newer, j..until.max(j));
+                j = until;
+                if new.get(j) == Some(a) {
+                    i += 1;
+                    copy(newer, j..j + 1);
+                    j += 1;
+                }
+            }
+        }
+        copy(self, i..old.len());
+        copy(newer, j..new.len());
+        Run {
+            commit_lo: self.commit_lo.min(newer.commit_lo),
+            commit_hi: self.commit_hi.max(newer.commit_hi),
+            file: None,
+            columns: columns.into_iter().map(Buffer::from_vec).collect(),
+            room: None,
+        }
+    }
+}

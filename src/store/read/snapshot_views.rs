@@ -1,0 +1,70 @@
+//! Views of named snapshots, worked out for the present files.
+
+use std::sync::{Arc, PoisonError};
+
+use crate::error::{Error, ErrorCode};
+use crate::store::read::store_state::StoreState;
+use crate::sync::Mutex;
+
+/// Most views held at once: each is as large as the list of series.
+const VIEWS_MAX: usize = 16;
+
+/// Views of snapshots worked out for the present files; let go when those change.
+#[derive(Debug, Default)]
+pub struct SnapshotViews(Mutex<CachedView>);
+
+#[derive(Debug, Default)]
+struct CachedView {
+    /// The manifest edit whose files the views are of.
+    edit: u64,
+    /// The one asked for last stands last.
+    views: Vec<Arc<StoreState>>,
+}
+
+impl CachedView {
+    fn expire(&mut self, edit: u64) {
+        if edit > self.edit {
+            self.edit = edit;
+            self.views.clear();
+        }
+    }
+}
+
+impl SnapshotViews {
+    pub fn get(&self, now: &StoreState, commit: u64) -> Arc<StoreState> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.expire(now.edit);
+        if held.edit > now.edit {
+            // Held, it would keep files that were given up since.
+            drop(held);
+            return Arc::new(now.as_of(commit));
+        }
+        let known = held.views.iter().position(|view| view.commit == commit);
+        let view = known.map_or_else(|| Arc::new(now.as_of(commit)), |at| held.views.remove(at));
+        if held.views.len() >= VIEWS_MAX {
+            held.views.remove(0);
+        }
+        held.views.push(Arc::clone(&view));
+        view
+    }
+
+    /// Lets go of views of other files than the present ones, which could be unlinked otherwise.
+    pub fn expire(&self, edit: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).expire(edit);
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).views.len()
+    }
+
+    pub fn forget(&self, commit: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).views.retain(|view| view.commit != commit);
+    }
+}
+
+/// `snapshot_not_found`.
+pub fn snapshot_not_found(name: &str) -> Error {
+    Error::new(ErrorCode::SnapshotNotFound, format!("there is no snapshot {name:?}"))
+        .with_hint("list them with GET /v1/snapshots or `fastk snapshot list`")
+}

@@ -1,0 +1,126 @@
+//! What a reader sees: an immutable [`StoreState`] of the whole store at one commit.
+//!
+//! States share everything that did not change (persistent maps, shared runs and chunks), so making the next one
+//! costs the logarithm of the number of series, and taking one costs nothing.
+
+use std::sync::Arc;
+
+use imbl::HashMap;
+use imbl::OrdMap;
+
+use crate::format::receipt::Receipt;
+use crate::planted::{Bug, planted};
+use crate::store::read::series_state::{SeriesId, SeriesState};
+use crate::types::SeriesKey;
+
+/// The store at one commit.
+#[derive(Clone, Debug, Default)]
+pub struct StoreState {
+    pub commit: u64,
+    /// Number of the last manifest edit.
+    pub edit: u64,
+    pub series: OrdMap<SeriesId, Arc<SeriesState>>,
+    pub keys: OrdMap<SeriesKey, SeriesId>,
+    /// Writes done under an idempotency key, by the hash of the key.
+    pub receipts: HashMap<u128, Arc<Receipt>>,
+    /// Named views, by name.
+    pub snapshots: OrdMap<String, Snapshot>,
+    /// Rising commits of the snapshots: rows on both sides of one are never merged.
+    pub fences: Arc<Vec<u64>>,
+    /// Whether series are left out that were there: such a state answers one read and is not kept.
+    pub is_partial: bool,
+}
+
+/// A named view of the store at one commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub commit: u64,
+    /// Wall clock in milliseconds; for people only.
+    pub created_ms: i64,
+}
+
+impl StoreState {
+    /// The series of this key.
+    pub fn get(&self, key: &SeriesKey) -> Option<&Arc<SeriesState>> {
+        self.series.get(self.keys.get(key)?)
+    }
+
+    /// Sets or replaces a series. During replay a dropped series and its successor of the same key can be there
+    /// together: the key means the younger one.
+    pub fn put(&mut self, series: SeriesState) {
+        if series.dropped_commit.is_none() && self.keys.get(&series.def.key).is_none_or(|id| *id < series.id) {
+            self.keys.insert(series.def.key.clone(), series.id);
+        }
+        self.series.insert(series.id, Arc::new(series));
+    }
+
+    /// Whether this very state of a series is in here.
+    pub fn has(&self, series: &Arc<SeriesState>) -> bool {
+        self.series.get(&series.id).is_some_and(|own| Arc::ptr_eq(own, series))
+    }
+
+    /// Sets a later state of a series that is in here under the same key.
+    pub fn replace(&mut self, series: SeriesState) {
+        self.series.insert(series.id, Arc::new(series));
+    }
+
+    /// Takes a series out.
+    pub fn remove(&mut self, id: SeriesId) -> Option<Arc<SeriesState>> {
+        let series = self.series.remove(&id)?;
+        if self.keys.get(&series.def.key) == Some(&id) {
+            self.keys.remove(&series.def.key);
+        }
+        Some(series)
+    }
+
+    /// Every registered series; `series` also holds dropped ones that a snapshot still shows.
+    pub fn registered(&self) -> impl Iterator<Item = &Arc<SeriesState>> {
+        self.series.values().filter(|series| series.dropped_commit.is_none())
+    }
+
+    /// Drops a series at a commit. It stays out of sight while a snapshot needs it; else it is given back.
+    pub fn drop_series(&mut self, id: SeriesId, commit: u64) -> Option<Arc<SeriesState>> {
+        let series = self.remove(id)?;
+        let mut next = series.touched(commit, &self.fences);
+        next.dropped_commit = Some(commit);
+        if next.is_reachable(&self.fences) {
+            self.series.insert(id, Arc::new(next));
+            return None;
+        }
+        Some(series)
+    }
+
+    /// Adds a named view at a commit.
+    pub fn create_snapshot(&mut self, name: String, snapshot: Snapshot) {
+        self.snapshots.insert(name, snapshot);
+        self.set_fences();
+    }
+
+    /// Takes a named view away at a commit. Gives the series dropped by then that nothing shows any more; they are out
+    /// of the state. Replay can know of series that are dropped later: a snapshot in between may show them.
+    pub fn drop_snapshot(&mut self, name: &str, commit: u64) -> Vec<Arc<SeriesState>> {
+        self.snapshots.remove(name);
+        self.set_fences();
+        let gone = |series: &&Arc<SeriesState>| {
+            let dropped = series.dropped_commit.is_some_and(|dropped| dropped <= commit || planted(Bug::DropForeseen));
+            dropped && !series.is_reachable(&self.fences)
+        };
+        let gone: Vec<SeriesId> = self.series.values().filter(gone).map(|series| series.id).collect();
+        gone.into_iter().filter_map(|id| self.series.remove(&id)).collect()
+    }
+
+    fn set_fences(&mut self) {
+        let mut fences: Vec<u64> = self.snapshots.values().map(|snapshot| snapshot.commit).collect();
+        fences.sort_unstable();
+        self.fences = Arc::new(fences);
+    }
+
+    /// The store as it was at the commit of a snapshot that is still there.
+    pub fn as_of(&self, commit: u64) -> StoreState {
+        let mut view = StoreState { commit, edit: self.edit, ..StoreState::default() };
+        for series in self.series.values().filter_map(|series| series.as_of(commit)) {
+            view.put(series);
+        }
+        view
+    }
+}

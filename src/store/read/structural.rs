@@ -1,0 +1,97 @@
+//! What maintenance changes in a state: where rows are, never which rows a reader sees.
+
+use std::sync::Arc;
+
+use crate::store::read::chunk::ChunkFile;
+
+use crate::store::read::run::Run;
+use crate::store::read::series_state::{SeriesId, SeriesState};
+use crate::store::read::store_state::StoreState;
+
+/// A change of a state that carries no rows of its own: what maintenance does.
+#[derive(Clone, Debug)]
+pub enum Structural {
+    /// Runs may not be merged with newer ones any more.
+    Freeze(Arc<Vec<SeriesId>>),
+    /// It failed: frozen runs are ordinary ones again.
+    Thaw(Arc<Vec<SeriesId>>),
+    /// Chunks take the place of chunks, and of the settled and frozen runs where `sealed_commit` is set.
+    Chunks { parts: Arc<Vec<NewChunks>>, edit: u64 },
+    /// Runs of a file take the place of the frozen runs, or of those of other files.
+    Settled { runs: Arc<Vec<(SeriesId, Vec<Arc<Run>>)>>, replaced: Arc<Vec<u64>>, edit: u64 },
+    /// Receipts older than this wall clock answer no retry any more.
+    Forget { before_ms: i64 },
+}
+
+/// One series' part of a publication of chunks.
+#[derive(Clone, Debug)]
+pub struct NewChunks {
+    pub series_id: SeriesId,
+    pub added: Vec<Arc<ChunkFile>>,
+    pub removed: Vec<u64>,
+    /// Rows of commits up to this one are in chunks now; `None` for a compaction, which leaves the tail alone.
+    pub sealed_commit: Option<u64>,
+}
+
+impl Structural {
+    /// Applies the change; rows seen by a reader stay the same.
+    pub fn apply(&self, state: &mut StoreState) {
+        let change = |state: &mut StoreState, id: SeriesId, change: &dyn Fn(&mut SeriesState)| {
+            if let Some(series) = state.series.get(&id) {
+                let mut next = series.as_ref().clone();
+                change(&mut next);
+                state.series.insert(id, Arc::new(next));
+            }
+        };
+        match self {
+            Structural::Freeze(ids) => {
+                for id in ids.iter() {
+                    change(state, *id, &|series| {
+                        let runs = std::mem::take(&mut series.runs);
+                        series.frozen.extend(runs);
+                    });
+                }
+            }
+            Structural::Thaw(ids) => {
+                for id in ids.iter() {
+                    change(state, *id, &|series| {
+                        let runs = std::mem::take(&mut series.runs);
+                        series.runs = std::mem::take(&mut series.frozen);
+                        series.runs.extend(runs);
+                    });
+                }
+            }
+            Structural::Chunks { parts, edit } => {
+                state.edit = state.edit.max(*edit);
+                for part in parts.iter() {
+                    change(state, part.series_id, &|series| {
+                        if let Some(commit) = part.sealed_commit {
+                            series.settled.clear();
+                            series.frozen.clear();
+                            series.sealed_commit = series.sealed_commit.max(commit);
+                        }
+                        let kept = series.chunks.iter().filter(|c| !part.removed.contains(&c.record.id));
+                        series.chunks = Arc::new(kept.chain(&part.added).cloned().collect());
+                        series.tombstones = Arc::new(series.needed_tombstones());
+                    });
+                }
+            }
+            Structural::Settled { runs, replaced, edit } => {
+                state.edit = state.edit.max(*edit);
+                for (id, runs) in runs.iter() {
+                    change(state, *id, &|series| {
+                        if replaced.is_empty() {
+                            series.frozen.clear();
+                        }
+                        series.settled.retain(|run| run.file.is_none_or(|file| !replaced.contains(&file)));
+                        series.settled.extend(runs.iter().cloned());
+                        series.settled.sort_by_key(|run| run.commit_lo);
+                    });
+                }
+            }
+            Structural::Forget { before_ms } => {
+                state.receipts.retain(|_, receipt| receipt.wall_ms >= *before_ms);
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Registrations as the manifest and the log have them: JSON.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::types::SeriesDef;
+
+pub fn def_json(def: &SeriesDef) -> Result<String> {
+    serde_json::to_string(def).map_err(|error| Error::internal(format!("registration as JSON: {error}")))
+}
+
+/// A registration as the manifest has it.
+pub fn parse_def(text: &str) -> Result<Arc<SeriesDef>> {
+    serde_json::from_str(text)
+        .map(Arc::new)
+        .map_err(|error| Error::corrupt(format!("a registration in the store is unreadable: {error}")))
+}

@@ -1,0 +1,99 @@
+//! Registering, changing and dropping series.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::format::wal::LoggedChange;
+use crate::store::read::precondition::{IfVersion, current};
+use crate::store::read::series_state::SeriesState;
+use crate::store::registration::def_json;
+use crate::store::write::delete::DeleteOutcome;
+use crate::store::write::writes::{Writes, frame};
+
+use crate::types::{SeriesDef, SeriesKey};
+
+impl Writes {
+    /// Registers a series. `created` is false when the same definition is there already.
+    ///
+    /// # Errors
+    /// `series_exists` when it is registered otherwise.
+    pub fn register(&self, def: SeriesDef) -> Result<(Arc<SeriesState>, bool, u64)> {
+        let queue = &self.wal.queue;
+        let mut pending = queue.lock();
+        if let Some(existing) = pending.state.get(&def.key).cloned() {
+            let commit = pending.state.commit;
+            let decided = pending.decided();
+            drop(pending);
+            existing.def.check_same_rows_as(&def)?;
+            // It may not be durable yet.
+            let decided = decided?;
+            queue.wait(&decided)?;
+            return Ok((existing, false, commit));
+        }
+        pending.check_writable()?;
+        let id = self.take_series_id();
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        let commit = state.commit;
+        let series = SeriesState::new(id, Arc::new(def), commit);
+        let operation = LoggedChange::Register { series_id: id, def: def_json(&series.def)? };
+        state.put(series.clone());
+        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        drop(pending);
+        queue.wait(&batch)?;
+        Ok((Arc::new(series), true, commit))
+    }
+
+    /// Changes what may be changed of a registration; `change` gets the definition as it is. A definition that stays as
+    /// it was makes no commit.
+    pub fn change_series(
+        &self,
+        key: &SeriesKey,
+        if_version: IfVersion,
+        change: impl FnOnce(&mut SeriesDef) -> Result<()>,
+    ) -> Result<Arc<SeriesState>> {
+        let queue = &self.wal.queue;
+        let mut pending = queue.lock();
+        let series = current(&pending.state, key, if_version)?;
+        let mut def = series.def.as_ref().clone();
+        change(&mut def)?;
+        if def == *series.def {
+            // What it is may not be durable yet.
+            let decided = pending.decided()?;
+            drop(pending);
+            queue.wait(&decided)?;
+            return Ok(series);
+        }
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        let mut next = series.touched(state.commit, &state.fences);
+        next.def = Arc::new(def);
+        let operation = LoggedChange::Register { series_id: next.id, def: def_json(&next.def)? };
+        state.put(next.clone());
+        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        drop(pending);
+        queue.wait(&batch)?;
+        if next.def.value_index != series.def.value_index {
+            // Upkeep writes the new indexes and removes those nobody wants any more.
+            next.chunks.iter().for_each(|chunk| self.reads.cache.orders.add_chunk(next.id, chunk.record.id));
+        }
+        Ok(Arc::new(next))
+    }
+
+    /// Drops a series with all its rows.
+    pub fn drop_series(&self, key: &SeriesKey, if_version: IfVersion) -> Result<DeleteOutcome> {
+        let queue = &self.wal.queue;
+        let mut pending = queue.lock();
+        let series = current(&pending.state, key, if_version)?;
+        let mut state = pending.state.as_ref().clone();
+        state.commit += 1;
+        let commit = state.commit;
+        let gone: Vec<Arc<SeriesState>> = state.drop_series(series.id, commit).into_iter().collect();
+        let batch = queue.enqueue(&mut pending, state, frame(vec![LoggedChange::Drop { series_id: series.id }]))?;
+        // Before it is durable: a checkpoint right behind it must know that readers may hold the files.
+        self.publisher.keep_files_of(&gone);
+        drop(pending);
+        queue.wait(&batch).inspect_err(|_| self.publisher.forget_files_of(&gone))?;
+        Ok(DeleteOutcome { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit })
+    }
+}
