@@ -30,6 +30,26 @@ const LAYERS: &[(&str, u8)] = &[
     ("cli", 9),
 ];
 
+/// Height of each wing of the store, and of each file beside the wings. A wing may use what is strictly lower.
+const WINGS: &[(&str, u8)] = &[
+    ("clock", 0),
+    ("directory", 0),
+    ("open_progress", 0),
+    ("registration", 0),
+    ("task_control", 0),
+    ("options", 1),
+    ("manifest", 2),
+    ("read", 3),
+    ("wal", 4),
+    ("publish", 5),
+    ("write", 6),
+    ("maintain", 7),
+    ("open", 8),
+    ("check", 9),
+    ("backup", 10),
+    ("facade", 11),
+];
+
 /// Libraries, and the modules that may use them.
 const LIBRARIES: &[(&str, &str)] = &[
     ("axum", "server/http"),
@@ -230,6 +250,79 @@ fn layers_point_strictly_down() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The files of the store, each with the files it uses outside its tests. Files are named by their module.
+fn store_uses() -> BTreeMap<String, BTreeSet<String>> {
+    let files = files("src/store", ".rs");
+    let name = |file: &str| file.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
+    let modules: BTreeSet<String> = files.iter().map(|(file, _)| name(file)).collect();
+    let mut uses = BTreeMap::new();
+    for (file, source) in &files {
+        if file.ends_with("mod.rs") {
+            continue;
+        }
+        let source = code(source.split("#[cfg(test)]\nmod tests").next().unwrap());
+        let beside = words(&source).any(|(word, rest)| word == "super" && rest.starts_with("::"));
+        assert!(!beside, "src/store/{file} names a file by super:: instead of its path from the crate");
+        let mut used = BTreeSet::new();
+        for path in paths(&source).iter().filter(|path| path[0] == "store" && path.len() > 1) {
+            let longest = (1..=path.len()).rev().map(|n| path[1..n].join("::")).find(|to| modules.contains(to));
+            let to = longest.unwrap_or_else(|| panic!("src/store/{file} uses crate::{}", path.join("::")));
+            assert!(
+                files.iter().any(|(file, _)| *file == format!("{}.rs", to.replace("::", "/"))),
+                "src/store/{file} uses crate::{} through the list of a wing instead of its file",
+                path.join("::")
+            );
+            used.insert(to);
+        }
+        used.remove(&name(file));
+        uses.insert(name(file), used);
+    }
+    uses
+}
+
+#[test]
+fn wings_of_the_store_point_strictly_down() {
+    let wing = |file: &str| file.split("::").next().unwrap().to_string();
+    let height = |wing: &str| {
+        let found = WINGS.iter().find(|(name, _)| *name == wing);
+        found.unwrap_or_else(|| panic!("store::{wing} has no height: add it to WINGS and docs/architecture.md")).1
+    };
+    let mut wrong = Vec::new();
+    for (file, used) in store_uses() {
+        for to in used {
+            let (from_wing, to_wing) = (wing(&file), wing(&to));
+            if from_wing != to_wing && height(&to_wing) >= height(&from_wing) {
+                wrong.push(format!("store::{file} uses store::{to}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_of_the_store_use_each_other_without_a_circle() {
+    let mut uses = store_uses();
+    // Files that use none of those left are taken away, until none is left or only circles are.
+    loop {
+        let left: BTreeSet<String> = uses.keys().cloned().collect();
+        let before = uses.len();
+        uses.retain(|_, used| used.iter().any(|to| left.contains(to)));
+        if uses.len() == before {
+            break;
+        }
+    }
+    assert!(uses.is_empty(), "these files are in a circle, or use one that is: {:?}", uses.keys());
+}
+
+#[test]
+fn the_lists_of_the_store_hold_nothing_else() {
+    for (file, source) in files("src/store", ".rs").iter().filter(|(file, _)| file.ends_with("mod.rs")) {
+        let items = code(source);
+        let other = words(&items).find(|(word, _)| ["fn", "struct", "enum", "impl", "const", "type"].contains(word));
+        assert!(other.is_none(), "src/store/{file} does more than list and re-export");
+    }
 }
 
 #[test]
