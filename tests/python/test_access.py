@@ -750,7 +750,7 @@ def test_no_token_is_in_a_log(tmp_path, fastk, monkeypatch, log_format):
     finally:
         server.stop()
     text = server.log.read_text()
-    assert "TRACE" in text and "fastk::audit" in text and "fastk::server::http::edge" in text and "h2::" in text
+    assert "TRACE" in text and "fastk::audit" in text and "fastk::server::http::middleware" in text and "h2::" in text
     sought = [form for token in secrets for form in forms(token)]
     assert [line for line in text.splitlines() if any(form in line for form in sought)] == []
     if log_format == "json":

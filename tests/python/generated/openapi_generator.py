@@ -7,7 +7,7 @@ import json
 import sys
 
 import fastk_client
-from fastk_client import Cell, ColumnsObject, Kind, Numbers, RowsApi, RowsBody, RowsObject, SeriesApi, SeriesSpec
+from fastk_client import Cell, ColumnsObject, Kind, NumberFormat, RowsApi, RowsBody, RowsObject, SeriesApi, SeriesSpec
 
 START = 1_706_745_600_000
 ROW = {"ts": START, "open": "42000.10", "high": 42010, "low": 41990.5, "close": "42005.00", "volume": "3.5"}
@@ -24,7 +24,7 @@ def main(address):
         listed = rows.write_klines("BTCUSDT", "1m", RowsBody([next_row]))
         body = RowsBody(ColumnsObject.from_dict({"columns": COLUMNS}))
         merged = rows.merge_klines("BTCUSDT", "1m", "merge-1", body)
-        read = rows.read_klines("BTCUSDT", "1m", start="2024-02-01", end="2024-02-01", numbers=Numbers.STRING)
+        read = rows.read_klines("BTCUSDT", "1m", start="2024-02-01", end="2024-02-01", numbers=NumberFormat.STRING)
         page = series.list_series(kind=Kind.KLINE)
         return {
             "created": registered.created,

@@ -9,7 +9,7 @@ import sys
 from fastk_client import Client
 from fastk_client.api.rows import merge_klines, read_klines, write_klines
 from fastk_client.api.series import list_series, register_series
-from fastk_client.models import ColumnLists, ColumnsObject, Kind, Numbers, Row, RowsObject, SeriesSpec
+from fastk_client.models import ColumnLists, ColumnsObject, Kind, NumberFormat, Row, RowsObject, SeriesSpec
 
 START = 1_706_745_600_000
 ROW = {"ts": START, "open": "42000.10", "high": 42010, "low": 41990.5, "close": "42005.00", "volume": "3.5"}
@@ -25,7 +25,7 @@ def main(address):
     listed = write_klines.sync(**series, body=[Row.from_dict(ROW | {"ts": START + 60_000})])
     body = ColumnsObject(columns=ColumnLists.from_dict(COLUMNS))
     merged = merge_klines.sync(**series, body=body, idempotency_key="merge-1")
-    read = read_klines.sync(**series, start="2024-02-01", end="2024-02-01", numbers=Numbers.STRING)
+    read = read_klines.sync(**series, start="2024-02-01", end="2024-02-01", numbers=NumberFormat.STRING)
     page = list_series.sync(client=client, kind=Kind.KLINE)
     return {
         "created": registered.created,
