@@ -780,7 +780,7 @@ def test_json_logs_have_one_object_per_line(tmp_path, fastk):
     for line in lines:
         assert datetime.datetime.fromisoformat(line["timestamp"]).utcoffset() == datetime.timedelta(0)
         assert line["level"] in ("ERROR", "WARN", "INFO", "DEBUG") and line["target"] and line["fields"]["message"]
-    assert {"ready", "draining", "stopped", "answered"} <= {line["fields"]["message"] for line in lines}
+    assert {"ready", "draining", "stopped", "request done"} <= {line["fields"]["message"] for line in lines}
     assert sum(line["fields"].get("request_id") == "my-own.id" for line in lines) >= 3
     [audit] = [line["fields"] for line in lines if line["target"] == "fastk::audit"]
     assert (audit["method"], audit["status"]) == ("DELETE", 200) and support.KEY in audit["asked"]
