@@ -1,4 +1,4 @@
-//! What a directory is: a store, a backup, or one that was begun and not finished.
+//! What a directory holds: a store, a backup, or an unfinished backup or restore.
 
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
@@ -8,13 +8,13 @@ use crate::planted::{Bug, planted};
 /// Says which format the store has.
 pub const FORMAT_FILE: &str = "FORMAT";
 
-/// Held by the process that has the store open.
+/// Locked by the process that has the store open.
 pub const LOCK_FILE: &str = "LOCK";
 
 /// Directories of a store.
 pub const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "quarantine"];
 
-/// Whether a file of a data directory belongs to who may use the store, not to the store.
+/// Whether a file of a data directory belongs to the access control of servers, not to the store.
 pub fn is_beside(name: &str) -> bool {
     name.starts_with("tokens.")
 }
@@ -31,7 +31,7 @@ struct StoreFormat {
     required_features: Vec<String>,
 }
 
-/// Refuses a store of a newer format, or one whose format cannot be told.
+/// Refuses a store of a newer format, or one whose format cannot be read.
 pub fn check_format(root: &DiskPath) -> Result<()> {
     let path = root.join(FORMAT_FILE);
     let text = disk::read(&path)?;
@@ -64,10 +64,10 @@ pub const LISTING: &str = "backup.json";
 /// Says of which history of a store an unfinished first backup is.
 pub const BACKUP_BEGUN: &str = "backup.begun";
 
-/// Stands in a directory that is being restored into.
+/// Exists in a directory while it is being restored into.
 pub const RESTORE_BEGUN: &str = "restore.begun";
 
-/// Refuses a directory in which a backup or a restore was begun and never finished.
+/// Refuses a directory with an unfinished backup or restore.
 pub fn check_finished(root: &DiskPath) -> Result<()> {
     let begun = |what: &str, hint: &str| {
         Err(Error::new(ErrorCode::NotFound, format!("{} holds an unfinished {what}", root.display())).with_hint(hint))
@@ -89,5 +89,5 @@ pub fn check_no_backup(root: &DiskPath) -> Result<()> {
 
 pub fn read_only(root: &DiskPath) -> Error {
     Error::new(ErrorCode::WriterStopped, format!("{} is a backup: it is only read", root.display()))
-        .with_hint("make a store of it with `fastk admin restore BACKUP --root DIR --apply`")
+        .with_hint("create a store from it with `fastk admin restore BACKUP --root DIR --apply`")
 }

@@ -33,11 +33,11 @@ use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteMode, WriteOu
 use crate::types::schema::series_not_found;
 use crate::types::{Rows, SeriesDef, SeriesKey};
 
-/// An open store. Dropping it syncs the log and gives the directory free.
+/// An open store. Dropping it syncs the log and releases the directory.
 pub struct Store {
     pub(in crate::store) engine: Engine,
     background: Option<MaintenanceThreads>,
-    /// Held while the directory is only read.
+    /// Held by a store that is only read.
     shared: Option<disk::SharedLock>,
 }
 
@@ -93,7 +93,7 @@ impl Store {
         let detail = format!("{} cannot be written to: it is only read", root.display());
         engine.refuse(
             Error::new(ErrorCode::WriterStopped, detail)
-                .with_hint("mount it writable, or give this user the right to write to it"),
+                .with_hint("mount it writable, or give this user write permission"),
         );
         Ok(Self { engine, background: None, shared: Some(shared) })
     }
@@ -121,12 +121,12 @@ impl Store {
         &self.engine.recovery
     }
 
-    /// Why the store takes no writes, if it does not.
+    /// Why the store refuses writes, if it does.
     pub fn writer_stopped(&self) -> Option<String> {
         self.engine.wal.queue.stopped()
     }
 
-    /// Refuses a change that is kept beside the log once the directory of the store or its `LOCK` was taken.
+    /// Refuses a change outside the log once the directory of the store or its `LOCK` was removed or replaced.
     ///
     /// # Errors
     /// `writer_stopped`.
@@ -144,7 +144,7 @@ impl Store {
         self.engine.maintenance.failed()
     }
 
-    /// Writes into `LOCK` who serves the store, for other processes to find.
+    /// Records in `LOCK` which server uses the store, for other processes to find.
     pub fn describe_holder(&self, json: &str) -> Result<()> {
         self.engine.lock.describe(json)
     }
@@ -164,12 +164,12 @@ impl Store {
         self.engine.wal.queue.log_bytes()
     }
 
-    /// Commits kept readable for cursors and tickets.
+    /// Retained commits, for cursors and tickets.
     pub fn pins(&self) -> &Arc<RetainedCommits> {
         &self.engine.reads.retained
     }
 
-    /// How many rows a delete would take.
+    /// How many rows a delete would remove.
     pub fn count_range(&self, key: &SeriesKey, range: (i64, i64)) -> Result<u64> {
         let state = self.snapshot();
         let series = state.get(key).ok_or_else(|| series_not_found(key))?;
@@ -196,7 +196,7 @@ impl Store {
         self.engine.maintenance.seal(&ids)
     }
 
-    /// What upkeep did since the store was opened.
+    /// Counts of maintenance since the store was opened.
     pub fn upkeep_counts(&self) -> UpkeepCounts {
         self.engine.publisher.counters.counts()
     }
@@ -211,7 +211,7 @@ impl Store {
         self.engine.publisher.counters.garbage_total()
     }
 
-    /// Bytes of the run files on disk, and how many there are.
+    /// Bytes of the run files on disk, and their number.
     pub fn run_files(&self) -> (u64, u64) {
         self.engine.publisher.counters.runs()
     }
@@ -236,18 +236,18 @@ impl Store {
 
     /// Writes rows of many series as one commit with one sync: all of them, or none.
     ///
-    /// Under an idempotency key a repeat within 24 hours, also after a restart, is answered as the first time and
-    /// changes nothing.
+    /// Under an idempotency key a repeat within 24 hours, also after a restart, returns the result of the first write
+    /// and changes nothing.
     ///
     /// # Errors
     /// Those of [`Store::write`], each naming its series; `invalid_argument` for a series named twice;
-    /// `idempotency_mismatch` when the key was used for something else; `overloaded` when a million keys are kept.
+    /// `idempotency_mismatch` when the key was used for something else; `overloaded` when a million keys are stored.
     pub fn write_many(&self, writes: Vec<SeriesWrite>, idempotency_key: Option<&str>) -> Result<WriteOutcome> {
         self.finish_write(self.begin_write(writes, idempotency_key)?)
     }
 
     /// Checks the sidecars of all chunks and writes those that are missing, damaged or no longer what the registration
-    /// asks for. Upkeep does this by itself for chunks that a query found so.
+    /// asks for. Maintenance does this on its own for chunks that a query found so.
     ///
     /// # Errors
     /// `corrupt_data` when a chunk itself is damaged; those before it are done.
@@ -261,8 +261,8 @@ impl Store {
     }
 
     /// Merges chunks of these series (all when empty) where it is due: 8 or more in a partition, 30 % of a partition's
-    /// bytes garbage, or many deletes over it; with `full` wherever there is more than one chunk or any garbage. Readers
-    /// of the old files are not disturbed.
+    /// bytes garbage, or many deletes over it; with `full` wherever there is more than one chunk or any garbage.
+    /// Readers of the old files are not disturbed.
     ///
     /// # Errors
     /// `series_not_found`; `corrupt_data` when a chunk is damaged: its partition stays as it is.
@@ -270,7 +270,7 @@ impl Store {
         self.engine.maintenance.compact(&self.ids_of(keys)?, full)
     }
 
-    /// The same by series id. Ids of series that are gone are passed over.
+    /// The same by series id. Ids of dropped series are skipped.
     ///
     /// # Errors
     /// `corrupt_data` when a chunk is damaged: its partition stays as it is.
@@ -294,7 +294,8 @@ impl Store {
         self.engine.maintenance.vacuum()
     }
 
-    /// Deletes what the retention of these series (all when empty) no longer keeps. Gives what was deleted, by series id.
+    /// Deletes what the retention of these series (all when empty) no longer covers. Returns what was deleted, by
+    /// series id.
     ///
     /// The age of a row is measured from the newest row of its series, or from the clock when that row lies in the
     /// future.
@@ -319,8 +320,8 @@ impl Store {
         verify_open(&self.engine.root, &self.engine.wal, watch)
     }
 
-    /// The same, and writes sidecars anew that are damaged or missing, unless it is a dry run. No other file is
-    /// changed. What was written anew is listed apart from the findings.
+    /// The same check; also rewrites sidecars that are damaged or missing, unless it is a dry run. No other file is
+    /// changed. Rewritten files are listed apart from the findings.
     ///
     /// # Errors
     /// As [`Store::verify`], and those of writing.
@@ -334,13 +335,13 @@ impl Store {
     }
 
     /// Backs the whole store up into `target`, a new or empty directory or one with an earlier backup of this store,
-    /// as it is at one commit. Readers, writers and upkeep go on meanwhile.
+    /// as it is at one commit. Readers, writers and maintenance continue meanwhile.
     ///
     /// # Errors
     /// `invalid_argument` when the directory lies in a store or in another backup, or the store in it, or when it holds
     /// something else;
     /// `corrupt_data` naming a damaged file of the store; `storage_full`; `writer_stopped` when what is in the log
-    /// cannot be moved out of it; `not_ready` when it was cancelled. Whatever was begun is taken away again.
+    /// cannot be moved out of it; `not_ready` when it was cancelled. An unfinished backup is removed again.
     pub fn backup(&self, target: &Path, options: &BackupOptions, watch: &TaskControl) -> Result<BackupReport> {
         let Engine { root, epoch, maintenance, .. } = &self.engine;
         BackupRun { root, epoch, maintenance }.run(&root.elsewhere(target), options, watch)
@@ -349,17 +350,17 @@ impl Store {
     /// The state of an earlier commit.
     ///
     /// # Errors
-    /// `commit_gone` when nothing kept it.
+    /// `commit_gone` when it is no longer retained.
     pub fn at_commit(&self, commit: u64) -> Result<Arc<StoreState>> {
         self.engine.reads.at_commit(self.snapshot(), commit)
     }
 
     /// The series of these keys at an earlier commit, and perhaps others.
     ///
-    /// Finds more than [`Store::at_commit`]: a series that did not change since needs nobody who kept the commit.
+    /// Finds more than [`Store::at_commit`]: a series that did not change since needs no retained commit.
     ///
     /// # Errors
-    /// `commit_gone` when nothing kept the commit for one of them.
+    /// `commit_gone` when the commit is no longer retained for one of them.
     pub fn at_commit_of(&self, commit: u64, keys: &[SeriesKey]) -> Result<Arc<StoreState>> {
         self.engine.reads.at_commit_of(self.snapshot(), commit, keys)
     }
@@ -372,7 +373,7 @@ impl Store {
         self.engine.reads.as_of(&self.snapshot(), name)
     }
 
-    /// Registers a series. `created` is false when the same definition is there already.
+    /// Registers a series. `created` is false when the same definition exists already.
     ///
     /// # Errors
     /// `series_exists` when it is registered otherwise.
@@ -397,7 +398,7 @@ impl Store {
     }
 
     /// Decides a write as [`Store::write_many`] does and does not wait for it. Nothing of it is acknowledged or visible
-    /// before [`Store::finish_write`]; writes become durable in the order in which they were begun.
+    /// before [`Store::finish_write`]; writes become durable in the order in which they were decided.
     ///
     /// # Errors
     /// Those of [`Store::write_many`].
@@ -426,7 +427,7 @@ impl Store {
         self.engine.writes.create_snapshot(name)
     }
 
-    /// Takes a named view away; what only it showed is removed in time. Gives the commit of the drop.
+    /// Drops a named view; what only it showed is removed later. Returns the commit of the drop.
     ///
     /// # Errors
     /// `snapshot_not_found`, and those of a write.
@@ -438,8 +439,9 @@ impl Store {
         Ok(commit)
     }
 
-    /// The chunk files of a series, and which of their rows belong to it. Reads the timestamps of those files that others,
-    /// the tail or deletes overlap; the others count whole. `check` is called between pieces and can end it.
+    /// The chunk files of a series, and which of their rows belong to it. Reads the timestamps of those files that
+    /// others, the tail or deletes overlap; the others count in full. `check` is called between pieces and can stop the
+    /// work.
     ///
     /// # Errors
     /// That of `check`; `corrupt_data` for a damaged file; `too_large` beyond [`ROW_RANGES_MAX`] ranges.

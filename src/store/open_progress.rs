@@ -1,4 +1,4 @@
-//! How far the opening of a store is, for people who wait for it.
+//! Progress of opening a store, for display.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 const STEPS: [&str; 5] =
     ["beginning", "reading the manifest", "reading the log", "applying commits of the log", "tidying"];
 
-/// Progress of an opening; given along with the options of a store.
+/// Progress of an opening; passed in the options of a store.
 #[derive(Debug, Default)]
 pub struct OpenProgress {
     step: AtomicU8,
@@ -25,7 +25,7 @@ pub enum OpenStep {
 }
 
 impl OpenProgress {
-    /// A step begins, of so many parts; 0 where they are not counted.
+    /// Begins a step of `total` parts; 0 where they are not counted.
     pub fn begin(&self, step: OpenStep, total: u64) {
         self.done.store(0, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
@@ -37,14 +37,14 @@ impl OpenProgress {
         self.done.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Number of the step, parts that are done, and parts there are.
+    /// Number of the step, parts done, parts in total.
     pub fn progress(&self) -> (u8, u64, u64) {
         let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
         (self.step.load(Ordering::Relaxed), load(&self.done), load(&self.total))
     }
 }
 
-/// Two are the same when they tell of the same opening.
+/// Two are equal when they are the same object.
 impl PartialEq for OpenProgress {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)

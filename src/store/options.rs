@@ -21,17 +21,17 @@ pub struct StoreOptions {
     pub tail_bytes_max: u64,
     /// How long the commits of replies, cursors and tickets stay readable.
     pub commit_retention_ms: u64,
-    /// About how many bytes of memory earlier commits may take that only a reply can have named: 8 KiB each and the rows
+    /// Approximate bytes of memory for earlier commits that only a response can have named: 8 KiB each and the rows
     /// written since. 0 keeps those of cursors and tickets alone, and their files no longer than they are needed.
     pub commit_retention_bytes_max: u64,
     /// Most chunk files mapped at once.
     pub maps_max: usize,
-    /// Whether upkeep (sealing, trimming) runs in the background.
+    /// Whether maintenance (sealing, trimming, compaction) runs in the background.
     pub upkeep: bool,
-    /// Whether blocks are brought into memory when they are read, so that nobody downstream waits for the disk. A
-    /// server wants it; an embedder whose own thread reads the cells does not need it.
+    /// Whether blocks are brought into memory when they are read, so that no consumer waits for the disk. A
+    /// server needs this; a program whose own thread reads the cells does not.
     pub prefetch: bool,
-    /// Where the opening tells how far it is.
+    /// Where the opening reports its progress.
     pub opening: Option<Arc<OpenProgress>>,
     /// What becomes of the attempt to open a directory that this process may not write to.
     pub read_only: ReadOnly,
@@ -43,7 +43,7 @@ pub enum ReadOnly {
     /// It fails with `io`.
     #[default]
     Refused,
-    /// The store is opened for reading, and nothing on disk is changed. Every change of it is refused.
+    /// The store is opened for reading, and nothing on disk changes. Every write is refused.
     Opened,
 }
 

@@ -1,4 +1,4 @@
-//! Long work, watched: how far it is, how fast it may go, and whether it is still wanted.
+//! Control of long work: progress, rate and cancellation.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorCode, Result};
 
-/// Longest sleep before the wish to stop is looked at again.
+/// Longest sleep between two checks for cancellation.
 const NAP: Duration = Duration::from_millis(50);
 
-/// Shared between the thread that works and those that look at it.
+/// Shared between the working thread and those that observe it.
 #[derive(Debug, Default)]
 pub struct TaskControl {
     done: AtomicU64,
@@ -27,7 +27,7 @@ impl TaskControl {
         Self::default()
     }
 
-    /// Work that reads at most so many bytes a second; 0 for as many as it can.
+    /// Work that reads at most `bytes_per_second`; 0 for no limit.
     pub fn with_rate(bytes_per_second: u64) -> Self {
         Self { rate: bytes_per_second, ..Self::default() }
     }
@@ -37,12 +37,12 @@ impl TaskControl {
         self.rate > 0
     }
 
-    /// Adds to what there is to do.
+    /// Adds to the planned work.
     pub fn plan(&self, units: u64) {
         self.total.fetch_add(units, Ordering::Relaxed);
     }
 
-    /// Counts what was done, and waits as the rate asks.
+    /// Counts finished work, and waits to keep to the rate.
     ///
     /// # Errors
     /// `not_ready` when the work was cancelled.
@@ -71,17 +71,17 @@ impl TaskControl {
         self.advance(units)
     }
 
-    /// Asks the work to stop.
+    /// Requests cancellation.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
     }
 
-    /// Whether it was asked to stop.
+    /// Whether cancellation was requested.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    /// An error once the work was asked to stop.
+    /// Fails once cancellation was requested.
     ///
     /// # Errors
     /// `not_ready`.

@@ -50,7 +50,7 @@ fn a_backup_is_readable_in_place_and_restored_only_with_apply() {
     assert_eq!(rows(&to, &[]), now);
     assert_eq!(rows(&to, &["--as-of", "before"]), before);
     let refused = run_with(&["write", KEY, "--format", "csv", "--root", &to], LATER).fails(7, "writer_stopped");
-    assert!(refused.err.contains("hint: make a store of it"), "{refused:?}");
+    assert!(refused.err.contains("hint: create a store from it"), "{refused:?}");
     run(&["admin", "backup", &root, "--root", &root]).fails(2, "invalid_argument");
     run(&["admin", "repair", "--root", &to]).fails(7, "writer_stopped");
 

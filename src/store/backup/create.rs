@@ -1,10 +1,10 @@
-//! Backups: a consistent copy of the whole store in a directory of its own, taken while everything goes on.
+//! Backups: a consistent copy of the store in a directory of its own, taken while reads and writes continue.
 //!
 //! - Maintenance waits only until everything is out of the log; what the manifest says then is the backup. Its chunks
 //!   are held as a reader holds them, its run and receipt files are held open, so whatever is replaced meanwhile stays
 //!   readable until it is copied.
 //! - The result is a store directory with an empty log and a listing, `backup.json`, which is written last.
-//! - A later backup into the same directory keeps what is there already: names are never used twice for other bytes.
+//! - A later backup into the same directory keeps existing files: names are never used twice for other bytes.
 //! - A directory with a listing is only ever opened for reading ([`open_backup`]), and read without being changed.
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,7 +31,7 @@ use crate::store::read::sidecar;
 use crate::store::task_control::TaskControl;
 use crate::types::SeriesDef;
 
-/// Bytes at each end of a file by which two files of one name are told apart.
+/// Bytes at each end of a file by which two files of one name are compared.
 const ENDS_BYTES: u64 = 64;
 
 /// What a backup did.
@@ -45,7 +45,7 @@ pub struct BackupReport {
     pub rows: u64,
     pub chunks: u64,
     pub snapshots: u64,
-    /// Files that were there already.
+    /// Files that existed already.
     pub kept: FileCount,
     pub linked: FileCount,
     /// Copied, or written for the backup.
@@ -116,7 +116,7 @@ impl BackupRun<'_> {
         }
     }
 
-    /// What a backup would do with the chunks there are now; the tails are left out of account.
+    /// What a backup would do with the present chunks; the tails are not counted.
     fn plan(&self, target: &DiskPath, options: &BackupOptions) -> Result<BackupReport> {
         let contents = self.maintenance.publisher.lock().manifest.contents.clone();
         target::look(target, self.epoch)?;
@@ -153,7 +153,7 @@ impl BackupRun<'_> {
         path.strip_prefix(self.root).unwrap_or(path).display().to_string()
     }
 
-    /// Moves everything out of the log and takes hold of all files the manifest names then.
+    /// Moves everything out of the log and opens all files that the manifest names then.
     fn hold(&self) -> Result<BackupSource> {
         let mut files = self.maintenance.publisher.lock();
         let outcome = self.maintenance.checkpoint_with(&mut files);
@@ -178,7 +178,7 @@ impl BackupRun<'_> {
         Ok(BackupSource { contents, chunks, tails })
     }
 
-    /// Brings everything into the target. Gives how many files it removed there.
+    /// Copies everything into the target. Returns how many files it removed there.
     fn fill(&self, target: &mut BackupTarget<'_>, held: &BackupSource) -> Result<u64> {
         let contents = &held.contents;
         target.watch.plan(contents.chunks.values().map(|chunk| chunk.file_bytes).sum());
@@ -207,7 +207,7 @@ impl BackupRun<'_> {
         }
         for record in contents.chunks.values() {
             let chunk = held.chunks.get(&record.id);
-            let chunk = chunk.ok_or_else(|| Error::internal(format!("nobody has chunk {} open", record.id)))?;
+            let chunk = chunk.ok_or_else(|| Error::internal(format!("chunk {} is not open", record.id)))?;
             let same = |path: &DiskPath| chunk.is_file(path);
             target.put(&ExpectedFile {
                 name: chunk.name().to_owned(),
@@ -220,7 +220,7 @@ impl BackupRun<'_> {
             })?;
             for extension in sidecar::EXTENSIONS {
                 let source = chunk.path().with_extension(extension);
-                // Upkeep may put another one in its place at any time: what is open stays what it is.
+                // Maintenance may replace it at any time: the open file stays what it is.
                 let Some(file) = source.exists().then(|| disk::open(&source).ok()).flatten() else { continue };
                 let same = |path: &DiskPath| same_ends(&file, &source, path);
                 let name = PathBuf::from(chunk.name()).with_extension(extension).display().to_string();
@@ -261,7 +261,7 @@ impl BackupRun<'_> {
         target.finish(&listing)
     }
 
-    /// The files that deletes left beside the chunks; one that is missing or damaged is written anew.
+    /// The tombstone files next to the chunks; one that is missing or damaged is rewritten.
     fn put_tombstones(&self, target: &mut BackupTarget<'_>, contents: &Contents) -> Result<()> {
         for (series_id, commit, start, end) in &contents.tombstones {
             let Some(series) = contents.series.get(series_id) else { continue };
@@ -286,8 +286,8 @@ impl BackupRun<'_> {
     }
 }
 
-/// Whether a file of another name has as many bytes as one that is open, and begins and ends as it does. Good for
-/// files with a checksum of the whole at one of their ends.
+/// Whether a file of another name has as many bytes as an open one, and the same first and last bytes. Good for
+/// files with a checksum of all bytes at one of their ends.
 fn same_ends(file: &File, path: &DiskPath, other_path: &DiskPath) -> bool {
     if !other_path.exists() {
         return false;

@@ -50,14 +50,14 @@ impl FileCounts {
 pub struct BackupOptions {
     /// An earlier backup of the store, whose files are linked where they are the same.
     pub base: Option<PathBuf>,
-    /// Gives the backup files of its own. Else they are the store's own under a second name where that can be, with
-    /// one place on the disk for both: that costs no room, and damage of a disk hits both.
+    /// Gives the backup files of its own. Else they are hard links to the store's own where that is possible, with
+    /// one copy on the disk for both: that costs no space, and damage of a disk hits both.
     pub copy: bool,
     /// Whether linked files are read through; copied ones always are.
     pub verify: bool,
     /// Takes files that are damaged in the store as they are, and lists them, instead of failing.
     pub allow_damaged: bool,
-    /// Changes nothing, and tells what would be done with the files there are now.
+    /// Changes nothing, and reports what would be done with the present files.
     pub dry_run: bool,
     /// A copy of the registry, which goes into the backup.
     pub registry: Option<PathBuf>,

@@ -1,8 +1,8 @@
-//! Restoring: a backup becomes a store of its own, with a new random epoch, so that no reader takes what it knew of
-//! the old one for true.
+//! Restoring: a backup becomes a store of its own, with a new random epoch, so that no reader mistakes it
+//! for the old one.
 //!
-//! Every file of the backup is checked before anything is made. Until all is done and checked again, [`RESTORE_BEGUN`] stands
-//! in the directory: no store is opened or made in what a crash leaves behind.
+//! Every file of the backup is checked before anything is created. Until all is done and checked again,
+//! [`RESTORE_BEGUN`] exists in the directory: no store is opened or created in what a crash leaves behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufWriter;
@@ -37,14 +37,14 @@ use crate::store::task_control::TaskControl;
 /// How a backup is restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestoreOptions {
-    /// Does it; else it is only checked and told what would be done.
+    /// Applies the restore; else the backup is only checked and the result reported.
     pub apply: bool,
     /// The store as this named snapshot showed it: what came later is left out.
     pub as_of: Option<String>,
-    /// Gives files of the backup a second name instead of copying them, where that can be: it costs no room, and
+    /// Hard links files of the backup instead of copying them, where that is possible: it costs no space, and
     /// damage of the disk hits both.
     pub link: bool,
-    /// Takes chunks that are damaged as they are, and leaves damaged sidecars out.
+    /// Takes damaged chunks as they are, and leaves damaged sidecars out.
     pub allow_damaged: bool,
 }
 
@@ -78,7 +78,7 @@ pub struct RestoreReport {
 ///
 /// # Errors
 /// `not_found` without a finished backup, `corrupt_data` naming a damaged file of it, `invalid_argument` for a
-/// directory that is not empty, `snapshot_not_found`, `storage_full`. What was begun is taken away again.
+/// directory that is not empty, `snapshot_not_found`, `storage_full`. An unfinished restore is removed again.
 pub fn restore(backup: &Path, root: &Path, options: &RestoreOptions, watch: &TaskControl) -> Result<RestoreReport> {
     restore_on(&DiskPath::os(backup), &DiskPath::os(root), options, watch)
 }
@@ -166,7 +166,7 @@ fn check_unused(root: &DiskPath) -> Result<()> {
     }
 }
 
-/// Reads every file the listing names. Gives the damaged ones by path, where those are allowed.
+/// Reads every file the listing names. Returns the damaged ones by path, where those are allowed.
 fn check_files(
     backup: &DiskPath,
     listing: &Backup,
@@ -288,10 +288,10 @@ fn is_named(contents: &Contents, path: &str) -> bool {
     }
 }
 
-/// Takes back what was done, as well as that goes.
+/// Removes what was created, as far as possible.
 fn abandon(root: &DiskPath, made: bool) {
     let undo = || -> Result<()> {
-        // Nobody else may have come in meanwhile.
+        // No other process may have used the directory meanwhile.
         let _lock = Lock::acquire(&root.join(LOCK_FILE))?;
         disk::remove(&root.join(FORMAT_FILE))?;
         disk::remove(&root.join(REGISTRY_FILE))?;
@@ -304,7 +304,7 @@ fn abandon(root: &DiskPath, made: bool) {
         Ok(())
     };
     if let Err(error) = undo() {
-        tracing::warn!(%error, "a part of an unfinished restore stays behind");
+        tracing::warn!(%error, "a part of an unfinished restore could not be removed");
     }
 }
 
@@ -321,7 +321,7 @@ struct RestoreWork<'a> {
 }
 
 impl RestoreWork<'_> {
-    /// Makes the store. Gives its epoch.
+    /// Creates the store. Returns its epoch.
     fn run(&self, contents: Contents, taken: &[&BackupFile], damaged: &[BackupDamage], made: bool) -> Result<String> {
         disk::create_dir(self.root)?;
         let lock = Lock::acquire(&self.root.join(LOCK_FILE))?;
@@ -388,7 +388,7 @@ impl RestoreWork<'_> {
         if !from.exists() && damaged.iter().any(|damage| damage.path == file.path) {
             return Ok(());
         }
-        // The registry is changed in its place: it needs a file of its own.
+        // The registry is changed in place: it needs a file of its own.
         if self.options.link && !is_registry_copy(&file.path) && disk::link(&from, path)? {
             return Ok(());
         }
@@ -407,7 +407,7 @@ impl RestoreWork<'_> {
         Ok(())
     }
 
-    /// Makes run and receipt files without what came after the snapshot. Gives the paths of those that are not taken
+    /// Writes run and receipt files without what came after the snapshot. Returns the paths of those that are not taken
     /// over as they are.
     fn cut(&self, contents: &mut Contents) -> Result<BTreeSet<String>> {
         let commit = contents.base_commit;
@@ -425,7 +425,7 @@ impl RestoreWork<'_> {
             kept.extend(runs.into_iter().filter(|(id, run)| shown(id, run)));
         }
         if !kept.is_empty() {
-            // Those of one series behind each other.
+            // Runs of one series follow each other.
             kept.sort_by_key(|(id, run)| (*id, run.commit_lo));
             let id = contents.next_file_id;
             contents.next_file_id += 1;

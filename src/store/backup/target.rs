@@ -3,7 +3,7 @@
 //! - Nothing an earlier backup in it names is changed or removed before the new listing is in its place and durable,
 //!   so a crash leaves the one or the other.
 //! - A file gets its name when its bytes are on the disk; directories are synced before the listing.
-//! - While there is no listing yet, [`BACKUP_BEGUN`] stands in the directory, which no store is opened or made beside.
+//! - While there is no listing yet, [`BACKUP_BEGUN`] exists in the directory, where no store is opened or created.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,15 +25,15 @@ pub struct BackupTarget<'a> {
     pub options: &'a BackupOptions,
     pub watch: &'a TaskControl,
     pub tally: FileCounts,
-    /// What the backup that is there already has, and what of it was damaged.
+    /// What the existing backup has, and what of it was damaged.
     old: BTreeMap<String, BackupFile>,
     old_damaged: BTreeSet<String>,
     base: Option<(DiskPath, BTreeMap<String, BackupFile>)>,
     pub files: Vec<BackupFile>,
     pub damaged: Vec<BackupDamage>,
-    /// Names given since it began that nothing had before.
+    /// Names added by this backup.
     added: Vec<DiskPath>,
-    /// Directories looked at, and whether something in them is not synced.
+    /// Directories created or used, and whether something in them is not synced.
     dirs: BTreeMap<std::path::PathBuf, (DiskPath, bool)>,
     /// Whether there was nothing, not even a directory.
     made: bool,
@@ -45,11 +45,11 @@ pub struct ExpectedFile<'a> {
     /// Path from the directory of the store, and of the backup.
     pub name: String,
     pub source: &'a DiskPath,
-    /// The file, where its name may be gone by now.
+    /// The open file, where its name may be removed by now.
     pub held: Option<&'a File>,
     pub bytes: Option<u64>,
     pub crc: Option<u32>,
-    /// Whether a file elsewhere is the same one, by a look at a little of it.
+    /// Whether a file elsewhere is the same one, by comparing a part of it.
     pub same: &'a dyn Fn(&DiskPath) -> bool,
     /// A file that others can be made from: it is left out where it cannot be had, and where the earlier backup has
     /// another one of the name.
@@ -96,7 +96,7 @@ pub fn is_litter(root: &DiskPath, name: &str) -> bool {
 }
 
 impl<'a> BackupTarget<'a> {
-    /// Begins or goes on in a directory.
+    /// Starts or continues a backup in a directory.
     pub fn open(root: &DiskPath, epoch: &str, options: &'a BackupOptions, watch: &'a TaskControl) -> Result<Self> {
         look(root, epoch)?;
         let base = match &options.base {
@@ -160,7 +160,7 @@ impl<'a> BackupTarget<'a> {
         }
     }
 
-    /// Takes back what was done, as well as that goes.
+    /// Removes what was created, as far as possible.
     pub fn abandon(self) {
         let undo = || -> Result<()> {
             for path in self.added.iter().rev() {
@@ -183,12 +183,12 @@ impl<'a> BackupTarget<'a> {
             Ok(())
         };
         if let Err(error) = undo() {
-            tracing::warn!(%error, "a part of an unfinished backup stays behind");
+            tracing::warn!(%error, "a part of an unfinished backup could not be removed");
         }
         drop(self.lock);
     }
 
-    /// The place of a file, in a directory that is there.
+    /// The path of a file, in an existing directory.
     fn place_of(&mut self, name: &str) -> Result<DiskPath> {
         let path = self.root.join(name);
         if let Some(dir) = path.parent()
@@ -221,7 +221,7 @@ impl<'a> BackupTarget<'a> {
         self.files.push(file);
     }
 
-    /// Reads a file and gives its bytes and checksum.
+    /// Reads a file and returns its bytes and checksum.
     fn checksum(&self, file: &File, path: &DiskPath, counts: bool) -> Result<(u64, u32)> {
         let (mut bytes, mut crc) = (0, 0);
         disk::read_parts(file, path, &mut |part| {
@@ -232,7 +232,7 @@ impl<'a> BackupTarget<'a> {
         Ok((bytes, crc))
     }
 
-    /// Puts a file of the store, or of the base, in its place.
+    /// Adds a file of the store, or of the base.
     ///
     /// # Errors
     /// `corrupt_data` naming a file that is not what the manifest says, unless damage is allowed.
@@ -244,7 +244,7 @@ impl<'a> BackupTarget<'a> {
                 && !(self.options.copy && known.shared)
         };
         let Some(known) = self.old.get(&wanted.name).cloned() else {
-            // What a backup that was never finished left behind.
+            // Left over from an unfinished backup.
             disk::remove(&path)?;
             return if self.link(wanted, &path)? { Ok(()) } else { self.copy(wanted, &path, None) };
         };
@@ -254,7 +254,7 @@ impl<'a> BackupTarget<'a> {
             return Ok(());
         }
         if wanted.derived {
-            // Put over the other one, it would spoil the earlier backup. The next one takes it.
+            // Replacing the other one would damage the earlier backup. The next backup takes it.
             return Ok(());
         }
         if wanted.crc.is_some_and(|crc| crc != known.crc32c) && !self.old_damaged.contains(&wanted.name) {
@@ -269,7 +269,7 @@ impl<'a> BackupTarget<'a> {
             .with_hint("name an empty or a new directory")
     }
 
-    /// Gives a file that is there already its second name here.
+    /// Hard links an existing file into the backup.
     fn link(&mut self, wanted: &ExpectedFile<'_>, path: &DiskPath) -> Result<bool> {
         let known =
             self.base.as_ref().and_then(|(root, files)| Some((root.join(&wanted.name), files.get(&wanted.name)?)));
@@ -288,7 +288,7 @@ impl<'a> BackupTarget<'a> {
                     self.list(BackupFile { how: CopyMethod::Linked, ..file });
                     return Ok(true);
                 }
-                // The store still has it whole, perhaps.
+                // The store may still have it intact.
                 _ => disk::remove(path)?,
             }
         }
@@ -303,7 +303,7 @@ impl<'a> BackupTarget<'a> {
         Ok(true)
     }
 
-    /// Bytes and checksum of a file that was linked; read for it unless that is not wanted.
+    /// Bytes and checksum of a file that was linked; reads it unless that is not requested.
     fn linked(&self, wanted: &ExpectedFile<'_>, path: &DiskPath, crc: Option<u32>) -> Result<(u64, u32)> {
         let file = disk::open(path)?;
         match crc.filter(|_| !self.options.verify) {
@@ -316,7 +316,7 @@ impl<'a> BackupTarget<'a> {
         }
     }
 
-    /// Refuses a file that is not the one the manifest names, or takes it down as damaged.
+    /// Refuses a file that is not the one the manifest names, or records it as damaged.
     fn judge(&mut self, wanted: &ExpectedFile<'_>, bytes: u64, crc: u32) -> Result<()> {
         let name = &wanted.name;
         let reason = match (wanted.bytes, wanted.crc) {
@@ -327,7 +327,7 @@ impl<'a> BackupTarget<'a> {
         self.note_damage(name, reason)
     }
 
-    /// Takes a damaged or missing file of the store down, where that is allowed.
+    /// Records a damaged or missing file of the store, where that is allowed.
     pub fn note_damage(&mut self, name: &str, reason: String) -> Result<()> {
         if !self.options.allow_damaged {
             let hint = "repair the store first, or back up with --allow-damaged";
@@ -337,7 +337,7 @@ impl<'a> BackupTarget<'a> {
         Ok(())
     }
 
-    /// Takes a file down that was brought over and is none of its kind.
+    /// Records a copied file that cannot be decoded.
     pub fn note_unreadable(&mut self, name: &str, read: Result<()>) -> Result<()> {
         match read {
             Err(error) if error.code() == ErrorCode::CorruptData => {
@@ -349,7 +349,7 @@ impl<'a> BackupTarget<'a> {
         }
     }
 
-    /// Copies a file, in the place of a `known` one that is damaged or should be a file of its own.
+    /// Copies a file, replacing a `known` one that is damaged or should be a file of its own.
     fn copy(&mut self, wanted: &ExpectedFile<'_>, path: &DiskPath, known: Option<&BackupFile>) -> Result<()> {
         let opened;
         let file = match wanted.held {
@@ -411,7 +411,7 @@ impl<'a> BackupTarget<'a> {
         Ok(())
     }
 
-    /// Writes a file made for the backup, unless it is there already.
+    /// Writes a file made for the backup, unless it exists already.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.place_of(name)?;
         let crc32c = crc32c::crc32c(bytes);
@@ -443,7 +443,7 @@ impl<'a> BackupTarget<'a> {
         Ok(())
     }
 
-    /// Adds a file that `make` puts at its path, unless it is there already.
+    /// Adds a file that `make` creates at its path, unless it exists already.
     pub fn make(&mut self, name: &str, make: impl FnOnce(&DiskPath) -> Result<()>) -> Result<()> {
         let path = self.place_of(name)?;
         if let Some(known) = self.old.get(name)
@@ -462,7 +462,8 @@ impl<'a> BackupTarget<'a> {
         Ok(())
     }
 
-    /// Makes everything durable, then the listing, then removes what it does not name. Gives how many files went.
+    /// Makes everything durable, then the listing, then removes what it does not name. Returns how many files were
+    /// removed.
     pub fn finish(&mut self, listing: &Backup) -> Result<u64> {
         for (dir, _) in self.dirs.values().filter(|(_, unsynced)| *unsynced) {
             disk::sync_dir(dir)?;
@@ -493,7 +494,7 @@ impl<'a> BackupTarget<'a> {
                 .try_for_each(|dir| sweep(&self.root.join(dir), dir, &named, &mut removed))
         });
         if let Err(error) = swept {
-            tracing::warn!(%error, "files of an earlier backup stay behind");
+            tracing::warn!(%error, "files of an earlier backup could not be removed");
         }
         Ok(removed)
     }

@@ -1,7 +1,7 @@
 //! Overlaps: which chunks of a partition span the same times, which one wins there, and what compaction would do.
 //!
 //! Overlaps are normal: late rows become a chunk of their own, and the newer chunk wins where both have a row. They
-//! cost readers a merge, so compaction takes them away in time.
+//! cost readers a merge, so compaction removes them in time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::store::read::store_state::StoreState;
 /// Most partitions of one report.
 const PARTITIONS_MAX: usize = 1_000;
 
-/// Most overlapping pairs told of one partition.
+/// Most overlapping pairs reported of one partition.
 const PAIRS_MAX: usize = 100;
 
-/// Chunks that a look from outside keeps mapped.
+/// Chunks that a check from outside keeps mapped.
 const MAPS_MAX: usize = 64;
 
 /// A chunk of a partition that has several.
@@ -66,7 +66,7 @@ pub struct Overlap {
     pub chunks: Vec<OverlapChunk>,
     /// The first hundred pairs.
     pub pairs: Vec<OverlapPair>,
-    /// Rows in the files; those that are no longer read because a newer chunk or a delete took their place.
+    /// Rows in the files; those of them that a newer chunk or a delete hides.
     pub rows: u64,
     pub rows_hidden: u64,
     /// Whether background compaction would merge something here.

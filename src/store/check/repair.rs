@@ -1,10 +1,10 @@
-//! Repair: what is damaged is set aside with the reason beside it, what is whole is put into new files, and one new
+//! Repair: damaged files are set aside with the reason next to them, intact parts go into new files, and one new
 //! manifest checkpoint makes them count. Nothing is edited in place, and without `apply` nothing is changed at all.
 //!
 //! Order: damaged files get a second name under `quarantine/`; a new log segment, new chunks, run and receipt files are
-//! published; the checkpoint is published, which is the moment at which the repair happened; what it gave up is unlinked;
-//! sidecars are put in order. A crash before the checkpoint leaves the store as damaged as it was, one behind it leaves
-//! files that the next opening removes.
+//! published; the checkpoint is published, which is the moment at which the repair happened; what it gave up is
+//! unlinked; sidecars are put in order. A crash before the checkpoint leaves the store as damaged as it was, one behind
+//! it leaves files that the next opening removes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::sidecar;
 use crate::store::read::store_state::StoreState;
 use crate::store::registration::{def_json, parse_def};
-use crate::store::wal::segments::{begin_anew, segment_path};
+use crate::store::wal::segments::{restart, segment_path};
 use crate::types::SeriesKey;
 
 /// How a store is repaired.
@@ -51,7 +51,7 @@ use crate::types::SeriesKey;
 pub struct RepairOptions {
     /// Change the store; else only say what would be done.
     pub apply: bool,
-    /// Make the manifest anew from the other files alone, whatever it says.
+    /// Rebuild the manifest from the other files alone, whatever it says.
     pub rebuild_manifest: bool,
 }
 
@@ -63,7 +63,7 @@ const SEGMENT_BYTES_MIN: u64 = 4 << 10;
 pub struct RepairAction {
     /// `rewrite`, `quarantine`, `remove` or `accept`.
     pub action: &'static str,
-    /// File below the store; empty for the store as a whole.
+    /// File below the store; empty for the store itself.
     pub file: String,
     pub reason: String,
 }
@@ -73,22 +73,22 @@ pub struct RepairAction {
 pub struct LostRows {
     pub series: String,
     pub file: String,
-    /// They lie between these timestamps, in the unit of the series; `null` when nobody knows.
+    /// They lie between these timestamps, in the unit of the series; `null` when unknown.
     pub ts_min: Option<i64>,
     pub ts_max: Option<i64>,
-    /// How many at most; newer rows over them are not lost. `null` when nobody knows.
+    /// How many at most; newer rows over them are not lost. `null` when unknown.
     pub rows: Option<u64>,
     pub reason: String,
 }
 
-/// A snapshot that is gone.
+/// A snapshot that is lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LostSnapshot {
     pub name: String,
     pub commit: u64,
 }
 
-/// A series that is gone.
+/// A series that is lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LostSeries {
     pub series: String,
@@ -106,14 +106,14 @@ pub struct RepairReport {
     pub lost: Vec<LostRows>,
     /// Closed ranges of log sequence numbers whose commits are lost.
     pub lost_lsns: Vec<(u64, u64)>,
-    /// Log sequence number from which on commits may be lost without a trace: the end of the log is gone.
+    /// Log sequence number from which on commits may be lost without a trace: the end of the log is missing.
     pub lost_from: Option<u64>,
-    /// Closed ranges of the commits that were in what the log lost; `null` for an end nobody knows. Commits that went to
+    /// Closed ranges of the commits that were in what the log lost; `null` for an unknown end. Commits that went to
     /// chunks without the log are among the numbers, and are not lost.
     pub lost_commits: Vec<(u64, Option<u64>)>,
-    /// Snapshots that are gone, as far as their names can be read.
+    /// Snapshots that are lost, as far as their names can be read.
     pub lost_snapshots: Vec<LostSnapshot>,
-    /// Series that are gone, as far as they can be read.
+    /// Series that are lost, as far as they can be read.
     pub lost_series: Vec<LostSeries>,
     /// What else only the manifest knew, and is not known any more.
     pub forgotten: Vec<String>,
@@ -125,7 +125,7 @@ pub struct RepairReport {
 }
 
 impl RepairReport {
-    /// Whether anything that was acknowledged is gone, or may be.
+    /// Whether anything that was acknowledged is lost, or may be.
     pub fn has_lost(&self) -> bool {
         !self.lost.is_empty()
             || !self.lost_lsns.is_empty()
@@ -159,7 +159,7 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
     let mut report = plan.report();
     report.applied = options.apply && !clean;
     drop(lock);
-    // Sidecars are derived: any that are damaged are written anew, which is no loss and no repair of data.
+    // Sidecars are derived: rebuilding damaged ones is no loss and no repair of data.
     if options.apply {
         let store = Engine::open(root, false, StoreOptions { upkeep: false, ..StoreOptions::default() })?;
         let sidecars = store.maintenance.rebuild_sidecars()?;
@@ -174,7 +174,7 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
     Ok(report)
 }
 
-/// A chunk that is written anew from its whole blocks.
+/// A chunk that is rewritten from its intact blocks.
 struct DamagedChunk {
     chunk: Arc<ChunkFile>,
     /// What is left of it; `None` for nothing.
@@ -192,13 +192,13 @@ struct RepairPlan<'a> {
     forgotten: Vec<String>,
     /// Damaged chunks by series.
     damaged: BTreeMap<SeriesId, Vec<DamagedChunk>>,
-    /// Tombstone, registration and drop files to write anew.
+    /// Tombstone, registration and drop files to rewrite.
     small_files: Vec<(DiskPath, Vec<u8>)>,
-    /// Files that are given up, once the new manifest counts.
+    /// Files that are removed once the new manifest counts.
     removals: Vec<DiskPath>,
     /// Damaged files, to be kept under `quarantine/`.
     quarantine: Vec<(DiskPath, String)>,
-    /// Checksums of the whole chunks whose record has none.
+    /// Checksums of all bytes of the chunks whose record has none.
     checksums: BTreeMap<u64, u32>,
     /// The state after the repair.
     state: StoreState,
@@ -243,7 +243,7 @@ impl<'a> RepairPlan<'a> {
         }
     }
 
-    /// Damage that reading the store told of: FORMAT, manifest, log, run and receipt files.
+    /// Damage that reading the store reported: FORMAT, manifest, log, run and receipt files.
     fn find_files(&mut self) -> Result<()> {
         if let Some(reason) = self.read.format_damage.clone() {
             self.act("rewrite", &self.root.join("FORMAT"), reason);
@@ -341,7 +341,7 @@ impl<'a> RepairPlan<'a> {
         }
     }
 
-    /// Damage in files that reading a store does not look at: copies that cost nothing, and small files that only a rebuilt
+    /// Damage in files that reading a store does not open: redundant copies, and small files that only a rebuilt
     /// manifest would need.
     fn find_rest(&mut self) -> Result<()> {
         self.find_lost_names();
@@ -387,7 +387,7 @@ impl<'a> RepairPlan<'a> {
         Ok(())
     }
 
-    /// Sets the registry aside; whoever knows how to make one begins a fresh one.
+    /// Sets the registry aside; the control plane creates a new one.
     fn give_up_registry(&mut self, finding: &Finding) -> Result<()> {
         let path = self.root.join(REGISTRY_FILE);
         self.set_aside(&path, &finding.message);
@@ -409,7 +409,7 @@ impl<'a> RepairPlan<'a> {
         Ok(())
     }
 
-    /// Gives up the damaged file of a delete that nothing needs any more.
+    /// Removes the damaged file of a delete that is no longer needed.
     fn remove_tombstone(&mut self, path: &DiskPath, finding: &Finding) {
         if self.small_files.iter().any(|(known, _)| **known == **path) {
             return;
@@ -639,7 +639,7 @@ impl<'a> RepairPlan<'a> {
         }
         self.mark_dropped()?;
         let lost_lsns: u64 = self.read.log.lost.iter().map(|(first, last)| last - first + 1).sum();
-        // Commits nobody has any more may have had numbers behind the last one that is there.
+        // Commits that are lost may have had numbers after the last one that exists.
         if self.read.log.has_lost() {
             self.state.commit = self.state.commit.max(highest_commit(&self.read.known));
         }
@@ -652,7 +652,7 @@ impl<'a> RepairPlan<'a> {
         self.remove_given_up(&contents, &given_up)
     }
 
-    /// Gives every damaged file a second name, with the reason beside it.
+    /// Gives every damaged file a second name, with the reason next to it.
     fn keep_damaged(&self) -> Result<()> {
         if self.quarantine.is_empty() {
             return Ok(());
@@ -679,8 +679,8 @@ impl<'a> RepairPlan<'a> {
         disk::sync_dir(&dir)
     }
 
-    /// Writes the whole blocks of damaged chunks into new ones and puts those into the state. Gives the records of the
-    /// old ones.
+    /// Writes the intact blocks of damaged chunks into new ones and puts those into the state. Returns the records of
+    /// the old ones.
     fn replace_chunks(&mut self, next_file_id: &mut u64) -> Result<Vec<ChunkRecord>> {
         let mut given_up = Vec::new();
         let ids: Vec<SeriesId> = self.damaged.keys().copied().collect();
@@ -764,7 +764,7 @@ impl<'a> RepairPlan<'a> {
         })
     }
 
-    /// Publishes the files the new manifest needs, and gives what it says.
+    /// Publishes the files that the new manifest needs, and returns its contents.
     fn new_contents(&self, mut next_file_id: u64) -> Result<Contents> {
         let (root, read, state) = (self.root, &self.read, &self.state);
         let segments = read.log.segments.iter().map(|(number, _)| *number);
@@ -772,7 +772,7 @@ impl<'a> RepairPlan<'a> {
         let first_lsn = read.log.next_lsn.max(read.log.durable_lsn + 1).saturating_add(read.log.lost_frames_max);
         let bytes = read.log.segments.iter().map(|(_, bytes)| *bytes).find(|bytes| *bytes >= SEGMENT_BYTES_MIN);
         let bytes = bytes.unwrap_or(StoreOptions::default().wal_segment_bytes);
-        begin_anew(root, segment, first_lsn, bytes)?;
+        restart(root, segment, first_lsn, bytes)?;
         let lost = self.report().has_lost();
         let anew = read.salvaged || lost || read.known.epoch.is_empty();
         let mut contents = Contents {

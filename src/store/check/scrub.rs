@@ -1,4 +1,4 @@
-//! Scrubbing: a check that also puts sidecars in order.
+//! Scrubbing: a check that also rebuilds sidecars.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::store::publish::sidecars::{SidecarReport, is_stale};
 use crate::store::read::sidecar::value_index_path;
 use crate::store::task_control::TaskControl;
 
-/// Checks everything; writes sidecars anew that are damaged, missing or stale unless `dry_run`.
+/// Checks everything; rewrites sidecars that are damaged, missing or stale unless `dry_run`.
 pub fn scrub(root: &DiskPath, maintenance: &Maintenance, dry_run: bool, watch: &TaskControl) -> Result<VerifyReport> {
     let mut report = verify_open(root, &maintenance.wal, watch)?;
     if dry_run {
@@ -40,7 +40,7 @@ pub fn scrub(root: &DiskPath, maintenance: &Maintenance, dry_run: bool, watch: &
             Ok(()) => report.set_rebuilt(position),
             Err(error) => {
                 // A sidecar of a damaged chunk cannot be made; the chunk is a finding of its own.
-                tracing::warn!(file = finding.file, %error, "a sidecar could not be written anew");
+                tracing::warn!(file = finding.file, %error, "a sidecar could not be rewritten");
                 position += 1;
             }
         }
@@ -48,7 +48,7 @@ pub fn scrub(root: &DiskPath, maintenance: &Maintenance, dry_run: bool, watch: &
     Ok(report)
 }
 
-/// Value indexes of other columns than the registrations ask for. A check beside a writer leaves them out, since the
+/// Value indexes of other columns than the registrations ask for. A check without the store leaves them out, since the
 /// registration may be newer than what it read; here the state is known.
 fn add_stale(root: &DiskPath, maintenance: &Maintenance, report: &mut VerifyReport, watch: &TaskControl) -> Result<()> {
     let state = maintenance.wal.queue.published();

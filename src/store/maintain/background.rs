@@ -1,5 +1,5 @@
-//! Upkeep in the background: marker frames, interval syncs, sealing of long tails, trimming of the log, compaction,
-//! retention. Each is a step that can be taken by hand as well.
+//! Maintenance in the background: marker frames, interval syncs, sealing of long tails, trimming of the log,
+//! compaction, retention. Each step can also be run by hand.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -12,10 +12,10 @@ use crate::store::options::Durability;
 use crate::store::read::series_state::SeriesId;
 use crate::store::write::idempotency::RECEIPTS_MAX;
 
-/// Longest time acknowledged frames stay last in the log without a marker behind them.
+/// Longest time acknowledged frames stay last in the log without a marker after them.
 const MARK_INTERVAL: Duration = Duration::from_millis(40);
 
-/// How often retention is looked at.
+/// Interval of retention checks.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
@@ -28,14 +28,14 @@ struct MaintenanceRequests {
 
 #[derive(Debug, Default)]
 struct MaintenanceQueue {
-    orders: Mutex<MaintenanceRequests>,
+    requests: Mutex<MaintenanceRequests>,
     wake: Condvar,
 }
 
-/// The two upkeep threads: one for the log, one for files.
+/// The two maintenance threads: one for the log, one for files.
 #[derive(Debug)]
 pub struct MaintenanceThreads {
-    desk: Arc<MaintenanceQueue>,
+    queue: Arc<MaintenanceQueue>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -44,71 +44,73 @@ type MaintenanceLoop = fn(&Weak<Maintenance>, &MaintenanceQueue);
 
 impl MaintenanceThreads {
     pub fn start(maintenance: &Arc<Maintenance>) -> Result<Self> {
-        let desk = Arc::new(MaintenanceQueue::default());
-        let mut upkeep = Self { desk: Arc::clone(&desk), threads: Vec::new() };
-        let works: [(&str, MaintenanceLoop); 2] = [("fastk-log", keep_log), ("fastk-seal", keep_files)];
+        let queue = Arc::new(MaintenanceQueue::default());
+        let mut upkeep = Self { queue: Arc::clone(&queue), threads: Vec::new() };
+        let works: [(&str, MaintenanceLoop); 2] = [("fastk-log", maintain_log), ("fastk-seal", maintain_files)];
         for (name, work) in works {
-            let (maintenance, desk) = (Arc::downgrade(maintenance), Arc::clone(&desk));
+            let (maintenance, queue) = (Arc::downgrade(maintenance), Arc::clone(&queue));
             let thread = std::thread::Builder::new()
                 .name(name.into())
-                .spawn(move || work(&maintenance, &desk))
+                .spawn(move || work(&maintenance, &queue))
                 .map_err(|error| Error::internal(format!("cannot start thread {name}: {error}")))?;
             upkeep.threads.push(thread);
         }
         Ok(upkeep)
     }
 
-    /// Asks for a series to be sealed.
+    /// Requests a seal of a series.
     pub fn seal_soon(&self, id: SeriesId) {
-        self.desk.orders.lock().unwrap_or_else(PoisonError::into_inner).seal.insert(id);
-        self.desk.wake.notify_all();
+        self.queue.requests.lock().unwrap_or_else(PoisonError::into_inner).seal.insert(id);
+        self.queue.wake.notify_all();
     }
 
-    /// Asks for a series' chunks to be looked at.
+    /// Requests a check of a series' chunks for compaction.
     pub fn compact_soon(&self, id: SeriesId) {
-        self.desk.orders.lock().unwrap_or_else(PoisonError::into_inner).compact.insert(id);
+        self.queue.requests.lock().unwrap_or_else(PoisonError::into_inner).compact.insert(id);
     }
 
-    /// Asks for all chunks to be looked at.
+    /// Requests a check of all chunks for compaction.
     pub fn compact_all_soon(&self) {
-        self.desk.orders.lock().unwrap_or_else(PoisonError::into_inner).compact_all = true;
+        self.queue.requests.lock().unwrap_or_else(PoisonError::into_inner).compact_all = true;
     }
 
     /// Ends the threads after the step they are in.
     pub fn stop(self) {
-        self.desk.orders.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
-        self.desk.wake.notify_all();
+        self.queue.requests.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        self.queue.wake.notify_all();
         for thread in self.threads {
             if thread.join().is_err() {
-                tracing::error!("an upkeep thread panicked");
+                tracing::error!("a maintenance thread panicked");
             }
         }
     }
 }
 
 impl MaintenanceQueue {
-    /// Waits for series to seal or time; `None` when asked to stop.
+    /// Waits for a series to seal or for the time; `None` after a request to stop.
     fn next(&self, wait: Duration) -> Option<MaintenanceRequests> {
-        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut orders, _) = self
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut requests, _) = self
             .wake
-            .wait_timeout_while(orders, wait, |orders| !orders.stop && orders.seal.is_empty())
+            .wait_timeout_while(requests, wait, |requests| !requests.stop && requests.seal.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        if orders.stop { None } else { Some(std::mem::take(&mut orders)) }
+        if requests.stop { None } else { Some(std::mem::take(&mut requests)) }
     }
 
-    /// Waits for time only; `false` when asked to stop.
+    /// Waits for the time only; `false` after a request to stop.
     fn sleep(&self, wait: Duration) -> bool {
-        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        let (orders, _) =
-            self.wake.wait_timeout_while(orders, wait, |orders| !orders.stop).unwrap_or_else(PoisonError::into_inner);
-        !orders.stop
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let (requests, _) = self
+            .wake
+            .wait_timeout_while(requests, wait, |requests| !requests.stop)
+            .unwrap_or_else(PoisonError::into_inner);
+        !requests.stop
     }
 }
 
-fn keep_log(maintenance: &Weak<Maintenance>, desk: &MaintenanceQueue) {
+fn maintain_log(maintenance: &Weak<Maintenance>, queue: &MaintenanceQueue) {
     let mut synced = Instant::now();
-    while desk.sleep(MARK_INTERVAL) {
+    while queue.sleep(MARK_INTERVAL) {
         let Some(maintenance) = maintenance.upgrade() else { return };
         if maintenance.wal.queue.stopped().is_some() {
             continue;
@@ -127,16 +129,16 @@ fn keep_log(maintenance: &Weak<Maintenance>, desk: &MaintenanceQueue) {
     }
 }
 
-fn keep_files(maintenance: &Weak<Maintenance>, desk: &MaintenanceQueue) {
+fn maintain_files(maintenance: &Weak<Maintenance>, queue: &MaintenanceQueue) {
     let mut retained = Instant::now();
-    while let Some(orders) = desk.next(Duration::from_millis(500)) {
+    while let Some(requests) = queue.next(Duration::from_millis(500)) {
         let Some(maintenance) = maintenance.upgrade() else { return };
         maintenance.reads.retained.expire();
         if maintenance.wal.queue.stopped().is_some() {
             continue;
         }
-        if !orders.seal.is_empty() {
-            let due: Vec<SeriesId> = orders.seal.into_iter().collect();
+        if !requests.seal.is_empty() {
+            let due: Vec<SeriesId> = requests.seal.into_iter().collect();
             report("seal", maintenance.seal(&due).map(|_| ()));
         }
         report("rebuild sidecars", maintenance.rebuild_ordered().map(|_| ()));
@@ -151,9 +153,9 @@ fn keep_files(maintenance: &Weak<Maintenance>, desk: &MaintenanceQueue) {
                 maintenance.forget_receipts();
             }
         }
-        let ordered: Vec<SeriesId> = orders.compact.into_iter().collect();
+        let ordered: Vec<SeriesId> = requests.compact.into_iter().collect();
         let compacted =
-            if orders.compact_all { maintenance.compact(&[], false) } else { maintenance.compact_changed(&ordered) };
+            if requests.compact_all { maintenance.compact(&[], false) } else { maintenance.compact_changed(&ordered) };
         report("compact", compacted.map(|_| ()));
         report("vacuum", maintenance.vacuum().map(|_| ()));
         maintenance.wal.reserve.take();
@@ -162,6 +164,6 @@ fn keep_files(maintenance: &Weak<Maintenance>, desk: &MaintenanceQueue) {
 
 fn report(step: &str, outcome: Result<()>) {
     if let Err(error) = outcome {
-        tracing::error!(step, %error, "upkeep failed");
+        tracing::error!(step, %error, "maintenance failed");
     }
 }

@@ -29,7 +29,7 @@ use crate::store::read::structural::Structural;
 use crate::store::wal::commit_queue::FrozenRuns;
 use crate::store::write::idempotency::RECEIPT_KEEP_MS;
 
-/// Tail rows from which a checkpoint gives a series a chunk instead of a place in the run file: one block.
+/// Tail rows from which a checkpoint writes a chunk for a series instead of rows in the run file: one block.
 const CHUNK_ROWS_MIN: u64 = 16_384;
 
 /// Run files of a level that are merged into one of the next.
@@ -62,14 +62,14 @@ impl Maintenance {
             self.wal.queue.apply(&mut self.wal.queue.lock(), Structural::Thaw(frozen.ids));
             return outcome;
         }
-        // What the manifest gave up, which is less than was frozen when there was nothing to publish.
+        // What the manifest released, which is less than was frozen when there was nothing to publish.
         let given_up = files.manifest.contents.wal_first_segment;
         self.wal.queue.trim(if planted(Bug::TrimmedWithoutEdit) { frozen.segment } else { given_up })?;
         while self.merge_runs(files)? {}
         Ok(())
     }
 
-    /// Series whose tail is worth a chunk, and the longest others while all tails together take too much room.
+    /// Series whose tail is worth a chunk, and the longest others while all tails together take too much space.
     fn long_tails(&self) -> Vec<SeriesId> {
         let state = self.wal.queue.published();
         let bytes = |series: &SeriesState| series.tail().map(|run| run.bytes()).sum::<u64>();
@@ -114,7 +114,7 @@ impl Maintenance {
             let recorded = contents.series.get(&series.id);
             if recorded.is_none_or(|record| record.version != series.version) {
                 // The run files hold the tail: the chunks end where they ended before.
-                series_files::tell_registration(&self.root, series, recorded)?;
+                series_files::write_registration(&self.root, series, recorded)?;
                 edit.series.push(series_record(series, series.sealed_commit)?);
             }
             if let Some(commit) = series.dropped_commit {
@@ -178,7 +178,7 @@ impl Maintenance {
         self.reads.views.expire(edit);
     }
 
-    /// Writes runs, those of one series after those of the other, as one file, adds it to the edit and gives the runs
+    /// Writes runs, those of one series after those of the other, as one file, adds it to the edit and returns the runs
     /// mapped from it. Nothing for no runs.
     fn write_runs<'s>(
         &self,
@@ -217,7 +217,7 @@ impl Maintenance {
 
     /// Links a finished file to the next free name.
     fn publish_new(&self, staged: StagedFile, next_id: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> Result<u64> {
-        // A file of this name can stand there from a step that never reached the manifest.
+        // A file of this name can exist from a step that never reached the manifest.
         while path(&self.root, *next_id).found()? {
             *next_id += 1;
         }
@@ -264,7 +264,7 @@ impl Maintenance {
         Ok(true)
     }
 
-    /// Puts receipts that only the log has into a file, and all into one when there are many files. Gives the files
+    /// Puts receipts that only the log has into a file, and all into one when there are many files. Returns the files
     /// that are no longer needed.
     fn settle_receipts(
         &self,
@@ -293,10 +293,10 @@ impl Maintenance {
         Ok(gone)
     }
 
-    /// Lets go of receipts that answer no retry any more.
+    /// Drops receipts that no longer answer a retry.
     pub fn forget_receipts(&self) {
         let before_ms = wall_ms().saturating_sub(RECEIPT_KEEP_MS);
-        // Looked for without the lock: there can be a million of them.
+        // Searched without the lock: there can be a million of them.
         if self.wal.queue.published().receipts.values().any(|receipt| receipt.wall_ms < before_ms) {
             self.wal.queue.apply(&mut self.wal.queue.lock(), Structural::Forget { before_ms });
         }

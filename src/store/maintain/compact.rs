@@ -1,4 +1,4 @@
-//! Compaction, retention and vacuum: what keeps a store small without anybody noticing.
+//! Compaction: fewer chunks, and less garbage in them.
 //!
 //! - A compaction writes one chunk from all chunks of a partition between two fences, reads it back beside what it
 //!   replaces, and only then publishes it. It is due from [`CHUNKS_MAX`] chunks or 30 % garbage on, or when many
@@ -35,7 +35,7 @@ impl Maintenance {
     }
 
     /// Compacts what is due among these series, all when empty; with `full` every partition that is more than one chunk
-    /// without garbage. A damaged chunk is left as it is, for its readers to be told; the others go on.
+    /// without garbage. A damaged chunk is left as it is, so that its readers get the error; the others are compacted.
     pub fn compact(&self, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
         let mut files = self.publisher.lock();
         let begun = Instant::now();
@@ -48,10 +48,10 @@ impl Maintenance {
     fn compact_with(&self, files: &mut PublishedFiles, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
         let mut report = CompactReport::default();
         let state = self.wal.queue.published();
-        // A delete takes rows out of files for good only when it is itself durable.
+        // A delete removes rows from files for good only when it is itself durable.
         self.wal.queue.flush()?;
         self.wal.queue.sync()?;
-        // Once each, however often it is named: what takes the place of chunks is one chunk.
+        // Once each, however often it is listed: several chunks are replaced by one.
         let chosen: BTreeSet<SeriesId> =
             if ids.is_empty() { state.series.keys().copied().collect() } else { ids.iter().copied().collect() };
         let mut parts = Vec::new();
@@ -94,8 +94,8 @@ impl Maintenance {
         }
     }
 
-    /// Gives the new chunks their names and compares each with what it replaces. Gives those that are right; the chunks of
-    /// the others stay as they are.
+    /// Gives the new chunks their names and compares each with what it replaces. Returns the correct ones; the chunks
+    /// of the others stay as they are.
     fn place_compacted(
         &self,
         written: Vec<CompactedChunk>,
@@ -156,7 +156,7 @@ impl Maintenance {
                 }
             }
         }
-        // Deletes that came in between are in the log only, and stay there.
+        // Deletes decided meanwhile are in the log only, and stay there.
         for (part, _, series) in joined.values_mut() {
             part.tombstones = self.publisher.tombstones_after(series.as_ref().clone(), &part.added, &part.removed);
         }
@@ -258,7 +258,7 @@ enum CompactionOutcome {
     Left {
         garbage_bytes: u64,
     },
-    /// The chunk that replaces it is written, or none is needed: no row of it is read any more.
+    /// The replacing chunk is written, or none is needed: no row of it is read any more.
     Written {
         chunk: Option<StagedChunk>,
         live: u64,

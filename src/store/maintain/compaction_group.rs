@@ -17,7 +17,7 @@ pub const CHUNKS_MAX: usize = 8;
 /// Percent of a partition's chunk bytes that may be garbage.
 pub const GARBAGE_PERCENT: u64 = 30;
 
-/// Bytes of chunks that may be written anew to get rid of one delete, and the bytes a group counts as at least: 256
+/// Bytes of chunks that may be rewritten to get rid of one delete, and the least bytes that a group counts as: 256
 /// deletes over a small group, more over a larger one. Each costs every reader time and is a file.
 const BYTES_PER_DELETE: u64 = 64 << 10;
 
@@ -37,7 +37,7 @@ pub struct CompactionReason {
     pub many: bool,
     /// Too many of its bytes are garbage.
     pub much: bool,
-    /// Too many deletes lie over it, and one chunk leaves all of them behind.
+    /// Too many deletes lie over it, and one chunk replaces all of them.
     pub deletes: bool,
     /// The chunk would be the partition as of this commit.
     pub as_of: Option<u64>,
@@ -62,7 +62,7 @@ impl CompactionGroup {
         self.chunks.iter().cloned().map(MergeSource::Chunk).collect()
     }
 
-    /// Deletes that take rows of these chunks.
+    /// Deletes that hide rows of these chunks.
     pub fn tombstones(&self, series: &SeriesState) -> Vec<Tombstone> {
         let hits = |t: &Tombstone| {
             self.chunks.iter().any(|chunk| {
@@ -79,7 +79,7 @@ impl CompactionGroup {
         Merge::new(self.sources(), tombstones, def, cache, (i64::MIN, i64::MAX), false)
     }
 
-    /// Rows that no newer chunk and no delete took.
+    /// Rows that no newer chunk and no delete hides.
     pub fn live_rows(&self, series: &SeriesState, cache: &Arc<MapCache>) -> Result<u64> {
         let mut spans: Vec<(i64, i64)> = self.chunks.iter().map(|c| (c.record.ts_min, c.record.ts_max)).collect();
         spans.sort_unstable();
@@ -107,14 +107,14 @@ impl CompactionGroup {
         CompactionReason {
             many: self.chunks.len() >= if full { 2 } else { CHUNKS_MAX },
             much: garbage_bytes * 100 >= bytes * GARBAGE_PERCENT || (full && garbage_bytes > 0),
-            // Only when the new chunk leaves all of them behind: it would be due again at once otherwise.
+            // Only when the new chunk is newer than all of them: it would be due again at once otherwise.
             deletes: as_of.is_some()
                 && (tombstones.len() as u64).saturating_mul(BYTES_PER_DELETE) >= bytes.max(GROUP_BYTES_MIN),
             as_of,
         }
     }
 
-    /// Bytes of the files that hold nothing anybody can read.
+    /// Bytes of the files that hold nothing readable.
     pub fn garbage_bytes(&self, live_rows: u64) -> u64 {
         let (bytes, rows) = (u128::from(self.bytes()), u128::from(self.rows().max(1)));
         let dead = u128::from(self.rows().saturating_sub(live_rows));

@@ -9,8 +9,8 @@ use crate::store::write::delete::DeleteOutcome;
 use crate::types::SeriesDef;
 
 impl Maintenance {
-    /// Deletes what retention no longer keeps. `exact` cuts to the row; else only when 5 % more than that is there, so
-    /// that background upkeep is not a delete a minute.
+    /// Deletes what retention no longer covers. `exact` cuts to the row; else only when there is 5 % more than that, so
+    /// that background maintenance does not delete every minute.
     pub fn retain(&self, exact: bool, ids: &[SeriesId]) -> Result<Vec<(SeriesId, DeleteOutcome)>> {
         let mut cuts = Vec::new();
         let mut failed = None;
@@ -29,7 +29,7 @@ impl Maintenance {
                     self.publisher.counters.add_retention(deleted.rows_deleted);
                     cuts.push((id, deleted));
                 }
-                // Dropped or changed in between: the next time will tell.
+                // Dropped or changed meanwhile: the next run decides.
                 Err(error) if matches!(error.code(), ErrorCode::SeriesNotFound | ErrorCode::CommitConflict) => {}
                 Err(error) => {
                     tracing::error!(series = %series.def.key, %error, "retention could not be applied");
@@ -55,7 +55,7 @@ impl Maintenance {
         let mut end: Option<i64> = None;
         if let Some(age) = retention.max_age_ms()? {
             let age = in_unit(&series.def, age);
-            // A wrong clock or a row from the future must not take what is young by the other measure.
+            // A wrong clock or a row from the future must not delete what is young by the other measure.
             let newest = last.min(in_unit(&series.def, wall_ms()));
             let cut = newest.saturating_sub(age).saturating_sub(1);
             let slack = if exact { 0 } else { age / 20 };

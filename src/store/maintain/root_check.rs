@@ -1,4 +1,4 @@
-//! Whether the directory of an open store is still there.
+//! Whether the directory of an open store still exists.
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,23 +6,23 @@ use std::time::{Duration, Instant};
 
 use crate::disk::Lock;
 
-/// Longest wait for a look to end: whoever asks how the store is gets an answer when the disk stalls.
-const PATIENCE: Duration = Duration::from_millis(250);
-/// A look that takes so long is a finding.
+/// Longest wait for a check to end: health requests get a response even when the disk stalls.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(250);
+/// A check that takes longer is a problem itself.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// Looks at the directory, one look at a time.
+/// Checks the directory, one check at a time.
 #[derive(Debug)]
-pub struct RootCheck(Arc<Look>);
+pub struct RootCheck(Arc<Check>);
 
 #[derive(Debug)]
-struct Look {
+struct Check {
     lock: Arc<Lock>,
-    /// The look under way, and what the one before it found.
+    /// Start of the check in progress, and the result of the one before it.
     found: Mutex<(Option<Instant>, Option<String>)>,
 }
 
-impl Look {
+impl Check {
     fn found(&self) -> MutexGuard<'_, (Option<Instant>, Option<String>)> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -30,26 +30,26 @@ impl Look {
 
 impl RootCheck {
     pub fn new(lock: Arc<Lock>) -> Self {
-        Self(Arc::new(Look { lock, found: Mutex::default() }))
+        Self(Arc::new(Check { lock, found: Mutex::default() }))
     }
 
-    /// Why the directory is not the one that was opened, or does not answer.
+    /// Why the directory is not the one that was opened, or does not respond.
     pub fn problem(&self) -> Option<String> {
         let mut found = self.0.found();
         if let (Some(begun), before) = &*found {
             let waited = begun.elapsed();
             let stalled = waited >= STALLED;
-            let stall = stalled.then(|| format!("the disk has not answered for {} s", waited.as_secs()));
+            let stall = stalled.then(|| format!("the disk has not responded for {} s", waited.as_secs()));
             return stall.or_else(|| before.clone());
         }
-        let look = Arc::clone(&self.0);
-        let (tell, told) = channel();
+        let check = Arc::clone(&self.0);
+        let (sender, receiver) = channel();
         let work = move || {
-            let problem = look.lock.problem();
-            *look.found() = (None, problem.clone());
-            // The store may be closed as soon as somebody knows.
-            drop(look);
-            let _ = tell.send(problem);
+            let problem = check.lock.problem();
+            *check.found() = (None, problem.clone());
+            // The store may be closed as soon as the result is known.
+            drop(check);
+            let _ = sender.send(problem);
         };
         found.0 = Some(Instant::now());
         let before = found.1.clone();
@@ -58,7 +58,7 @@ impl RootCheck {
             self.0.found().0 = None;
             return before;
         }
-        match told.recv_timeout(PATIENCE) {
+        match receiver.recv_timeout(CHECK_TIMEOUT) {
             Ok(problem) => problem,
             Err(_) => before,
         }

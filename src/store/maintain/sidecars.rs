@@ -17,7 +17,7 @@ impl Maintenance {
     pub fn rebuild_sidecars(&self) -> Result<SidecarReport> {
         let state = self.wal.queue.published();
         let mut report = SidecarReport::default();
-        self.reads.cache.orders.take();
+        self.reads.cache.sidecar_requests.take();
         for series in state.series.values() {
             for chunk in series.chunks.iter() {
                 self.rebuild_chunk(series, chunk, &mut report)?;
@@ -29,12 +29,12 @@ impl Maintenance {
     /// Does the same for the chunks that readers found without a usable sidecar since the last time.
     pub fn rebuild_ordered(&self) -> Result<SidecarReport> {
         let mut report = SidecarReport::default();
-        let orders = self.reads.cache.orders.take();
-        if orders.is_empty() {
+        let requests = self.reads.cache.sidecar_requests.take();
+        if requests.is_empty() {
             return Ok(report);
         }
         let state = self.wal.queue.published();
-        for (series_id, chunk_id) in orders {
+        for (series_id, chunk_id) in requests {
             let Some(series) = state.series.get(&series_id) else { continue };
             if let Some(chunk) = series.chunks.iter().find(|chunk| chunk.record.id == chunk_id) {
                 self.rebuild_chunk(series, chunk, &mut report)?;
@@ -55,7 +55,7 @@ impl Maintenance {
         let open = chunk.open_uncached()?;
         let before = *report;
         put_in_order(&open, chunk.path(), &self.root.join("tmp"), &series.def, report)?;
-        if !coverage::is_whole(series, chunk) {
+        if !coverage::has_coverage(series, chunk) {
             let mut staged = StagedFile::create(&self.root.join("tmp"))?;
             if let Some(coverage) = coverage::from_rows(series, &open)? {
                 staged.put(&coverage.encode())?;
@@ -64,7 +64,7 @@ impl Maintenance {
             }
         }
         if *report != before {
-            tracing::info!(chunk = chunk.name(), "sidecars are in order again");
+            tracing::info!(chunk = chunk.name(), "sidecars were rebuilt");
             chunk.forget();
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Vacuum: files that the manifest gave up and nobody reads are unlinked. Nothing else is ever unlinked.
+//! Vacuum: files that were replaced and that no reader uses are unlinked. Nothing else is ever unlinked.
 
 use crate::error::Result;
 use crate::format::manifest::Edit;

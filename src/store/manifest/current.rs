@@ -1,5 +1,5 @@
-//! The hint `manifest/CURRENT`: how far the store had come, at least. Opening notices by it that the newest edits or log
-//! segments were taken away, which leaves no other trace.
+//! The hint `manifest/CURRENT`: how far the store had come, at least. Opening notices by it that the newest edits or
+//! log segments were taken away, which leaves no other trace.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +11,7 @@ use crate::store::manifest::edits::manifest_dir;
 /// Name of the file.
 pub const CURRENT_FILE: &str = "CURRENT";
 
-/// What the file says; zeros when there is none, or it is damaged: it only says less then.
+/// Contents of the file; zeros when it is missing or damaged, which only weakens the check.
 pub fn read(root: &DiskPath) -> Current {
     let path = manifest_dir(root).join(CURRENT_FILE);
     if !path.exists() {
@@ -37,13 +37,13 @@ impl CurrentHint {
         Self { root: root.clone(), written: Mutex::default(), edit: AtomicU64::default() }
     }
 
-    /// Takes note of an edit that is durable.
+    /// Records an edit that is durable.
     pub fn set_edit(&self, number: u64) {
         self.edit.store(number, Ordering::Release);
     }
 
-    /// Writes down how far the store is, if that changed. Only what is durable counts; it costs nothing but the notice
-    /// when it cannot be written.
+    /// Writes the file if anything changed. Only what is durable counts; a failed write only
+    /// weakens the check at the next opening.
     pub fn note(&self, wal_segment: impl FnOnce() -> u64) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Current { edit: self.edit.load(Ordering::Acquire), wal_segment: wal_segment() };

@@ -1,7 +1,7 @@
 //! The manifest on disk: numbered edits created exclusively, and checkpoints that repeat the whole state.
 //!
-//! Opening reads the newest whole checkpoint and the edits after it. Two checkpoints are kept, with the edits since
-//! the older one, so that one damaged checkpoint costs nothing.
+//! Opening reads the newest intact checkpoint and the edits after it. Two checkpoints are retained, with the edits
+//! since the older one, so that one damaged checkpoint costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ pub struct Contents {
     pub runs: BTreeMap<u64, RunRecord>,
     pub snapshots: BTreeMap<String, SnapshotRecord>,
     pub receipts: BTreeMap<u64, ReceiptsRecord>,
-    /// Chunks no longer in use whose files may still be there.
+    /// Chunks no longer in use whose files may still exist.
     pub waiting: BTreeMap<u64, ChunkRecord>,
     pub base_commit: u64,
     pub wal_first_segment: u64,
@@ -152,15 +152,15 @@ impl Contents {
 /// The manifest as it was read. Reading changed nothing on disk.
 #[derive(Debug)]
 pub struct RecoveredManifest {
-    /// Everything that could be read, in order; all of it unless something is `missing`.
+    /// Everything that could be read, in order; complete unless something is `missing`.
     pub contents: Contents,
-    /// Checkpoint it begins with.
+    /// Checkpoint it starts from.
     pub checkpoint: u64,
-    /// Damage that cost nothing, because what it says stands elsewhere too.
+    /// Damage without consequence, because another file holds the same information.
     pub spare: Vec<String>,
     /// Every damaged file, with what is wrong.
     pub damaged: Vec<(DiskPath, String)>,
-    /// What is not there or cannot be read, and stands nowhere else.
+    /// What is missing or unreadable, and in no other file.
     pub missing: Vec<String>,
     /// Highest number any file of the manifest has.
     pub highest: u64,
@@ -254,7 +254,7 @@ pub fn read_manifest(root: &DiskPath) -> Result<RecoveredManifest> {
             }
             found.damaged.push((path, reason));
         }
-        // What follows is told apart from what is missing.
+        // Damage after the missing edit is reported separately from what is missing.
         found.contents.number = number;
     }
     // An older checkpoint with every edit since says the same as a newer one.
@@ -296,8 +296,8 @@ impl Manifest {
         Ok(self.contents.number)
     }
 
-    /// Publishes everything as it is from now on, whatever the manifest said before: a checkpoint with a number that was
-    /// never used.
+    /// Publishes everything as it is from now on, whatever the manifest said before: a checkpoint with a number that
+    /// was never used.
     pub fn publish_whole(root: &DiskPath, contents: &Contents) -> Result<()> {
         let path = checkpoint_path(&manifest_dir(root), contents.number);
         if disk::publish(&root.join("tmp"), &path, &contents.to_checkpoint())? {

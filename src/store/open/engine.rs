@@ -13,7 +13,7 @@ use crate::store::maintain::maintenance::Maintenance;
 use crate::store::maintain::root_check::RootCheck;
 use crate::store::manifest::edits::{Contents, Manifest, manifest_dir};
 use crate::store::open::recover::{
-    ManifestTrust, RecoveredStore, RecoveryReport, RetainedRange, exists, read_store_telling,
+    ManifestTrust, RecoveredStore, RecoveryReport, RetainedRange, exists, read_store_with_progress,
 };
 use crate::store::open_progress::OpenStep;
 use crate::store::options::StoreOptions;
@@ -32,7 +32,7 @@ use crate::store::wal::segments::Log;
 use crate::store::wal::wing::Wal;
 use crate::store::write::writes::Writes;
 
-/// The wings of an open store. Dropping it leaves the log synced and gives the directory free.
+/// The wings of an open store. Dropping it leaves the log synced and releases the directory.
 #[derive(Debug)]
 pub struct Engine {
     pub root: DiskPath,
@@ -47,7 +47,7 @@ pub struct Engine {
     pub publisher: Arc<Publisher>,
     pub reads: Arc<Reads>,
     pub wal: Arc<Wal>,
-    /// Given free last.
+    /// Released last.
     pub lock: Arc<disk::Lock>,
 }
 
@@ -55,8 +55,8 @@ impl Engine {
     /// Opens the store in `root`, creating it when `create` is set and there is none.
     ///
     /// # Errors
-    /// `store_locked` when another process has it open, `not_found` when there is none, `unsupported_format` for a newer
-    /// one, and those of the disk.
+    /// `store_locked` when another process has it open, `not_found` when there is none, `unsupported_format` for a
+    /// newer one, and those of the disk.
     pub fn open(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
         let begun = std::time::Instant::now();
         let opening = options.opening.clone().unwrap_or_default();
@@ -91,11 +91,11 @@ impl Engine {
             left_in_runs,
             replayed,
             ..
-        } = read_store_telling(root, ManifestTrust::Manifest, &opening, wanted)?;
+        } = read_store_with_progress(root, ManifestTrust::Manifest, &opening, wanted)?;
         opening.begin(OpenStep::Tidy, 0);
         report.created = !exists;
         let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
-        // Entity tags, cursors and tickets of before name rows that are not all there.
+        // Entity tags, cursors and tickets of before refer to rows that are not all there.
         let lost = recovered.has_lost() || found.contents.epoch.is_empty();
         let epoch_of_damaged = if lost && !report.damage.is_empty() { Some(fresh_epoch(root)?) } else { None };
         let next_lsn = recovered.next_lsn;
@@ -112,7 +112,7 @@ impl Engine {
             }
             log
         };
-        say(&report);
+        log_report(&report);
         let stopped = damaged.then(|| format!("the store is damaged: {}", report.damage.join("; ")));
         let lock = Arc::new(lock);
         let retained = Arc::new(
@@ -134,7 +134,8 @@ impl Engine {
         if !damaged {
             remove_dropped(root, &publisher.lock().manifest.contents, &left_in_runs)?;
             wal.reserve.take();
-            // Names that a killed process had not synced were read above: they last before the hint tells of them.
+            // Names that a killed process had not synced were read above: they are made durable before the hint records
+            // them.
             disk::sync_dir(&manifest_dir(root))?;
             disk::sync_dir(&root.join("wal"))?;
             let number = publisher.lock().manifest.contents.number;
@@ -156,7 +157,7 @@ impl Engine {
         })
     }
 
-    /// Why the store takes no writes from now on.
+    /// Refuses every write from now on.
     pub fn refuse(&self, refusal: Error) {
         self.wal.queue.refuse(refusal);
     }
@@ -175,8 +176,8 @@ impl Drop for Engine {
     }
 }
 
-/// Removes files of series whose drop was published before a crash. Where a snapshot still shows a series, its drop gets
-/// the marker that it lacks in a store that was restored.
+/// Removes files of series whose drop was published before a crash. Where a snapshot still shows a series, its drop
+/// gets the marker that it lacks in a store that was restored.
 fn remove_dropped(root: &DiskPath, contents: &Contents, left_in_runs: &BTreeSet<SeriesId>) -> Result<()> {
     let known = &contents.series;
     for record in known.values().filter(|record| record.dropped_commit > 0) {
@@ -195,7 +196,7 @@ fn remove_dropped(root: &DiskPath, contents: &Contents, left_in_runs: &BTreeSet<
     Ok(())
 }
 
-/// The parts of a new store that are there before anything is in it.
+/// The parts of a new store before it has contents.
 fn create_store(root: &DiskPath) -> Result<()> {
     for name in DIRECTORIES {
         disk::create_dir(&root.join(name))?;
@@ -214,7 +215,7 @@ fn first_edit(root: &DiskPath) -> Result<Edit> {
     Ok(Edit { epoch, wal_first_segment: 1, wal_first_lsn: 1, next_series_id: 1, next_file_id: 1, ..Edit::default() })
 }
 
-/// Removes what a crash left behind and nothing names. Only ever called for a store without damage.
+/// Removes what a crash left over and nothing names. Only called for a store without damage.
 fn tidy(root: &DiskPath, contents: &Contents, newest: bool, report: &mut RecoveryReport) -> Result<()> {
     for name in DIRECTORIES {
         disk::create_dir(&root.join(name))?;
@@ -222,16 +223,16 @@ fn tidy(root: &DiskPath, contents: &Contents, newest: bool, report: &mut Recover
     for name in disk::list(&root.join("tmp"))? {
         disk::remove(&root.join("tmp").join(name))?;
     }
-    // Files with numbers the manifest did not give out could be those of an edit that was taken away, unless it is known
+    // Files with numbers the manifest did not assign could be those of an edit that was removed, unless it is known
     // that there was none.
     let below = if newest { u64::MAX } else { contents.next_file_id };
     report.leftovers_removed = remove_unnamed(root, contents, below)?;
     Ok(())
 }
 
-/// Removes files that the manifest gave up and a crash kept, and those of work that never reached it. Their rows are in
-/// the log or in files the manifest names: nothing is trimmed or removed before an edit says so. Left for ever, they
-/// would come back when a manifest is rebuilt from the files.
+/// Removes files that were replaced and that a crash left, and those of work that never reached the manifest. Their
+/// rows are in the log or in files the manifest names: nothing is trimmed or removed before an edit says so. Left for
+/// ever, they would come back when a manifest is rebuilt from the files.
 fn remove_unnamed(root: &DiskPath, contents: &Contents, below: u64) -> Result<u64> {
     let mut removed = 0;
     let dir = root.join("runs");
@@ -261,7 +262,7 @@ fn remove_unnamed(root: &DiskPath, contents: &Contents, below: u64) -> Result<u6
     Ok(removed)
 }
 
-fn say(report: &RecoveryReport) {
+fn log_report(report: &RecoveryReport) {
     for torn in &report.torn {
         tracing::warn!(torn, "the torn end of an unfinished write was cut");
     }

@@ -1,9 +1,10 @@
-//! Opening a store, in the steps that `docs/recovery.md` numbers: lock, format, manifest, files of the tail, log, replay;
-//! only then, and only when nothing is damaged, what is left over is tidied away and the log opened for writing.
+//! Opening a store, in the steps that `docs/recovery.md` numbers: lock, format, manifest, files of the tail, log,
+//! replay; only then, and only when nothing is damaged, what is left over is tidied away and the log opened for
+//! writing.
 //!
-//! Reading changes nothing on disk, so a crash before the tidying leaves what was there, and each step of the tidying can
+//! Reading changes nothing on disk, so a crash before the tidying changes nothing, and each step of the tidying can
 //! be taken again. Damage in the log, the manifest, the files of the tail or FORMAT never stops the opening: what is
-//! intact is served, the rest is named, and the store takes no writes until it is repaired.
+//! intact is served, the rest is named, and the store is read-only until it is repaired.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -40,9 +41,9 @@ pub struct RecoveryReport {
     pub damage: Vec<String>,
     /// Closed ranges of log sequence numbers whose commits are lost.
     pub lost_lsns: Vec<(u64, u64)>,
-    /// Log sequence number from which on commits may be lost without a trace: the end of the log is gone.
+    /// Log sequence number from which on commits may be lost without a trace: the end of the log is missing.
     pub lost_from: Option<u64>,
-    /// Closed ranges of the commits that were in what the log lost; `None` for an end nobody knows. Commits that went
+    /// Closed ranges of the commits that were in what the log lost; `None` for an unknown end. Commits that went
     /// to chunks without the log are among the numbers, and are not lost.
     pub lost_commits: Vec<(u64, Option<u64>)>,
     /// Names and commits of snapshots that are known from the manifest only, since the log lost their commit.
@@ -53,16 +54,16 @@ pub struct RecoveryReport {
     pub spare: Vec<String>,
     /// Files of unfinished work that were removed.
     pub leftovers_removed: u64,
-    /// Milliseconds it took.
+    /// Duration in milliseconds.
     pub duration_ms: u64,
 }
 
 /// What the manifest of a store is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManifestTrust {
-    /// For what it says; where it is damaged the other files are asked.
+    /// Trusted; where it is damaged the other files are read instead.
     Manifest,
-    /// For lost: the other files alone are asked.
+    /// Not trusted: only the other files are read.
     FilesOnly,
 }
 
@@ -74,7 +75,7 @@ pub struct RecoveredStore {
     pub manifest: RecoveredManifest,
     /// What the manifest itself says, as far as it can be read.
     pub known: Contents,
-    /// Whether the files were asked instead.
+    /// Whether the contents come from the other files.
     pub salvaged: bool,
     pub log: RecoveredLog,
     pub start: ReplayStart,
@@ -94,25 +95,25 @@ pub struct RecoveredStore {
 /// Which commits of the log are to stay readable.
 #[derive(Clone, Copy, Debug)]
 pub struct RetainedRange {
-    /// The last ones, at most so many.
+    /// The last ones, at most this many.
     pub commits_max: u64,
     /// Wall clock in milliseconds from which on they were made.
     pub since_ms: i64,
 }
 
-/// Reads a store without changing anything. Damage is no error: it is told in the report.
+/// Reads a store without changing anything. Damage is no error: it is in the report.
 ///
 /// # Errors
 /// `unsupported_format`, and those of reading files.
 pub fn read_store(root: &DiskPath, trust: ManifestTrust) -> Result<RecoveredStore> {
-    read_store_telling(root, trust, &OpenProgress::default(), None)
+    read_store_with_progress(root, trust, &OpenProgress::default(), None)
 }
 
-/// The same; `opening` is told how far it is, and `wanted` commits of the log are given back.
+/// The same; reports its progress to `opening`, and returns the `wanted` commits of the log.
 ///
 /// # Errors
 /// Those of [`read_store`].
-pub fn read_store_telling(
+pub fn read_store_with_progress(
     root: &DiskPath,
     trust: ManifestTrust,
     opening: &OpenProgress,
@@ -145,7 +146,7 @@ pub fn read_store_telling(
     if salvaged {
         let nothing = Contents { number: known.number, ..Contents::default() };
         let believed = if trust == ManifestTrust::FilesOnly { &nothing } else { &known };
-        // Where the log begins is no statement about rows: it shows whether its beginning is missing.
+        // The start of the log says nothing about rows: it shows whether frames before it are missing.
         let begins = (found.missing.is_empty() && !known.epoch.is_empty())
             .then_some((known.wal_first_segment, known.wal_first_lsn));
         (found.contents, marked) = salvage::contents(root, believed, begins)?;
@@ -159,12 +160,12 @@ pub fn read_store_telling(
     };
     let mut log = read_log(root, start, opening)?;
     // Later snapshots are in the log, unless it lost them. An edit that is missing may have trimmed their frames.
-    let told_to = match log.commits.first() {
+    let snapshots_until = match log.commits.first() {
         _ if !salvaged => contents.base_commit,
         _ if log.has_lost() => known.base_commit,
         first => first.map_or(u64::MAX, |(frame, _)| frame.commit - 1).max(known.base_commit),
     };
-    let mut state = state_of(root, contents, told_to)?;
+    let mut state = state_of(root, contents, snapshots_until)?;
     let (damaged_files, left_in_runs) = load_runs(root, contents, &mut state)?;
     damage.extend(damaged_files.iter().map(|(_, reason)| reason.clone()));
     damage.extend(log.rot.iter().cloned());
@@ -198,7 +199,7 @@ pub fn read_store_telling(
                 }
             }
             Err(error) => {
-                // Its checksum is right: whoever wrote it wrote nonsense.
+                // Its checksum is right: it was written wrong.
                 damage.push(format!("log frame {}: {}", frame.lsn, error.detail()));
                 log.lost.push((frame.lsn, frame.lsn));
                 lost_commits.push((frame.commit, Some(frame.commit)));
@@ -209,12 +210,11 @@ pub fn read_store_telling(
     replay.settle_all();
     let next_series_id = replay.next_series_id;
     let (seen, unknown, mut replayed) = (replay.snapshots_seen, replay.unknown, replay.replayed);
-    let unseen = known
-        .snapshots
-        .values()
-        .filter(|snapshot| snapshot.commit > told_to && !seen.contains(&(snapshot.name.clone(), snapshot.commit)));
+    let unseen = known.snapshots.values().filter(|snapshot| {
+        snapshot.commit > snapshots_until && !seen.contains(&(snapshot.name.clone(), snapshot.commit))
+    });
     if log.has_lost() {
-        // Their frames are whole, and their rows are lost all the same.
+        // Their frames are intact, and their rows are lost all the same.
         lost_commits.extend(unknown.values().flatten().map(|commit| (*commit, Some(*commit))));
         report.lost_series = unknown.keys().copied().collect();
         report.lost_snapshots = unseen.map(|snapshot| (snapshot.name.clone(), snapshot.commit)).collect();
@@ -222,12 +222,12 @@ pub fn read_store_telling(
     if salvaged {
         salvage::drop_marked(&mut state, &marked);
         salvage::recount(&mut state, None);
-        // Not every commit is in the log: the next one has to come behind all that any file has.
+        // Not every commit is in the log: the next one has to follow all that any file has.
         state.commit = state.commit.max(highest_commit(&known)).max(highest_commit(&found.contents));
     }
     replayed.until = state.commit;
     if salvaged || !damage.is_empty() {
-        // What is missing from the files is missing from earlier commits too, and nobody could tell.
+        // What is missing from the files is missing from earlier commits too, which nothing would show.
         replayed.states.clear();
     }
     report.torn.clone_from(&log.torn);
@@ -252,8 +252,8 @@ pub fn read_store_telling(
     })
 }
 
-/// The commits that were in what the log lost, by the frames before and behind; the manifest has everything up to `base`,
-/// and knows that there was a commit `highest`.
+/// The commits that were in what the log lost, by the frames before and after; the manifest has everything up to
+/// `base`, and knows that there was a commit `highest`.
 fn lost_commits(log: &RecoveredLog, base: u64, highest: u64) -> Vec<(u64, Option<u64>)> {
     let frames = || log.commits.iter().map(|(frame, _)| (frame.lsn, frame.commit));
     let before = |lsn: u64| frames().filter(|frame| frame.0 < lsn).map(|frame| frame.1).max().unwrap_or(0).max(base);
@@ -276,7 +276,7 @@ fn lost_commits(log: &RecoveredLog, base: u64, highest: u64) -> Vec<(u64, Option
     lost
 }
 
-/// Ranges in their order, with those that touch as one.
+/// Ranges in order, with adjacent ones coalesced.
 fn merged(mut ranges: Vec<(u64, Option<u64>)>) -> Vec<(u64, Option<u64>)> {
     ranges.sort_unstable();
     let mut merged: Vec<(u64, Option<u64>)> = Vec::new();
@@ -314,11 +314,11 @@ pub fn exists(root: &DiskPath) -> Result<bool> {
     Ok(root.join(FORMAT_FILE).found()? || !disk::list(&manifest_dir(root))?.is_empty() || salvage::holds_data(root)?)
 }
 
-/// The state the manifest describes, without tails. Snapshots of commits behind `told_to` are left to the log: the manifest
-/// has them for the case that the log loses them.
-pub fn state_of(root: &DiskPath, contents: &Contents, told_to: u64) -> Result<StoreState> {
+/// The state that the manifest describes, without tails. Snapshots of commits after `snapshots_until` are left to the
+/// log: the manifest has them for the case that the log loses them.
+pub fn state_of(root: &DiskPath, contents: &Contents, snapshots_until: u64) -> Result<StoreState> {
     let mut state = StoreState { commit: contents.base_commit, edit: contents.number, ..StoreState::default() };
-    for record in contents.snapshots.values().filter(|record| record.commit <= told_to) {
+    for record in contents.snapshots.values().filter(|record| record.commit <= snapshots_until) {
         let snapshot = Snapshot { commit: record.commit, created_ms: record.created_ms };
         state.create_snapshot(record.name.clone(), snapshot);
     }
@@ -363,8 +363,8 @@ pub fn state_of(root: &DiskPath, contents: &Contents, told_to: u64) -> Result<St
 /// Damaged files with the reason, and series without a record that still have rows in a run file.
 type LoadedRuns = (Vec<(DiskPath, String)>, BTreeSet<SeriesId>);
 
-/// Tail rows, and receipts, that left the log for files. What of them is damaged answers `corrupt_data`; the damaged files
-/// are given back.
+/// Tail rows, and receipts, that left the log for files. Reads of damaged ones fail with `corrupt_data`; the damaged
+/// files are returned.
 fn load_runs(root: &DiskPath, contents: &Contents, state: &mut StoreState) -> Result<LoadedRuns> {
     let mut damaged = Vec::new();
     let mut left = BTreeSet::new();

@@ -24,7 +24,7 @@ pub struct UnsortedRows {
     commit_hi: u64,
 }
 
-/// Most rows held so for a series.
+/// Most rows buffered for a series.
 const LOOSE_ROWS_MAX: usize = 65_536;
 
 /// Applies logged commits, oldest first.
@@ -35,7 +35,7 @@ pub struct Replay<'a> {
     pub loose: HashMap<SeriesId, UnsortedRows>,
     /// Snapshots that were made, by name and commit, whether or not they were dropped again.
     pub snapshots_seen: BTreeSet<(String, u64)>,
-    /// Series that no file tells of, and the commits of their changes.
+    /// Series that no file names, and the commits of their changes.
     pub unknown: BTreeMap<SeriesId, Vec<u64>>,
     pub replayed: ReplayedCommits,
 }
@@ -47,7 +47,7 @@ impl Replay<'_> {
         self.replayed.states.push(Arc::new(self.state.clone()));
     }
 
-    /// Makes a run of what is held of a series.
+    /// Makes a run of the buffered rows of a series.
     pub fn settle(&mut self, id: SeriesId) {
         let Some(UnsortedRows { rows, commit_lo, commit_hi }) = self.loose.remove(&id) else { return };
         let fences = Arc::clone(&self.state.fences);
@@ -96,7 +96,7 @@ impl Replay<'_> {
                 | LoggedChange::Register { series_id, .. }
                 | LoggedChange::Drop { series_id } => *series_id,
                 LoggedChange::CreateSnapshot { name } => {
-                    // Rows before and behind it stay apart.
+                    // Rows before and after it stay apart.
                     self.settle_all();
                     let snapshot = Snapshot { commit: number, created_ms: commit.wall_ms };
                     self.snapshots_seen.insert((name.clone(), number));
@@ -144,7 +144,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Applies a change of a series that is there, other than a write.
+    /// Applies a change of an existing series, other than a write.
     fn change(&mut self, id: SeriesId, operation: LoggedChange, number: u64, wall_ms: i64) -> Result<()> {
         let fences = Arc::clone(&self.state.fences);
         let Some(series) = self.state.series.get(&id).cloned() else { return Ok(()) };

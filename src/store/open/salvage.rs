@@ -1,12 +1,12 @@
-//! What a store consists of, told by its files alone: for a manifest or a run file that is damaged or gone. Nothing is
-//! changed on disk.
+//! What a store consists of according to its files alone: for a manifest or a run file that is damaged or missing.
+//! Nothing is changed on disk.
 //!
 //! - Chunks say what they hold; one that another replaces, or whose commits lie inside those of a newer one of the same
-//!   partition, is a leftover. Tombstone files say what was deleted, drop markers what was dropped, run files hold their
-//!   registrations. What is left of the manifest is believed where nothing newer contradicts it.
-//! - The log is replayed from its beginning over all of it: rows that are in files already are the same rows.
-//! - Rows that cannot be read stand in the state as a chunk that answers `corrupt_data`, so that no reader takes them for
-//!   absent.
+//!   partition, is a leftover. Tombstone files say what was deleted, drop markers what was dropped, run files hold
+//!   their registrations. What is left of the manifest is believed where nothing newer contradicts it.
+//! - The log is replayed from its start over all of it: rows that are in files already are the same rows.
+//! - Rows that cannot be read are in the state as a chunk that fails with `corrupt_data`, so that no reader takes them
+//!   for absent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub fn holds_data(root: &DiskPath) -> Result<bool> {
     let segments: Vec<u64> = disk::list(&dir)?.iter().filter_map(|name| segment_number(name)).collect();
     match segments.as_slice() {
         [] => Ok(false),
-        // The first one is there before the first edit, without a frame.
+        // The first one exists before the first edit, without a frame.
         [1] => Ok(first_frame(&disk::read(&segment_path(&dir, 1))?).is_some()),
         _ => Ok(true),
     }
@@ -51,9 +51,9 @@ pub fn holds_data(root: &DiskPath) -> Result<bool> {
 /// A series whose directory has the marker of a drop, and the commit of the drop; `None` when the marker is damaged.
 pub type MarkedFiles = (SeriesId, Option<u64>);
 
-/// Everything the files tell, with what is `known` from the manifest, and the series that were dropped: they are among the
-/// contents, since a snapshot may still show them, until [`drop_marked`] takes them out. `begins` is the segment and LSN
-/// that the log begins with, when a whole manifest says so.
+/// Everything in the files, with what is `known` from the manifest, and the series that were dropped: they are among
+/// the contents, since a snapshot may still show them, until [`drop_marked`] removes them. `begins` is the segment and
+/// LSN of the start of the log, when an intact manifest has it.
 pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> Result<(Contents, Vec<MarkedFiles>)> {
     let mut found = Contents {
         number: known.number,
@@ -108,7 +108,7 @@ pub fn drop_marked(state: &mut StoreState, marked: &[MarkedFiles]) {
     }
 }
 
-/// The newest registration of each series that files tell, and the commits they span.
+/// The newest registration of each series that files have, and the commits they span.
 #[derive(Default)]
 struct NewestRegistrations(BTreeMap<SeriesId, FoundRegistration>);
 
@@ -128,7 +128,7 @@ impl NewestRegistrations {
         }
     }
 
-    /// The series as far as it is known; rows and bounds are counted once everything is there.
+    /// The series as far as it is known; rows and bounds are counted once everything is read.
     fn record(&self, id: SeriesId, known: Option<&SeriesRecord>, fences: &[u64]) -> Result<Option<SeriesRecord>> {
         let seen = self.0.get(&id);
         let mut record = match (known, seen) {
@@ -166,7 +166,7 @@ impl NewestRegistrations {
     }
 }
 
-/// Takes in the chunks and tombstones of a series. For one that has the marker of a drop, the commit of the drop as far as
+/// Adds the chunks and tombstones of a series. For one that has the marker of a drop, the commit of the drop as far as
 /// the marker can be read.
 fn read_series_dir(
     root: &DiskPath,
@@ -186,7 +186,7 @@ fn read_series_dir(
     for name in &names {
         let path = dir.join(name);
         if name.ends_with(".tombstone") {
-            // A damaged one may stand in the manifest.
+            // The manifest may have the data of a damaged one.
             if let Ok(file) = decode_tombstone(&disk::read(&path)?) {
                 found.tombstones.insert((file.series_id, file.commit, file.start, file.end));
             }
@@ -247,7 +247,7 @@ fn read_chunk(path: &DiskPath, known: Option<&ChunkRecord>) -> Result<Option<(Ch
         commit_lo: meta.commit_lo,
         commit_hi: meta.commit_hi,
         file_bytes: bytes,
-        // Nobody has it; a rebuilt manifest reads the file for it.
+        // No reader has it; a rebuilt manifest reads the file for it.
         file_crc: 0,
         footer_crc,
         block_crcs: meta.blocks.iter().map(|block| block.crc).collect(),
@@ -267,8 +267,8 @@ fn read_footer(path: &DiskPath) -> Result<(ChunkMeta, u32, u64)> {
     Ok((meta, crc, bytes))
 }
 
-/// Chunks the manifest knew that have no file: unless another one took their rows or a delete took all of them, their
-/// rows are lost, and reading them must say so.
+/// Chunks the manifest knew that have no file: unless another one replaced their rows or a delete removed all of them,
+/// their rows are lost, and reading them must say so.
 fn add_missing_chunks(root: &DiskPath, known: &Contents, found: &mut Contents) {
     for record in known.chunks.values() {
         let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
@@ -287,7 +287,7 @@ fn add_missing_chunks(root: &DiskPath, known: &Contents, found: &mut Contents) {
     }
 }
 
-/// Takes in every run and receipt file.
+/// Adds every run and receipt file.
 fn read_runs_dir(
     root: &DiskPath,
     known: &Contents,
@@ -322,7 +322,7 @@ fn read_runs_dir(
         };
         found.runs.insert(id, known.runs.get(&id).cloned().unwrap_or(told));
     }
-    // A file of a higher level took the rows of those before it.
+    // A file of a higher level replaced the rows of those before it.
     let superseded = |record: &RunRecord, found: &Contents| {
         found.runs.values().any(|other| other.level > record.level && other.base_commit >= record.base_commit)
     };
@@ -336,7 +336,7 @@ fn read_runs_dir(
     Ok(())
 }
 
-/// The oldest segment on disk and the LSN it begins with; where it `begins` when segments from there on are missing.
+/// The oldest segment on disk and its first LSN; where it `begins` when segments from there on are missing.
 fn log_start(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> Result<(u64, u64)> {
     let dir = root.join("wal");
     let Some(first) = disk::list(&dir)?.iter().filter_map(|name| segment_number(name)).min() else {
@@ -348,7 +348,7 @@ fn log_start(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> R
     let path = segment_path(&dir, first);
     let bytes = disk::read(&path)?;
     let header = decode_segment_header(bytes.get(..SEGMENT_HEADER_BYTES).unwrap_or(&bytes));
-    // After a crash before its first frame that can have a lower one than the header tells.
+    // After a crash before its first frame that can have a lower one than the header records.
     let told = header.ok().map(|header| header.first_lsn);
     let lsn = told.into_iter().chain(first_frame(&bytes).map(|(_, frame)| frame.lsn)).min();
     Ok((first, lsn.unwrap_or(known.wal_first_lsn).max(1)))
@@ -357,7 +357,7 @@ fn log_start(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> R
 /// Rows of a run file that cannot be read.
 #[derive(Clone, Debug)]
 pub struct LostRun {
-    /// What was there; `None` for rows of whatever series had some in the file.
+    /// The lost rows; `None` for rows of any series that had some in the file.
     pub run: Option<RunEntry>,
     /// Commits the rows could be of.
     pub commits: (u64, u64),
@@ -367,7 +367,7 @@ pub struct LostRun {
 /// Runs that can be read, by series, and what is lost.
 type Readable = (Vec<(SeriesId, Run)>, Vec<LostRun>);
 
-/// The whole runs of a damaged run file, and what is lost of it.
+/// The intact runs of a damaged run file, and what is lost of it.
 pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> Result<Readable> {
     let path = run_path(root, record.id);
     let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
@@ -379,7 +379,7 @@ pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> 
     }
     let map = Map::copied(&disk::read(&path)?);
     let salvaged = salvage_run(map.as_slice())?;
-    // What is whole of another file is not what was here.
+    // Intact parts of another file are not what was here.
     let foreign = match (salvaged.crc, salvaged.origin) {
         (Some(crc), _) => crc != record.crc && record.crc != 0,
         (None, Some(origin)) => (origin.level, origin.base_commit) != (record.level, record.base_commit),
@@ -416,12 +416,12 @@ pub fn intact_receipts(root: &DiskPath, record: &ReceiptsRecord) -> Vec<Receipt>
     salvage_receipts(&bytes).map(|salvaged| salvaged.receipts).unwrap_or_default()
 }
 
-/// Lets reads of lost rows answer `corrupt_data`.
+/// Makes reads of lost rows fail with `corrupt_data`.
 pub fn mark_lost(root: &DiskPath, state: &mut StoreState, lost: Vec<LostRun>) {
     for lost in lost {
         let hit: Vec<SeriesId> = match lost.run {
             Some(run) => vec![run.series_id],
-            // Whoever had rows that no chunk has could have had some there.
+            // Any series with rows that no chunk has could have had some there.
             None => {
                 state.series.values().filter(|s| s.last_commit > s.sealed_commit && s.rows > 0).map(|s| s.id).collect()
             }
@@ -447,8 +447,8 @@ pub fn mark_lost(root: &DiskPath, state: &mut StoreState, lost: Vec<LostRun>) {
     }
 }
 
-/// Counts rows and bounds of these series (all when `None`) anew. Where that needs rows that cannot be read, what was known
-/// stays.
+/// Counts rows and bounds of these series (all when `None`) again. Where that needs rows that cannot be read, what was
+/// known stays.
 pub fn recount(state: &mut StoreState, only: Option<&[SeriesId]>) {
     let cache = Arc::new(MapCache::new(64, false));
     let all: Vec<SeriesId> = state.series.keys().copied().collect();

@@ -1,4 +1,4 @@
-//! What upkeep did since the store was opened, for health and inventory.
+//! What maintenance did since the store was opened, for health and inventory.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,7 +17,7 @@ pub struct SealReport {
 /// What a compaction did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CompactReport {
-    /// Groups of chunks looked at, and those rewritten.
+    /// Groups of chunks considered, and those rewritten.
     pub partitions_considered: u64,
     pub partitions_compacted: u64,
     pub chunks_removed: u64,
@@ -31,7 +31,7 @@ pub struct CompactReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VacuumReport {
     pub files_removed: u64,
-    /// Files given up that a reader still has open.
+    /// Replaced files that a reader still has open.
     pub files_waiting: u64,
     pub bytes_waiting: u64,
 }
@@ -53,7 +53,7 @@ pub struct UpkeepCounts {
     pub compact_bytes_written: u64,
     /// Rows deleted by retention.
     pub retention_rows: u64,
-    /// Chunk files unlinked, and those given up that a reader still held at the last vacuum, with their bytes.
+    /// Chunk files unlinked, and replaced ones that a reader still held at the last vacuum, with their bytes.
     pub files_removed: u64,
     pub files_waiting: u64,
     pub bytes_waiting: u64,
@@ -64,7 +64,7 @@ pub struct Counters {
     counts: Mutex<UpkeepCounts>,
     /// Bytes of chunks that hold nothing readable, where there are any; as of the last compaction step.
     garbage: Mutex<BTreeMap<SeriesId, u64>>,
-    /// Bytes of the run files the manifest lists, and how many there are.
+    /// Bytes of the run files that the manifest lists, and their number.
     runs: Mutex<(u64, u64)>,
 }
 
@@ -92,7 +92,7 @@ impl Counters {
         *self.runs.lock().unwrap_or_else(PoisonError::into_inner) = (bytes, files);
     }
 
-    /// Bytes of the run files, and how many there are.
+    /// Bytes of the run files, and their number.
     pub fn runs(&self) -> (u64, u64) {
         *self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -32,7 +32,7 @@ pub struct Publisher {
     pub counters: Counters,
     hint: CurrentHint,
     files: Mutex<PublishedFiles>,
-    /// Series dropped by this process whose files are still there: readers may need them.
+    /// Series dropped by this process whose files still exist: readers may need them.
     dropped: Mutex<BTreeMap<SeriesId, Arc<SeriesState>>>,
 }
 
@@ -45,13 +45,13 @@ pub struct SealedSeries {
     pub tombstones: Vec<Tombstone>,
 }
 
-/// What the manifest says, and what this process knows of the files besides.
+/// The manifest, and what this process knows about the files besides.
 #[derive(Debug)]
 pub struct PublishedFiles {
     pub manifest: Manifest,
-    /// Chunks this process gave up: whoever holds one still reads its file.
+    /// Chunks that this process replaced: a reader that holds one still reads its file.
     pub retired: BTreeMap<u64, Weak<ChunkFile>>,
-    /// Series whose chunks changed since they were last looked at for compaction.
+    /// Series whose chunks changed since the last check for compaction.
     pub uncompacted: BTreeSet<SeriesId>,
 }
 
@@ -82,9 +82,9 @@ impl Publisher {
         }
     }
 
-    /// Publishes an edit. When the system refuses it halfway nobody knows what of it is on disk: the writer stops, as
-    /// it does after a failed write of the log. A full disk, or a file that cannot be created, is noticed before the edit
-    /// has a name and only fails this.
+    /// Publishes an edit. When the system refuses it halfway it is unknown what of it is on disk: the writer stops, as
+    /// it does after a failed write of the log. A full disk, or a file that cannot be created, is detected before the
+    /// edit has a name and only fails this.
     pub fn publish(&self, files: &mut PublishedFiles, mut edit: Edit) -> Result<u64> {
         // Paths below a directory that was replaced belong to another store.
         self.wal.queue.check_owned()?;
@@ -100,7 +100,7 @@ impl Publisher {
         Ok(number)
     }
 
-    /// Takes down what the run files are, so that whoever asks need not wait for maintenance.
+    /// Records the number and bytes of the run files, so that reading them does not wait for maintenance.
     pub fn count_runs(&self, files: &PublishedFiles) {
         let runs = &files.manifest.contents.runs;
         self.counters.set_runs(runs.values().map(|run| run.bytes).sum(), runs.len() as u64);
@@ -157,8 +157,8 @@ impl Publisher {
         series.needed_tombstones()
     }
 
-    /// Unlinks chunk files, from the id `first` on, that were written for an edit which was not published. Nobody else
-    /// would, and on a full disk every attempt would take more of what room is left.
+    /// Unlinks chunk files, from the id `first` on, that were written for an edit which was not published. Nothing else
+    /// does, and on a full disk every attempt would take more of the remaining space.
     pub fn remove_unpublished(&self, series_id: SeriesId, first: u64) {
         // An edit that failed halfway may count after all.
         if self.wal.queue.stopped().is_some() {
@@ -169,7 +169,7 @@ impl Publisher {
             if chunk_id_of(&name).is_some_and(|id| id >= first)
                 && let Err(error) = disk::remove(&dir.join(name))
             {
-                tracing::warn!(%error, "an unpublished file stays behind");
+                tracing::warn!(%error, "an unpublished file could not be removed");
             }
         }
     }
@@ -181,22 +181,22 @@ impl Publisher {
         }
         let path = series_dir(&self.root, record.series_id).join(chunk_name(&record.partition, record.id));
         if let Err(error) = sidecar::remove_all(&path).and_then(|()| disk::remove(&path)) {
-            tracing::warn!(%error, "an unpublished file stays behind");
+            tracing::warn!(%error, "an unpublished file could not be removed");
         }
     }
 
-    /// Unlinks files the manifest gave up and nobody reads, and gives their ids; for the next edit to record.
+    /// Unlinks replaced files that no reader uses, and returns their ids; for the next edit to record.
     pub fn vacuum_files(&self, files: &mut PublishedFiles) -> Vec<u64> {
         let mut unlinked = Vec::new();
         for record in files.manifest.contents.waiting.values() {
-            // A chunk retired by this process unlinks itself when its last reader lets go.
+            // A chunk retired by this process unlinks itself when its last reader is dropped.
             if files.is_read(record.id) && !planted(Bug::ReadersIgnored) {
                 continue;
             }
             let path = series_dir(&self.root, record.series_id).join(chunk_name(&record.partition, record.id));
             match disk::remove(&path).and_then(|()| sidecar::remove_all(&path)) {
                 Ok(()) => unlinked.push(record.id),
-                Err(error) => tracing::warn!(%error, "a file that was given up stays behind"),
+                Err(error) => tracing::warn!(%error, "a replaced file could not be removed"),
             }
         }
         for id in &unlinked {

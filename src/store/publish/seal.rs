@@ -28,7 +28,7 @@ use crate::store::wal::commit_queue::FrozenRuns;
 /// The rows of one partition between two fences, which may become one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SealInterval {
-    /// First fence at or behind the commits inside; later deletes must not take rows from it.
+    /// First fence at or after the commits inside; later deletes must not remove rows from it.
     pub upper: u64,
 }
 
@@ -39,7 +39,7 @@ impl SealInterval {
         Self { upper: fences.get(next).copied().unwrap_or(u64::MAX) }
     }
 
-    /// The deletes that may take rows of the interval away for good.
+    /// The deletes that may remove rows of the interval for good.
     pub fn tombstones(self, series: &SeriesState) -> Vec<Tombstone> {
         series.tombstones.iter().filter(|t| t.commit <= self.upper).copied().collect()
     }
@@ -48,7 +48,7 @@ impl SealInterval {
 impl Publisher {
     /// Moves the tails of these series into chunks, with one manifest edit for all of them.
     pub fn seal_with(&self, files: &mut PublishedFiles, ids: &[SeriesId]) -> Result<SealReport> {
-        // Who names a series twice means it once: the same rows in two chunks would be an error of the store.
+        // A series listed twice is sealed once: the same rows in two chunks would be an error of the store.
         let ids: BTreeSet<SeriesId> = ids.iter().copied().collect();
         let ids: Vec<SeriesId> = ids.into_iter().collect();
         let frozen = self.wal.queue.freeze(Some(&ids))?;
@@ -105,8 +105,8 @@ impl Publisher {
         Ok(report)
     }
 
-    /// Writes the chunks of one series, without names yet: one for each partition its tail touches, on each side of every
-    /// fence.
+    /// Writes the chunks of one series, without names yet: one for each partition its tail touches, on each side of
+    /// every fence.
     fn stage_chunks(
         &self,
         series: &Arc<SeriesState>,
@@ -132,7 +132,7 @@ impl Publisher {
             let runs = runs.filter(|run| SealInterval::of(fences, run.commit_hi) == interval);
             let sources: Vec<MergeSource> = runs.cloned().map(MergeSource::Run).collect();
             let tombstones = interval.tombstones(series);
-            // The whole tail up to `commit` is here, so the chunk is the partition as of the last delete among them.
+            // The tail up to `commit` is complete here, so the chunk is the partition as of the last delete among them.
             let as_of = tombstones.iter().map(|t| t.commit).filter(|t| *t <= commit).max();
             let write = ChunkWrite { partition: &partition, range, sources, tombstones, as_of, replaces: Vec::new() };
             if let Some(chunk) = self.stager.stage_chunk(series, write, next_file_id)? {
@@ -140,7 +140,7 @@ impl Publisher {
                 staged.push(chunk);
             }
         }
-        // Chunks that a delete covers whole go now, unless a snapshot still shows them.
+        // Chunks that a delete covers entirely are removed now, unless a snapshot still shows them.
         let covered = |chunk: &ChunkFile| {
             series.tombstones.iter().any(|t| {
                 chunk.record.commit_hi < t.commit

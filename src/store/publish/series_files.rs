@@ -1,5 +1,5 @@
-//! Small files beside the chunks of a series: deletes, registrations, the marker of a drop. A manifest can be rebuilt from
-//! them and the chunks.
+//! Small files next to the chunks of a series: deletes, registrations, the marker of a drop. A manifest can be rebuilt
+//! from them and the chunks.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub enum DropMarker {
     Removed,
 }
 
-/// File beside the chunks of a series that was dropped.
+/// File next to the chunks of a series that was dropped.
 pub const DROP_MARKER: &str = "dropped";
 
 /// Ending of registration files.
@@ -36,8 +36,8 @@ pub fn tombstone_name(commit: u64) -> String {
     format!("{commit:020}.tombstone")
 }
 
-/// Writes the deletes that took rows of chunks which go now. Nobody needs them, unless a manifest has to be made anew
-/// while the files are still there.
+/// Writes the deletes that hid rows of chunks which are removed now. They are needed only when a manifest is rebuilt
+/// while the files still exist.
 pub fn keep_deletes(root: &DiskPath, series: &SeriesState, removed: &[Arc<ChunkFile>]) -> Result<()> {
     let took = |t: &Tombstone| {
         removed.iter().any(|chunk| {
@@ -64,9 +64,9 @@ fn tombstone_file(root: &DiskPath, series: &SeriesState, t: &Tombstone) -> Resul
     disk::publish(&root.join("tmp"), &path, &encode_tombstone(&file)?).map(|_| ())
 }
 
-/// Writes the registration of a series beside its chunks when no other file but the manifest would tell it: it changed,
-/// or the series has no row in a chunk or run file.
-pub fn tell_registration(root: &DiskPath, series: &SeriesState, recorded: Option<&SeriesRecord>) -> Result<()> {
+/// Writes the registration of a series next to its chunks when no other file but the manifest would have it: it
+/// changed, or the series has no row in a chunk or run file.
+pub fn write_registration(root: &DiskPath, series: &SeriesState, recorded: Option<&SeriesRecord>) -> Result<()> {
     let changed = match recorded {
         Some(record) => record.def != def_json(&series.def)?,
         None => false,
@@ -112,8 +112,8 @@ pub fn tombstone_files(
     Ok(())
 }
 
-/// Puts the marker of its drop beside the files of a series that the manifest knows. Series without a file of their own
-/// get a directory for it: their rows can be in run files of many series.
+/// Puts the marker of its drop next to the files of a series that the manifest knows. Series without a file of their
+/// own get a directory for it: their rows can be in run files of many series.
 pub fn mark_dropped(
     root: &DiskPath,
     manifest: &crate::store::manifest::edits::Contents,
@@ -148,11 +148,11 @@ pub fn put_drop_marker(root: &DiskPath, series_id: u64, key: crate::types::Serie
 pub fn remove_series_files(root: &DiskPath, series_id: u64, marker: DropMarker) {
     let dir = series_dir(root, series_id);
     let names = disk::list(&dir).unwrap_or_default();
-    // The marker goes last: while it stands, nobody takes the other files for lost ones.
+    // The marker is removed last: while it exists, the other files do not count as lost ones.
     let last = names.iter().filter(|name| *name == DROP_MARKER && marker == DropMarker::Removed);
     for name in names.iter().filter(|name| *name != DROP_MARKER).chain(last) {
         if let Err(error) = disk::remove(&dir.join(name)) {
-            tracing::warn!(%error, "a file of a dropped series stays behind");
+            tracing::warn!(%error, "a file of a dropped series could not be removed");
             return;
         }
     }

@@ -11,13 +11,13 @@ use crate::store::read::chunk::{ChunkFile, OpenChunk};
 use crate::store::read::sidecar::{IndexFile, read_zones, value_index_path, wanted_columns, zone_map_path};
 use crate::types::{ColumnType, SeriesDef};
 
-/// What putting sidecars in order did.
+/// What a rebuild of sidecars did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SidecarReport {
     pub chunks_checked: u64,
-    /// Files written: they were missing, damaged, of another chunk, or without a column that is wanted now.
+    /// Files written: they were missing, damaged, of another chunk, or without a column that is indexed now.
     pub rebuilt: u64,
-    /// Value indexes nobody wants any more.
+    /// Value indexes that no registration asks for any more.
     pub removed: u64,
 }
 
@@ -80,7 +80,7 @@ fn stage_value_index(open: &OpenChunk, tmp: &DiskPath, positions: &[usize]) -> R
     Ok(staged)
 }
 
-/// Puts a finished file in the place of whatever has its name.
+/// Publishes a finished file under a name, replacing any file of that name.
 pub fn replace(staged: StagedFile, target: &DiskPath) -> Result<()> {
     disk::remove(target)?;
     if staged.publish(target)? {
@@ -89,7 +89,7 @@ pub fn replace(staged: StagedFile, target: &DiskPath) -> Result<()> {
     Err(Error::internal(format!("{} appeared while it was written", target.display())))
 }
 
-/// Puts the sidecars of an open chunk in order: whole ones that are wanted stay.
+/// Rebuilds the sidecars of an open chunk: intact ones that are needed stay.
 pub fn put_in_order(
     open: &OpenChunk,
     path: &DiskPath,

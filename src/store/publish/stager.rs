@@ -33,9 +33,9 @@ pub struct ChunkWrite<'a> {
     /// Closed range of the partition.
     pub range: (i64, i64),
     pub sources: Vec<MergeSource>,
-    /// Deletes to take rows away by.
+    /// Deletes whose rows are left out.
     pub tombstones: Vec<Tombstone>,
-    /// The rows are those as of this commit, when it lies behind the last one of the sources.
+    /// The rows are those as of this commit, when it is later than the last one of the sources.
     pub as_of: Option<u64>,
     pub replaces: Vec<u64>,
 }
@@ -70,7 +70,7 @@ impl ChunkStager {
             Merge::new(sources, Arc::new(tombstones), Arc::clone(&series.def), Arc::clone(&self.cache), range, false);
         let dir = series_dir(&self.root, series.id);
         loop {
-            // Files of this name can be there from a seal that never reached the manifest: take the next id.
+            // Files of this name can exist from a seal that never reached the manifest: take the next id.
             let chunk_id = *next_file_id;
             *next_file_id += 1;
             let path = dir.join(chunk_name(partition, chunk_id));
@@ -141,7 +141,7 @@ impl ChunkStager {
     pub fn index(&self, chunk: &ChunkFile, def: &SeriesDef) {
         if let Err(error) = index_new_chunk(chunk, &self.root.join("tmp"), def) {
             tracing::warn!(%error, "a chunk goes without its value index for now");
-            self.cache.orders.add_chunk(chunk.record.series_id, chunk.record.id);
+            self.cache.sidecar_requests.add_chunk(chunk.record.series_id, chunk.record.id);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Memory that a run grows in: rows are put behind those that readers see, and nothing is copied.
+//! Memory that a run grows in: rows are appended after those that readers see, and nothing is copied.
 //!
-//! A room holds whole columns, each with space for more rows. A run is a view of its first rows. Whoever puts rows
-//! behind the last ones of a room makes a longer view; every shorter one stays as it is, because no cell is written
+//! A buffer holds whole columns, each with space for more rows. A run is a view of its first rows. Appending rows
+//! after the last ones of a buffer makes a longer view; every shorter one stays as it is, because no cell is written
 //! twice. With [`crate::disk::mmap`] the only `unsafe` of the project.
 
 use std::fmt;
@@ -25,8 +25,8 @@ struct AppendCells {
     written: AtomicUsize,
 }
 
-// SAFETY: a cell is written once, by whoever moved `used` over it, and read only through columns of rows that `written`
-// was moved over behind that write. So no cell is ever read and written at the same time.
+// SAFETY: a cell is written once, by the thread that moved `used` over it, and read only through columns of rows that
+// `written` was moved over after that write. So no cell is ever read and written at the same time.
 unsafe impl Send for AppendCells {}
 // SAFETY: as above.
 unsafe impl Sync for AppendCells {}
@@ -36,8 +36,8 @@ impl std::panic::RefUnwindSafe for AppendCells {}
 impl Drop for AppendCells {
     fn drop(&mut self) {
         let words = self.capacity * self.columns;
-        // SAFETY: `AppendBuffer::with` made the words from a vector of exactly this length and capacity, and every column that
-        // looks at them holds this alive.
+        // SAFETY: `AppendBuffer::with` made the words from a vector of exactly this length and capacity, and every
+        // column that reads them holds this alive.
         drop(unsafe { Vec::from_raw_parts(self.words.as_ptr(), words, words) });
     }
 }
@@ -48,12 +48,12 @@ pub struct AppendBuffer(Arc<AppendCells>);
 
 impl fmt::Debug for AppendBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Room").field("capacity", &self.0.capacity).field("used", &self.0.used).finish()
+        f.debug_struct("AppendBuffer").field("capacity", &self.0.capacity).field("used", &self.0.used).finish()
     }
 }
 
 impl AppendBuffer {
-    /// A room for `capacity` rows that begins with these columns, all of one length of at most that.
+    /// A buffer for `capacity` rows that starts with these columns, all of one length of at most that.
     pub fn with(capacity: usize, columns: &[&[i64]]) -> Self {
         let rows = columns.first().map_or(0, |column| column.len());
         let capacity = capacity.max(rows).max(1);
@@ -62,34 +62,34 @@ impl AppendBuffer {
             words.extend_from_slice(column);
             words.resize(words.len() + capacity - column.len(), 0);
         }
-        // A boxed slice has no room beyond its length.
+        // A boxed slice has no memory beyond its length.
         let words = NonNull::from(Box::leak(words.into_boxed_slice())).cast::<i64>();
         let (used, written) = (AtomicUsize::new(rows), AtomicUsize::new(rows));
         Self(Arc::new(AppendCells { words, capacity, columns: columns.len(), used, written }))
     }
 
-    /// The first rows, column by column. A column spans its own written cells and nothing else: whoever looks at all of
-    /// its memory, or adds up how much that is, meets no cell of another row.
+    /// The first rows, column by column. A column spans its own written cells and nothing else: code that reads all of
+    /// its memory, or adds up its size, touches no cell of another row.
     pub fn columns(&self, rows: usize) -> Vec<Buffer> {
         let AppendCells { words, capacity, columns, ref written, .. } = *self.0;
         debug_assert!(rows <= written.load(Ordering::Acquire), "only written rows are shown");
         let rows = rows.min(written.load(Ordering::Acquire));
         let column = |column: usize| {
             let owner: Arc<dyn Allocation> = Arc::clone(&self.0) as _;
-            // SAFETY: `column < columns` and `rows <= written <= capacity`, so the cells lie within the allocation, which
-            // `owner` keeps, and nobody writes them again.
+            // SAFETY: `column < columns` and `rows <= written <= capacity`, so the cells lie within the allocation,
+            // which `owner` keeps alive, and no thread writes them again.
             unsafe { Buffer::from_custom_allocation(words.add(column * capacity).cast(), rows * 8, owner) }
         };
         (0..columns).map(column).collect()
     }
 
-    /// Whether nothing stands behind so many rows yet.
+    /// Whether no row follows the first `rows` yet.
     pub fn ends_at(&self, rows: usize) -> bool {
         self.0.used.load(Ordering::Acquire) == rows
     }
 
-    /// Puts rows of as many columns behind the first `rows`. False, and nothing done, when there is no space or other
-    /// rows stand there already: of two that go on from the same view one has to move out.
+    /// Appends rows of as many columns after the first `rows`. Returns false without effect when there is no space or
+    /// other rows are there already: of two writers that continue from the same view one has to copy.
     pub fn append(&self, rows: usize, new: &Rows) -> bool {
         let AppendCells { words, capacity, columns, ref used, ref written } = *self.0;
         let count = new.len();
@@ -101,7 +101,8 @@ impl AppendBuffer {
         }
         for (column, cells) in std::iter::once(&new.ts).chain(&new.columns).enumerate() {
             // SAFETY: `column < columns` and `rows + count <= capacity`, so the cells lie within the allocation. They
-            // are nobody else's: `used` was moved over them just now, once, and no column reaches beyond `rows` yet.
+            // belong to no other thread: `used` was moved over them just now, once, and no column reaches beyond `rows`
+            // yet.
             unsafe {
                 let at = words.as_ptr().add(column * capacity + rows);
                 std::ptr::copy_nonoverlapping(cells.as_ptr(), at, count);
@@ -126,34 +127,34 @@ mod tests {
 
     #[test]
     fn a_view_stays_as_it_is_while_rows_come_behind_it() {
-        let room = AppendBuffer::with(4, &[&[1, 2], &[10, 20]]);
-        let before = room.columns(2);
-        assert!(room.append(2, &rows(&[3])));
-        let after = room.columns(3);
+        let buffer = AppendBuffer::with(4, &[&[1, 2], &[10, 20]]);
+        let before = buffer.columns(2);
+        assert!(buffer.append(2, &rows(&[3])));
+        let after = buffer.columns(3);
         assert_eq!(shown(&before), [[1, 2], [10, 20]]);
         assert_eq!(shown(&after), [[1, 2, 3], [10, 20, 30]]);
         assert_eq!(after[1].capacity(), 24, "a column claims no more than itself");
         assert_eq!(before[1].capacity(), 16);
         assert_eq!(before[0].as_ptr(), after[0].as_ptr(), "nothing was copied");
-        drop(room);
+        drop(buffer);
         assert_eq!(shown(&after), [[1, 2, 3], [10, 20, 30]]);
     }
 
     #[test]
     fn only_one_goes_on_from_a_view_and_nobody_beyond_the_end() {
-        let room = AppendBuffer::with(4, &[&[1, 2], &[10, 20]]);
-        assert!(room.append(2, &rows(&[3])));
-        assert!(!room.append(2, &rows(&[4])), "another row stands there");
-        assert!(!room.append(3, &rows(&[4, 5])), "no space");
-        assert!(!room.append(3, &Rows { ts: vec![4], columns: Vec::new() }), "other columns");
-        assert!(room.append(3, &rows(&[4])));
-        assert_eq!(shown(&room.columns(4)), [[1, 2, 3, 4], [10, 20, 30, 40]]);
+        let buffer = AppendBuffer::with(4, &[&[1, 2], &[10, 20]]);
+        assert!(buffer.append(2, &rows(&[3])));
+        assert!(!buffer.append(2, &rows(&[4])), "another row is there");
+        assert!(!buffer.append(3, &rows(&[4, 5])), "no space");
+        assert!(!buffer.append(3, &Rows { ts: vec![4], columns: Vec::new() }), "other columns");
+        assert!(buffer.append(3, &rows(&[4])));
+        assert_eq!(shown(&buffer.columns(4)), [[1, 2, 3, 4], [10, 20, 30, 40]]);
     }
 
     #[test]
     fn readers_see_whole_rows_while_others_come() {
-        let room = AppendBuffer::with(10_000, &[&[0], &[0]]);
-        let newest = std::sync::Mutex::new(room.columns(1));
+        let buffer = AppendBuffer::with(10_000, &[&[0], &[0]]);
+        let newest = std::sync::Mutex::new(buffer.columns(1));
         std::thread::scope(|scope| {
             let reader = || {
                 loop {
@@ -168,8 +169,8 @@ mod tests {
             scope.spawn(reader);
             scope.spawn(reader);
             for ts in 1..10_000 {
-                assert!(room.append(usize::try_from(ts).unwrap(), &rows(&[ts])));
-                *newest.lock().unwrap() = room.columns(usize::try_from(ts + 1).unwrap());
+                assert!(buffer.append(usize::try_from(ts).unwrap(), &rows(&[ts])));
+                *newest.lock().unwrap() = buffer.columns(usize::try_from(ts + 1).unwrap());
             }
         });
     }

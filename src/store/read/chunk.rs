@@ -27,7 +27,7 @@ use crate::types::{ColumnType, SeriesDef, number};
 pub struct ChunkFile {
     pub record: ChunkRecord,
     path: DiskPath,
-    /// Path below the store, for messages: they reach clients, who need not know where the store lies.
+    /// Path below the store, for messages: they reach clients, which need not know the location of the store.
     name: String,
     open: ArcSwapOption<OpenChunk>,
     used: AtomicBool,
@@ -54,7 +54,7 @@ pub struct OpenChunk {
     index_bad: AtomicBool,
     /// Where readers' damage is counted; maintenance counts none.
     damage: Option<ReadReporter>,
-    /// Coverage on the grid it was last asked for.
+    /// Coverage on the grid of the last request.
     pub(in crate::store) coverage: ArcSwapOption<Coverage>,
 }
 
@@ -74,7 +74,7 @@ impl ChunkFile {
         }
     }
 
-    /// Stands for rows that are lost: reading them answers `corrupt_data` with the reason.
+    /// Represents rows that are lost: reading them fails with `corrupt_data` and the reason.
     pub fn unreadable(root: &DiskPath, record: ChunkRecord, reason: &str) -> Self {
         let mut chunk = Self::new(root, record);
         chunk.lost = Some(reason.to_owned());
@@ -110,7 +110,7 @@ impl ChunkFile {
             && footer_of().is_ok_and(|(meta, crc)| crc == self.record.footer_crc && meta.chunk_id == self.record.id)
     }
 
-    /// Unlinks the file when the last reader lets go of it. Called after the manifest no longer names it.
+    /// Unlinks the file when its last reader is dropped. Called after the manifest no longer names it.
     pub fn retire(&self) {
         self.obsolete.store(true, Ordering::Release);
     }
@@ -144,13 +144,13 @@ impl ChunkFile {
     pub fn open_uncached(&self) -> Result<OpenChunk> {
         if let Some(reason) = &self.lost {
             return Err(
-                Error::corrupt(format!("rows are lost: {reason}")).with_hint("`fastk admin repair` takes note of it")
+                Error::corrupt(format!("rows are lost: {reason}")).with_hint("`fastk admin repair` records the loss")
             );
         }
         OpenChunk::open(&self.path, &self.name, &self.record)
     }
 
-    /// Lets the next reader open the file anew, with the sidecars it has now.
+    /// Lets the next reader open the file again, with the sidecars it has now.
     pub fn forget(&self) {
         self.open.store(None);
     }
@@ -161,7 +161,7 @@ impl Drop for ChunkFile {
         if self.obsolete.load(Ordering::Acquire) {
             self.open.store(None);
             if let Err(error) = disk::remove(&self.path).and_then(|()| sidecar::remove_all(&self.path)) {
-                tracing::warn!(%error, "a replaced chunk stays behind");
+                tracing::warn!(%error, "a replaced chunk could not be removed");
             }
         }
     }
@@ -170,7 +170,7 @@ impl Drop for ChunkFile {
 impl OpenChunk {
     fn open(path: &DiskPath, shown: &str, record: &ChunkRecord) -> Result<Self> {
         let name = |error: Error| Error::new(error.code(), format!("chunk {shown}: {}", error.detail()));
-        // A disk that refuses to look is no missing file.
+        // An I/O error is not a missing file.
         let file = disk::open(path).map_err(|error| match error.code() {
             crate::ErrorCode::CorruptData => Error::corrupt(format!("chunk {shown} is missing")),
             _ => error,
@@ -309,7 +309,7 @@ impl OpenChunk {
         self.block_rows.get(block).copied().unwrap_or(usize::MAX)
     }
 
-    /// The block a row of the chunk stands in.
+    /// The block that holds a row of the chunk.
     pub fn block_of(&self, row: usize) -> usize {
         self.block_rows.partition_point(|first| *first <= row).saturating_sub(1)
     }
@@ -319,14 +319,14 @@ impl OpenChunk {
         self.footer_crc
     }
 
-    /// The zone map beside the file. `None`, and a new one ordered, when it is missing or damaged: that only costs
+    /// The zone map of the chunk. `None`, and a rebuild is requested, when it is missing or damaged: that only costs
     /// time.
     pub fn zones(&self, cache: &MapCache) -> Option<&Zones> {
         let zones = self.zones.get_or_init(|| match sidecar::read_zones(&self.path, &self.meta, self.footer_crc) {
             Ok(map) => Some(Zones { whole: map.chunk_bounds(), map }),
             Err(error) => {
                 tracing::warn!(%error, "a zone map is not used");
-                cache.orders.add(&self.meta);
+                cache.sidecar_requests.add(&self.meta);
                 None
             }
         });
@@ -334,8 +334,8 @@ impl OpenChunk {
     }
 
     /// Rising positions of the rows with a key in one of the ranges, by the value index; `None` when the index is
-    /// missing, unusable or no help for leaving out some of `rows_left` rows. Asked for indexed columns only: one that
-    /// is not in the index yet is ordered.
+    /// missing, unusable or does not exclude any of `rows_left` rows. Called for indexed columns only: a rebuild is
+    /// requested for one that is not in the index yet.
     pub fn indexed_rows(
         &self,
         cache: &MapCache,
@@ -346,7 +346,7 @@ impl OpenChunk {
         let drop_it = |error: Error| {
             if !self.index_bad.swap(true, Ordering::AcqRel) {
                 tracing::warn!(%error, "a value index is not used");
-                cache.orders.add(&self.meta);
+                cache.sidecar_requests.add(&self.meta);
             }
         };
         let index = self.index.get_or_init(|| {
@@ -360,7 +360,7 @@ impl OpenChunk {
             return None;
         }
         let Some(index) = index.as_ref().filter(|index| index.has(column)) else {
-            cache.orders.add(&self.meta);
+            cache.sidecar_requests.add(&self.meta);
             return None;
         };
         index.rows(column, ranges, rows_left).unwrap_or_else(|error| {
@@ -369,8 +369,8 @@ impl OpenChunk {
         })
     }
 
-    /// Whether the blocks with rows of a closed range can be read without waiting for the disk. Takes them from `left`;
-    /// false when there are more.
+    /// Whether the blocks with rows of a closed range can be read without waiting for the disk. Subtracts them from
+    /// `left`; false when there are more.
     pub fn is_at_hand(&self, (start, end): (i64, i64), left: &mut usize) -> bool {
         let first = self.meta.blocks.partition_point(|block| block.ts_max < start);
         let near = self.meta.blocks.iter().enumerate().skip(first).take_while(|(_, block)| block.ts_min <= end);
@@ -407,7 +407,7 @@ fn rescaled(buffer: Buffer, stored: Option<ColumnType>, wanted: ColumnType) -> R
     }
 }
 
-/// Chunks, by series and number, that somebody found without a usable sidecar. At most one entry a chunk.
+/// Chunks, by series and number, that a reader found without a usable sidecar. At most one entry per chunk.
 #[derive(Debug, Default)]
 pub struct SidecarRequests(std::sync::Mutex<BTreeSet<(u64, u64)>>);
 
@@ -425,23 +425,23 @@ impl SidecarRequests {
     }
 }
 
-/// Damaged blocks and files that readers met.
+/// Damaged blocks and files that readers found.
 #[derive(Debug, Default)]
 pub struct DamageLog(std::sync::Mutex<DamageEntry>);
 
 #[derive(Debug, Default)]
 struct DamageEntry {
-    /// Reads since the count began, and what the last one met.
+    /// Failed reads since the count was reset, and the last error.
     reads: u64,
     last: String,
-    /// Where: a chunk that is dropped takes its damage with it.
+    /// The damaged chunks: a chunk that is dropped takes its damage with it.
     chunks: Vec<Weak<ChunkFile>>,
 }
 
-/// Most damaged chunks that are told apart; with more of them all count until the next check.
+/// Most damaged chunks that are tracked separately; with more of them all count until the next reset.
 const DAMAGED_CHUNKS_MAX: usize = 1_000;
 
-/// Where what a reader meets in a chunk is noted.
+/// Where the damage that readers find in a chunk is recorded.
 #[derive(Clone, Debug)]
 struct ReadReporter {
     met: Arc<DamageLog>,
@@ -471,12 +471,12 @@ impl DamageLog {
         }
     }
 
-    /// How many reads met damage, whether or not it is still there.
+    /// Number of reads that found damage, whether or not it still exists.
     pub fn reads(&self) -> u64 {
         self.met().reads
     }
 
-    /// How often, and what it was the last time; `None` once every damaged chunk is gone.
+    /// Number of reads that found damage and the last error; `None` once every damaged chunk is dropped.
     pub fn standing(&self) -> Option<(u64, String)> {
         let mut met = self.met();
         if met.chunks.len() <= DAMAGED_CHUNKS_MAX {
@@ -485,23 +485,23 @@ impl DamageLog {
         (!met.chunks.is_empty()).then(|| (met.reads, met.last.clone()))
     }
 
-    /// Begins to count anew.
+    /// Resets the count.
     pub fn forget(&self) {
         *self.met() = DamageEntry::default();
     }
 }
 
-/// Bounds how many chunk files stay mapped: the least recently used one is let go (second-chance order).
+/// Bounds how many chunk files stay mapped: the least recently used one is unmapped (second-chance order).
 #[derive(Debug)]
 pub struct MapCache {
     open: Mutex<VecDeque<Weak<ChunkFile>>>,
     maps_max: usize,
-    /// Chunks whose sidecars are wanted anew.
-    pub(in crate::store) orders: SidecarRequests,
+    /// Chunks whose sidecars have to be rebuilt.
+    pub(in crate::store) sidecar_requests: SidecarRequests,
     /// Whether a block is brought into memory when it is read.
     pub prefetch: bool,
     pub(in crate::store) presence: PresenceCache,
-    /// Damaged blocks and files that readers met.
+    /// Damaged blocks and files that readers found.
     pub damage: Arc<DamageLog>,
 }
 
@@ -510,7 +510,7 @@ impl MapCache {
         Self {
             open: Mutex::new(VecDeque::new()),
             maps_max,
-            orders: SidecarRequests::default(),
+            sidecar_requests: SidecarRequests::default(),
             prefetch,
             presence: PresenceCache::default(),
             damage: Arc::default(),

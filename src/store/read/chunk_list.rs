@@ -35,7 +35,7 @@ impl Deref for Chunks {
 }
 
 impl Chunks {
-    /// Those that can hold rows of a closed range. Found by search, however many others there are.
+    /// Chunks that can hold rows of a closed range, found by binary search.
     pub fn within(&self, (start, end): (i64, i64)) -> impl DoubleEndedIterator<Item = &Arc<ChunkFile>> {
         let first = self.reach.partition_point(|last| *last < start);
         let until = self.chunks.partition_point(|chunk| chunk.record.ts_min <= end);

@@ -1,9 +1,9 @@
 //! Presence: where one series has rows, at one state, without looking at the rows.
 //!
 //! Every chunk brings its coverage (a bitmap of the buckets with a row at their start, and the timestamps of the other
-//! rows), every run of the tail is read. A tombstone takes away exactly the bits and timestamps inside its range, so
-//! the union over all sources is exact under deletes. The union over the chunks of a series is kept for the next
-//! question, within a bound of bytes.
+//! rows), every run of the tail is read. A tombstone removes exactly the bits and timestamps inside its range, so
+//! the union over all sources is exact under deletes. The union over the chunks of a series is cached for the next
+//! request, within a bound of bytes.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::format::coverage::Coverage;
 use crate::store::read::chunk::{ChunkFile, MapCache, OpenChunk};
-use crate::store::read::merge_source::{MergeSource, holes_of};
+use crate::store::read::merge_source::{MergeSource, hidden_ranges};
 use crate::store::read::presence::{Origin, Presence};
 use crate::store::read::series_state::SeriesState;
 use crate::store::read::sidecar::coverage_path;
@@ -45,7 +45,7 @@ impl SeriesState {
         for run in self.tail() {
             let mut found = Coverage::new(0, grid);
             found.add(run.timestamps());
-            all.add(&found, &holes_of(&MergeSource::Run(Arc::clone(run)), &self.tombstones, i64::MIN, i64::MAX));
+            all.add(&found, &hidden_ranges(&MergeSource::Run(Arc::clone(run)), &self.tombstones, i64::MIN, i64::MAX));
         }
         all.settle();
         Ok(Arc::new(all))
@@ -55,7 +55,10 @@ impl SeriesState {
         let mut all = Presence::empty(grid);
         for chunk in self.chunks.iter() {
             let found = of_chunk(chunk, grid, cache, self.def.unit)?;
-            all.add(&found, &holes_of(&MergeSource::Chunk(Arc::clone(chunk)), &self.tombstones, i64::MIN, i64::MAX));
+            all.add(
+                &found,
+                &hidden_ranges(&MergeSource::Chunk(Arc::clone(chunk)), &self.tombstones, i64::MIN, i64::MAX),
+            );
         }
         all.settle();
         all.aligned.optimize();
@@ -76,13 +79,13 @@ fn of_chunk(chunk: &Arc<ChunkFile>, grid: Grid, cache: &MapCache, unit: TimeUnit
             }
             return Ok(found);
         }
-        Ok(_) => tracing::debug!(chunk = chunk.record.id, "coverage of another grid is worked out anew"),
-        Err(error) => tracing::warn!(%error, "coverage of a chunk is worked out anew"),
+        Ok(_) => tracing::debug!(chunk = chunk.record.id, "coverage of another grid is computed again"),
+        Err(error) => tracing::warn!(%error, "coverage of a chunk is computed again"),
     }
     let open = chunk.open(cache)?;
     let found = Arc::new(count_rows(&open, grid)?);
     open.coverage.store(Some(Arc::clone(&found)));
-    cache.orders.add_chunk(chunk.record.series_id, chunk.record.id);
+    cache.sidecar_requests.add_chunk(chunk.record.series_id, chunk.record.id);
     Ok(found)
 }
 
@@ -101,8 +104,8 @@ pub fn from_rows(series: &SeriesState, open: &OpenChunk) -> Result<Option<Covera
     series.grid().ok().map(|grid| count_rows(open, grid)).transpose()
 }
 
-/// Whether a chunk has the coverage its series wants, if it wants one.
-pub fn is_whole(series: &SeriesState, chunk: &ChunkFile) -> bool {
+/// Whether a chunk has the coverage that its series needs, if any.
+pub fn has_coverage(series: &SeriesState, chunk: &ChunkFile) -> bool {
     let Ok(grid) = series.grid() else { return true };
     read_sidecar(chunk, series.def.unit).is_ok_and(|found| found.grid == grid)
 }

@@ -1,8 +1,8 @@
 //! Which chunk files hold a series, and which of their rows count: what a program needs to read them without FastK.
 //!
-//! A chunk file never changes, so it keeps rows that were overwritten or deleted after it was written, until a compaction
-//! merges it with what came later. Compaction does not merge across named snapshots. The list therefore names, for each
-//! file, the ranges of row positions that belong to the series.
+//! A chunk file never changes, so it keeps rows that were overwritten or deleted after it was written, until a
+//! compaction merges it with what came later. Compaction does not merge across named snapshots. The list therefore
+//! names, for each file, the ranges of row positions that belong to the series.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::store::read::series_state::SeriesState;
 /// Most row ranges of one list.
 pub const ROW_RANGES_MAX: usize = 100_000;
 
-/// Pieces of a merge between two looks at `check`.
+/// Pieces of a merge between two calls of `check`.
 const PIECES_PER_CHECK: usize = 256;
 
 /// Half-open range of row positions in a file, counted from 0.
@@ -50,7 +50,7 @@ pub struct SeriesFile {
     pub rows: u64,
     /// Those of them that belong to the series: the others were overwritten or deleted later.
     pub rows_current: u64,
-    /// Where these stand in the file, rising and apart.
+    /// Their positions in the file, rising and disjoint.
     pub row_ranges: Vec<RowRange>,
 }
 
@@ -64,7 +64,7 @@ pub struct SeriesFiles {
 }
 
 /// The chunk files of a series, and which of their rows belong to it. Reads the timestamps of those files that others,
-/// the tail or deletes overlap; the others count whole. `check` is called between pieces and can end it.
+/// the tail or deletes overlap; the others count in full. `check` is called between pieces and can stop the work.
 ///
 /// # Errors
 /// That of `check`; `corrupt_data` for a damaged file; `too_large` beyond [`ROW_RANGES_MAX`] ranges.
@@ -74,7 +74,7 @@ pub fn series_files(
     check: &dyn Fn() -> Result<()>,
 ) -> Result<SeriesFiles> {
     let chunks = &series.chunks;
-    // A chunk counts whole when no other source spans the same times and no later delete reaches into it.
+    // A chunk counts in full when no other source spans the same times and no later delete reaches into it.
     let mut spans: Vec<(i64, i64, u64)> = series.sources().iter().map(|s| (s.ts_min(), s.ts_max(), 0)).collect();
     spans.sort_unstable();
     let starts: Vec<i64> = spans.iter().map(|span| span.0).collect();

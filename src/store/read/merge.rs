@@ -2,7 +2,7 @@
 //!
 //! Sources have disjoint commit ranges; of equal timestamps the source with the highest commits wins, and a
 //! tombstone hides the rows of sources with lower commits. The merge gallops: it yields the longest piece of one
-//! source that no other source interrupts, so untouched blocks come out whole and are never copied.
+//! source that no other source interrupts, so untouched blocks are yielded entire and never copied.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,22 +11,22 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::store::read::block::BlockColumns;
 use crate::store::read::chunk::{MapCache, OpenChunk};
-use crate::store::read::merge_source::{MergeSource, holes_of, joined};
+use crate::store::read::merge_source::{MergeSource, coalesce, hidden_ranges};
 use crate::store::read::pruning::{MergeContext, MergeStats, WantedKeys, count_blocks, rows_to_check};
-use crate::store::read::search::{before, up_to};
+use crate::store::read::search::{lower_bound, upper_bound};
 use crate::store::read::tombstone::Tombstone;
 use crate::types::SeriesDef;
 
-/// Runs of rows that are shorter than this on average are given and picked row by row.
+/// Stretches of rows that are shorter than this on average are yielded and selected row by row.
 pub const RUN_ROWS: usize = 16;
 
-/// Rows of one source that stand next to each other in the answer: positions `lo..hi` of a block.
+/// Adjacent rows of one source in the result: positions `lo..hi` of a block.
 #[derive(Debug)]
 pub struct MergedRows {
     pub block: Arc<SourceBlock>,
     pub lo: usize,
     pub hi: usize,
-    /// Only these of `lo..hi`, rising, where the merge looks for rows that stand far apart; else all of them.
+    /// Only these of `lo..hi`, rising, where the merge selects rows that lie far apart; else all of them.
     pub scattered: Option<Vec<u32>>,
     /// Id of the chunk it is of, and the position in that chunk of the first row of `block`; `None` for rows of a run.
     pub place: Option<(u64, usize)>,
@@ -39,7 +39,7 @@ impl MergedRows {
     }
 }
 
-/// A block in memory: of a mapped chunk, or a whole run.
+/// A block in memory: of a mapped chunk, or an entire run.
 #[derive(Debug)]
 pub struct SourceBlock {
     pub columns: BlockColumns,
@@ -56,14 +56,14 @@ impl SourceBlock {
 struct SourceCursor {
     source: MergeSource,
     open: Option<Arc<OpenChunk>>,
-    holes: Vec<(i64, i64)>,
-    /// Rows of the chunk that are looked at, half-open, rising and apart; all when absent.
+    hidden: Vec<(i64, i64)>,
+    /// Rows of the chunk to check, half-open, rising and disjoint; all when absent.
     kept: Option<Vec<(usize, usize)>>,
     /// Current block; the cursor is at its end when this is past the last one.
     block: usize,
     block_count: usize,
     loaded: Option<Arc<SourceBlock>>,
-    /// Rows not yet given: `lo..hi` of the current block.
+    /// Rows not yet yielded: `lo..hi` of the current block.
     lo: usize,
     hi: usize,
     done: bool,
@@ -78,7 +78,7 @@ impl SourceCursor {
         older: &[(i64, i64)],
         stats: &mut MergeStats,
     ) -> Result<Self> {
-        let holes = holes_of(&source, tombstones, context.start, context.end);
+        let hidden = hidden_ranges(&source, tombstones, context.start, context.end);
         let open = match &source {
             MergeSource::Chunk(chunk) => Some(chunk.open(context.cache)?),
             MergeSource::Run(_) => None,
@@ -95,7 +95,7 @@ impl SourceCursor {
         let mut cursor = Self {
             source,
             open,
-            holes,
+            hidden,
             kept,
             block: 0,
             block_count,
@@ -158,7 +158,7 @@ impl SourceCursor {
         }
     }
 
-    /// Leaves blocks that end before `target` (begin after it when descending).
+    /// Skips blocks that end before `target` (start after it when descending).
     fn skip_blocks(&mut self, target: i64, desc: bool) {
         let (first, last, _) = self.span(self.block);
         let passed = if desc { first > target } else { last < target };
@@ -178,7 +178,7 @@ impl SourceCursor {
         }
     }
 
-    /// Leaves rows nobody looks at; whether it moved.
+    /// Skips rows that need no check; returns whether it moved.
     fn skip_left_out(&mut self, desc: bool) -> bool {
         let (Some(kept), Some(open)) = (&self.kept, &self.open) else { return false };
         let base = open.first_row(self.block);
@@ -213,7 +213,7 @@ impl SourceCursor {
         true
     }
 
-    /// Rows from `lo` on (up to `hi` when descending) that are looked at without a gap, as a border in the block.
+    /// Rows from `lo` on (up to `hi` when descending) that need a check without a gap, as a border in the block.
     fn kept_border(&self, desc: bool) -> usize {
         let (Some(kept), Some(open)) = (&self.kept, &self.open) else { return if desc { 0 } else { usize::MAX } };
         let base = open.first_row(self.block);
@@ -228,8 +228,8 @@ impl SourceCursor {
         }
     }
 
-    /// Those of the rows `lo..hi` of the block that are looked at, where they stand in several short runs: giving each
-    /// run by itself would take longer than reading it.
+    /// Those of the rows `lo..hi` of the block that need a check, where they are in several short stretches: yielding
+    /// each one by itself would take longer than reading it.
     fn scattered(&self, lo: usize, hi: usize) -> Option<Vec<u32>> {
         let (kept, open) = (self.kept.as_ref()?, self.open.as_ref()?);
         let base = open.first_row(self.block);
@@ -256,7 +256,7 @@ impl SourceCursor {
             if self.done {
                 return Ok(());
             }
-            // Before anything is loaded: a block nobody looks at is not read either.
+            // Before anything is loaded: a block without a row to check is not read.
             if self.skip_left_out(context.desc) {
                 continue;
             }
@@ -264,12 +264,12 @@ impl SourceCursor {
             if context.desc {
                 if last > target {
                     let loaded = self.load(context)?;
-                    self.hi = self.hi.min(up_to(loaded.ts(), target));
+                    self.hi = self.hi.min(upper_bound(loaded.ts(), target));
                 }
             } else if first < target {
                 let loaded = self.load(context)?;
                 if loaded.ts().get(self.lo).is_none_or(|ts| *ts < target) {
-                    self.lo = self.lo.max(before(loaded.ts(), target));
+                    self.lo = self.lo.max(lower_bound(loaded.ts(), target));
                 }
             }
             debug_assert!(self.hi <= rows, "a cursor stays in its block");
@@ -281,7 +281,7 @@ impl SourceCursor {
                 continue;
             }
             let head = self.head(context)?;
-            match self.hole_at(head) {
+            match self.hidden_at(head) {
                 None => break,
                 Some((from, to)) => {
                     let beyond = if context.desc { from.checked_sub(1) } else { to.checked_add(1) };
@@ -303,9 +303,9 @@ impl SourceCursor {
     }
 
     /// The hole a timestamp lies in.
-    fn hole_at(&self, ts: i64) -> Option<(i64, i64)> {
-        let position = self.holes.partition_point(|(_, to)| *to < ts);
-        self.holes.get(position).copied().filter(|(from, _)| *from <= ts)
+    fn hidden_at(&self, ts: i64) -> Option<(i64, i64)> {
+        let position = self.hidden.partition_point(|(_, to)| *to < ts);
+        self.hidden.get(position).copied().filter(|(from, _)| *from <= ts)
     }
 
     /// Timestamp of the next row.
@@ -322,29 +322,29 @@ impl SourceCursor {
         Ok(loaded.ts().get(at).copied().unwrap_or_default())
     }
 
-    /// Farthest timestamp this cursor may give without asking the others: the end of the range or the row before
-    /// the next hole.
+    /// Farthest timestamp this cursor may yield without comparing with the others: the end of the range or the row
+    /// before the next hidden range.
     fn limit(&self, head: i64, context: &MergeContext<'_>) -> i64 {
         if context.desc {
-            let below = self.holes.partition_point(|(_, to)| *to < head).checked_sub(1);
-            let hole = below.and_then(|at| self.holes.get(at)).map(|(_, to)| to.saturating_add(1));
+            let below = self.hidden.partition_point(|(_, to)| *to < head).checked_sub(1);
+            let hole = below.and_then(|at| self.hidden.get(at)).map(|(_, to)| to.saturating_add(1));
             hole.map_or(context.start, |hole| hole.max(context.start))
         } else {
-            let above = self.holes.partition_point(|(from, _)| *from <= head);
-            let hole = self.holes.get(above).map(|(from, _)| from.saturating_sub(1));
+            let above = self.hidden.partition_point(|(from, _)| *from <= head);
+            let hole = self.hidden.get(above).map(|(from, _)| from.saturating_sub(1));
             hole.map_or(context.end, |hole| hole.min(context.end))
         }
     }
 
-    /// Gives the rows of the current block up to `limit` inclusive, and moves on.
+    /// Yields the rows of the current block up to `limit` inclusive, and advances.
     fn take(&mut self, limit: i64, context: &MergeContext<'_>) -> Result<MergedRows> {
         let (first, last, _) = self.span(self.block);
         let block = self.load(context)?;
         let (mut lo, mut hi) = (self.lo, self.hi);
         if context.desc && first < limit {
-            lo = lo.max(before(block.ts(), limit));
+            lo = lo.max(lower_bound(block.ts(), limit));
         } else if !context.desc && last > limit {
-            hi = hi.min(up_to(block.ts(), limit));
+            hi = hi.min(upper_bound(block.ts(), limit));
         }
         let scattered = self.scattered(lo, hi);
         if scattered.is_none() {
@@ -379,7 +379,7 @@ pub struct Merge {
     cursors: Vec<SourceCursor>,
     /// Next row of each cursor: nearest first, of equal ones the newest first.
     heads: BinaryHeap<(Reverse<i64>, u64, usize)>,
-    /// Sources not opened yet, nearest last, with the earliest timestamp they can give.
+    /// Sources not opened yet, nearest last, with the earliest timestamp they can yield.
     waiting: Vec<MergeSource>,
     tombstones: Arc<Vec<Tombstone>>,
     def: Arc<SeriesDef>,
@@ -426,8 +426,8 @@ impl Merge {
         }
     }
 
-    /// Lets the merge leave out rows that are not wanted (all conditions together), where sidecars tell. What it gives
-    /// still has to be checked row by row.
+    /// Lets the merge skip rows that do not match (all conditions together), where sidecars exclude them. What it
+    /// yields still has to be checked row by row.
     pub fn looking_for(mut self, wanted: Vec<WantedKeys>) -> Self {
         if wanted.is_empty() {
             return self;
@@ -437,7 +437,7 @@ impl Merge {
         self
     }
 
-    /// What was looked at so far.
+    /// Chunks, zones and rows considered so far.
     pub fn stats(&self) -> MergeStats {
         self.stats
     }
@@ -469,7 +469,7 @@ impl Merge {
                 (Arc::clone(&self.def), Arc::clone(&self.cache), Arc::clone(&self.tombstones));
             let wanted = std::mem::take(&mut self.wanted);
             let context = self.context(&cache, &def, &wanted);
-            let older = joined(
+            let older = coalesce(
                 self.spans.iter().filter(|(.., hi)| *hi < rank).map(|(first, last, _)| (*first, *last)).collect(),
             );
             let mut stats = self.stats;
@@ -505,12 +505,12 @@ impl Merge {
         Ok(())
     }
 
-    /// Whether there is nothing more to give.
+    /// Whether there is nothing more to yield.
     pub fn is_at_end(&self) -> bool {
         self.heads.is_empty() && self.waiting.is_empty()
     }
 
-    /// How many rows are left to give.
+    /// Number of rows left to yield.
     pub fn count_rows(mut self) -> Result<u64> {
         let mut rows = 0;
         while let Some(piece) = self.next_piece()? {
@@ -540,7 +540,7 @@ impl Merge {
             }
             self.push_head(other, other_rank, &context)?;
         }
-        // Up to the row before the next one of anybody else.
+        // Up to the row before the next one of any other source.
         let mut others = self.heads.peek().map(|(key, ..)| self.ts_of(*key));
         if let Some(source) = self.waiting.last() {
             let nearest = if self.desc { source.ts_max() } else { source.ts_min() };

@@ -1,4 +1,4 @@
-//! What a merge reads from: a chunk or a run, and the ranges that deletes hide of it.
+//! What a merge reads from: a chunk or a run, and the ranges of it that deletes hide.
 
 use std::sync::Arc;
 
@@ -56,17 +56,17 @@ impl MergeSource {
 }
 
 /// Ranges that tombstones hide from one source, sorted and apart, within the range of the merge.
-pub fn holes_of(source: &MergeSource, tombstones: &[Tombstone], start: i64, end: i64) -> Vec<(i64, i64)> {
-    let holes: Vec<(i64, i64)> = tombstones
+pub fn hidden_ranges(source: &MergeSource, tombstones: &[Tombstone], start: i64, end: i64) -> Vec<(i64, i64)> {
+    let hidden: Vec<(i64, i64)> = tombstones
         .iter()
         .filter(|t| t.commit > source.commit_hi() && t.start <= end && t.end >= start)
         .map(|t| (t.start, t.end))
         .collect();
-    joined(holes)
+    coalesce(hidden)
 }
 
 /// Closed ranges sorted, with those that touch made one.
-pub fn joined(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
+pub fn coalesce(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
     ranges.sort_unstable();
     let mut joined: Vec<(i64, i64)> = Vec::with_capacity(ranges.len());
     for (from, to) in ranges {
@@ -90,14 +90,14 @@ pub fn mark_present(
     if source.ts_min() > *last || source.ts_max() < *first {
         return Ok(());
     }
-    let holes = holes_of(source, tombstones, *first, *last);
+    let hidden = hidden_ranges(source, tombstones, *first, *last);
     let mut mark = |stored: &[i64]| {
         let (Some(low), Some(high)) = (stored.first(), stored.last()) else { return };
         let mut at = wanted.partition_point(|ts| ts < low);
         let mut row = 0;
         while let Some(ts) = wanted.get(at).filter(|ts| *ts <= high) {
             row += stored.get(row..).map_or(0, |rest| rest.partition_point(|stored| stored < ts));
-            let there = stored.get(row) == Some(ts) && !holes.iter().any(|(from, to)| from <= ts && ts <= to);
+            let there = stored.get(row) == Some(ts) && !hidden.iter().any(|(from, to)| from <= ts && ts <= to);
             if let (true, Some(slot)) = (there, found.get_mut(at)) {
                 *slot = true;
             }

@@ -11,7 +11,7 @@ use crate::types::schema::series_not_found;
 /// Refuses a change unless the series is this one, at this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpectedVersion {
-    /// `None` for whatever series has the key now.
+    /// `None` for any series that has the key now.
     pub series_id: Option<SeriesId>,
     pub version: u64,
 }
@@ -27,7 +27,7 @@ pub fn check_past(now: &StoreState, commit: u64) -> Result<()> {
     Ok(())
 }
 
-/// The series a change is about, at the version it asks for.
+/// The series that a change is about, if it is at the expected version.
 pub fn current(state: &StoreState, key: &SeriesKey, if_version: IfVersion) -> Result<Arc<SeriesState>> {
     let series = state.get(key).ok_or_else(|| series_not_found(key))?;
     match if_version {

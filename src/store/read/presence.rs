@@ -1,4 +1,4 @@
-//! Where a series has rows, as a bitmap of its grid and a list of the other timestamps; and what is cached of it.
+//! Where a series has rows, as a bitmap of its grid and a list of the other timestamps; and the cache of it.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -9,10 +9,10 @@ use roaring::RoaringTreemap;
 use crate::format::coverage::{Coverage, bit_of, bucket_of};
 use crate::types::Grid;
 
-/// Most bytes of presence kept between questions.
+/// Most bytes of presence cached between requests.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
-/// What an entry costs besides its bitmap.
+/// Bytes of an entry besides its bitmap.
 const ENTRY_BYTES: usize = 256;
 
 /// Where a series has rows.
@@ -92,7 +92,7 @@ impl Presence {
         self.off_grid.extend(source.off_grid.iter().filter(|ts| !hidden(ts)));
     }
 
-    /// Brings the list of rows off the grid in order once every source was added.
+    /// Sorts the list of rows off the grid once every source was added.
     pub(in crate::store) fn settle(&mut self) {
         if !self.off_grid.is_sorted() {
             self.off_grid.sort_unstable();
@@ -120,7 +120,7 @@ impl Buckets<'_> {
 pub struct BucketRanges<'a> {
     bitmaps: roaring::treemap::BitmapIter<'a>,
     current: Option<(u32, roaring::bitmap::Iter<'a>)>,
-    /// Closed range of bits wanted.
+    /// Closed range of requested bits.
     bits: (u64, u64),
     /// A run that may go on.
     held: Option<(u64, u64)>,
@@ -169,7 +169,7 @@ impl Iterator for BucketRanges<'_> {
     }
 }
 
-/// Presence of the chunks of series asked for lately, the rest of each series being its tail.
+/// Presence of the chunks of recently requested series, the rest of each series being its tail.
 #[derive(Debug, Default)]
 pub struct PresenceCache {
     kept: Mutex<CachedPresence>,
@@ -192,7 +192,8 @@ struct PresenceEntry {
     used: u64,
 }
 
-/// What a presence was made of: the chunks of a series and its deletes. Weak, so that a cached result never keeps files.
+/// What a presence was made of: the chunks of a series and its deletes. Weak, so that a cached result never keeps
+/// files.
 #[derive(Clone, Debug)]
 pub struct Origin([Weak<dyn Any + Send + Sync>; 2]);
 
@@ -236,7 +237,7 @@ impl PresenceCache {
 }
 
 impl CachedPresence {
-    /// Lets the least recently used go until a quarter of the room is free.
+    /// Evicts the least recently used entries until a quarter of the space is free.
     fn shrink(&mut self) {
         let mut by_use: Vec<(u64, u64)> = self.entries.iter().map(|(id, entry)| (entry.used, *id)).collect();
         by_use.sort_unstable();

@@ -1,4 +1,4 @@
-//! Which rows of a chunk a merge with conditions has to look at, by zone map and value index.
+//! Which rows of a chunk a merge with conditions has to check, by zone map and value index.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,17 +8,17 @@ use crate::store::read::chunk::{MapCache, OpenChunk};
 use crate::store::read::sidecar::Zones;
 use crate::types::SeriesDef;
 
-/// Rows a reader looks for: those whose cell in one column has an order key inside some range. A merge may leave out
-/// rows that zone maps or value indexes rule out; it does not check those it gives.
+/// Rows that a reader selects: those whose cell in one column has an order key inside some range. A merge may skip
+/// rows that zone maps or value indexes rule out; it does not check those it yields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedKeys {
     /// Position of the column in the registration; `ts` is 0.
     pub column: usize,
-    /// Closed ranges of order keys, rising and apart.
+    /// Closed ranges of order keys, rising and disjoint.
     pub ranges: Arc<Vec<(i64, i64)>>,
 }
 
-/// What a merge looked at and what it could leave out.
+/// What a merge considered and what it could skip.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MergeStats {
     pub chunks_considered: u64,
@@ -43,11 +43,11 @@ pub struct MergeContext<'a> {
     pub end: i64,
 }
 
-/// Rows of a chunk, side by side, that are left out or looked at together: a zone, or a block where there is no zone
+/// Adjacent rows of a chunk that are skipped or checked together: a zone, or a block where there is no zone
 /// map.
 struct RowStretch {
     rows: Range<usize>,
-    /// Whether rows of it may hide older ones of other sources: then all of them are looked at.
+    /// Whether rows of it may hide older ones of other sources: then all of them are checked.
     hides: bool,
 }
 
@@ -59,10 +59,10 @@ fn push_rows(kept: &mut Vec<(usize, usize)>, rows: Range<usize>) {
     }
 }
 
-/// Rows of a chunk that have to be looked at: half-open ranges of positions, rising and apart. `None` for all of them.
+/// Rows of a chunk that have to be checked: half-open ranges of positions, rising and disjoint. `None` for all of them.
 ///
-/// Zones that cannot hold a wanted row go first, then, where an indexed column selects few rows of the rest, all rows
-/// but those. Rows that may hide something in an older source always stay.
+/// Zones that cannot hold a matching row are excluded first, then, where an indexed column selects few rows of the
+/// rest, all rows but those. Rows that may hide something in an older source always stay.
 pub fn rows_to_check(
     open: &OpenChunk,
     context: &MergeContext<'_>,
@@ -122,7 +122,7 @@ pub fn rows_to_check(
     Some(kept)
 }
 
-/// Counts the blocks of a chunk within the range, and those without any of the rows kept (rising and apart).
+/// Counts the blocks of a chunk within the range, and those without any of the retained rows (rising and disjoint).
 pub fn count_blocks(
     open: &OpenChunk,
     context: &MergeContext<'_>,
@@ -144,7 +144,7 @@ pub fn count_blocks(
     }
 }
 
-/// Zones within the range that can hold a wanted row or may hide an older one; `None` when none of the chunk can.
+/// Zones within the range that can hold a matching row or may hide an older one; `None` when none of the chunk can.
 fn zones_to_check(
     open: &OpenChunk,
     zones: &Zones,
@@ -160,7 +160,7 @@ fn zones_to_check(
         let at = wanted.ranges.partition_point(|(_, high)| *high < min);
         wanted.ranges.get(at).is_some_and(|(low, _)| *low <= max)
     };
-    // The bounds of the whole chunk say for most chunks that nothing of them is wanted.
+    // For most chunks the bounds of the entire chunk exclude every match.
     let possible = context.wanted.iter().all(|w| zones.whole.get(w.column).is_none_or(|bounds| within(w, *bounds)));
     if !possible && !hides(open.meta.ts_min, open.meta.ts_max) {
         stats.zones_pruned += (end - first) as u64;
@@ -188,7 +188,7 @@ fn zones_to_check(
     Some(stretches)
 }
 
-/// The fewest rows an index of one of the wanted columns names, where that is worth reading them one by one.
+/// The fewest rows that an index of one of the columns names, where that is worth reading them one by one.
 fn rows_by_index(open: &OpenChunk, context: &MergeContext<'_>, stretches: &[RowStretch]) -> Option<Vec<usize>> {
     let mut rows_left: usize =
         stretches.iter().filter(|stretch| !stretch.hides).map(|stretch| stretch.rows.len()).sum();

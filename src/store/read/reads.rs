@@ -25,7 +25,7 @@ impl Reads {
     /// The state of an earlier commit.
     ///
     /// # Errors
-    /// `commit_gone` when nothing kept it.
+    /// `commit_gone` when it is no longer retained.
     pub fn at_commit(&self, now: Arc<StoreState>, commit: u64) -> Result<Arc<StoreState>> {
         if now.commit == commit {
             return Ok(now);
@@ -51,10 +51,10 @@ impl Reads {
 
     /// The series of these keys at an earlier commit, and perhaps others.
     ///
-    /// Finds more than [`Reads::at_commit`]: a series that did not change since needs nobody who kept the commit.
+    /// Finds more than [`Reads::at_commit`]: a series that did not change since needs no retained commit.
     ///
     /// # Errors
-    /// `commit_gone` when nothing kept the commit for one of them.
+    /// `commit_gone` when the commit is no longer retained for one of them.
     pub fn at_commit_of(&self, now: Arc<StoreState>, commit: u64, keys: &[SeriesKey]) -> Result<Arc<StoreState>> {
         if now.commit == commit {
             return Ok(now);
@@ -72,7 +72,7 @@ impl Reads {
             let holds = [unchanged.filter(|s| s.last_commit <= commit), logged.filter(|s| replayed.holds(s, commit))];
             match holds.into_iter().flatten().next() {
                 Some(series) => state.put(series.as_ref().clone()),
-                // It was not there, unless it was dropped since.
+                // It did not exist, unless it was dropped since.
                 None if logged.is_none() && kept.is_some() && replayed.dropped <= commit => {}
                 None => return self.of_snapshot(&now, commit),
             }
@@ -85,7 +85,7 @@ impl Reads {
         if let Some((name, _)) = now.snapshots.iter().find(|(_, snapshot)| snapshot.commit == commit) {
             return self.as_of(now, name);
         }
-        let detail = format!("commit {commit} is no longer kept; the store is at {}", now.commit);
+        let detail = format!("commit {commit} is no longer retained; the store is at {}", now.commit);
         Err(Error::new(ErrorCode::CommitGone, detail).with_hint("read again without commit, cursor or ticket"))
     }
 

@@ -10,14 +10,14 @@ use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::store_state::StoreState;
 use crate::sync::Mutex;
 
-/// Most commits kept at once for cursors and tickets; beyond it the least recently used one goes early. A kept commit
-/// costs the tail rows that were merged or sealed since, so their number is bounded.
+/// Most commits retained at once for cursors and tickets; beyond it the least recently used one is dropped early. A
+/// retained commit costs the tail rows that were merged or sealed since, so their number is bounded.
 const PINS_MAX: usize = 256;
 
-/// What a commit is counted as beside its rows: the nodes of maps and the short runs that no later state shares.
+/// Bytes that a commit counts besides its rows: the nodes of maps and the short runs that no later state shares.
 pub const COMMIT_BYTES: u64 = 8 << 10;
 
-/// The kept commits. See the head of this module.
+/// The retained commits. See the head of this module.
 #[derive(Debug)]
 pub struct RetainedCommits {
     keep: Duration,
@@ -51,7 +51,7 @@ struct PastCommit {
 }
 
 impl CommitHistory {
-    /// Takes out what is too old or too much.
+    /// Removes what is too old or too much.
     fn expire(&mut self, keep: Duration, bytes_max: u64, now: Instant) -> Vec<PastCommit> {
         let mut gone = Vec::new();
         while let Some(first) = self.past.front()
@@ -69,9 +69,9 @@ impl CommitHistory {
 /// The chunk files of the manifest can be ahead of them, so that not every series in them is as it was.
 #[derive(Debug, Default)]
 pub struct ReplayedCommits {
-    /// The last commit there was when the store was opened.
+    /// The last commit when the store was opened.
     pub until: u64,
-    /// States at commits of the log, in their order.
+    /// States at commits of the log, in order.
     pub states: Vec<Arc<StoreState>>,
     /// The last commit that changed a series otherwise than by writing rows.
     pub rewritten: HashMap<SeriesId, u64>,
@@ -101,8 +101,8 @@ impl RetainedCommits {
         }
     }
 
-    /// The same that keeps also what was the current commit, while that takes no more than about so many bytes of
-    /// memory, beginning with what was read back from the log.
+    /// Retains also commits that were the current one, within about `bytes_max` bytes of
+    /// memory, starting with what was read back from the log.
     pub fn with_history(mut self, bytes_max: u64, mut replayed: ReplayedCommits) -> Self {
         let states = std::mem::take(&mut replayed.states);
         let until = Instant::now();
@@ -158,7 +158,7 @@ impl RetainedCommits {
         }
     }
 
-    /// The kept state of a commit; asking for it keeps it longer.
+    /// The retained state of a commit; requesting it retains it longer.
     pub fn get(&self, commit: u64) -> Option<Arc<StoreState>> {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pin) = pins.get_mut(&commit).filter(|pin| pin.last_used.elapsed() < self.keep) {
@@ -175,7 +175,7 @@ impl RetainedCommits {
         Some(state)
     }
 
-    /// Lets go of all commits that only a reply can have named: their files take space that is needed.
+    /// Releases all commits that only a response can have named: their files take space that is needed.
     pub fn give_up_history(&self) {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = std::mem::take(&mut history.past);
@@ -184,7 +184,7 @@ impl RetainedCommits {
         drop(gone);
     }
 
-    /// Lets go of what is too old.
+    /// Releases what is too old.
     pub fn expire(&self) {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         pins.retain(|_, pin| pin.last_used.elapsed() < self.keep);

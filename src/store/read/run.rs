@@ -9,12 +9,12 @@ use crate::types::Rows;
 /// Most rows a run grows to by merging with its neighbours.
 pub const RUN_ROWS_MAX: usize = 262_144;
 
-/// A run of up to this many rows takes every newer one in: rows that arrive one at a time are read as few pieces.
-/// Bounds what an append of one row copies where it cannot go behind the others.
+/// A run of up to this many rows absorbs every newer one: rows that arrive one at a time are read as few pieces.
+/// Bounds what an append of one row copies where it cannot follow the others.
 pub const RUN_ROWS_SMALL: usize = 256;
 
-/// Rows that a run of one row has room for.
-const ROOM_ROWS: usize = 8;
+/// Capacity in rows of the buffer of a run of one row.
+const BUFFER_ROWS: usize = 8;
 
 /// Sorted, distinct rows that are durable in the log and not yet in a chunk.
 #[derive(Debug)]
@@ -25,8 +25,8 @@ pub struct Run {
     pub file: Option<u64>,
     /// `ts`, then the columns; never empty.
     pub(in crate::store) columns: Vec<Buffer>,
-    /// Where the columns stand, when more rows may come behind them there.
-    room: Option<AppendBuffer>,
+    /// The buffer of the columns, when more rows may follow them there.
+    buffer: Option<AppendBuffer>,
 }
 
 impl Run {
@@ -37,47 +37,53 @@ impl Run {
         }
         let mut columns = vec![Buffer::from_vec(rows.ts)];
         columns.extend(rows.columns.into_iter().map(Buffer::from_vec));
-        Some(Self { commit_lo, commit_hi, file: None, columns, room: None })
+        Some(Self { commit_lo, commit_hi, file: None, columns, buffer: None })
     }
 
-    /// A run of few sorted, distinct rows that more will come behind.
+    /// A run of few sorted, distinct rows that more will follow.
     pub(in crate::store) fn growing(rows: &Rows, commit: u64) -> Self {
         let columns: Vec<&[i64]> = std::iter::once(&rows.ts).chain(&rows.columns).map(Vec::as_slice).collect();
-        let room = AppendBuffer::with((2 * rows.len()).max(ROOM_ROWS), &columns);
-        Self { commit_lo: commit, commit_hi: commit, file: None, columns: room.columns(rows.len()), room: Some(room) }
+        let buffer = AppendBuffer::with((2 * rows.len()).max(BUFFER_ROWS), &columns);
+        Self {
+            commit_lo: commit,
+            commit_hi: commit,
+            file: None,
+            columns: buffer.columns(rows.len()),
+            buffer: Some(buffer),
+        }
     }
 
-    /// This run and rows behind its last one, without copying it while its room has space. A room that is full moves
+    /// This run and rows after its last one, without copying it while its buffer has space. A full buffer is copied
     /// into one twice as large.
     pub(in crate::store) fn grown(&self, rows: &Rows, commit: u64) -> Run {
         let before = self.rows();
         let all = before + rows.len();
-        let room = match &self.room {
-            Some(room) if room.append(before, rows) => room.clone(),
+        let buffer = match &self.buffer {
+            Some(buffer) if buffer.append(before, rows) => buffer.clone(),
             _ => {
                 let columns: Vec<&[i64]> = (0..self.columns.len()).map(|column| self.words(column)).collect();
-                let room = AppendBuffer::with((2 * all).min(RUN_ROWS_MAX.max(all)), &columns);
-                let appended = room.append(before, rows);
-                debug_assert!(appended, "a new room has space");
-                room
+                let buffer = AppendBuffer::with((2 * all).min(RUN_ROWS_MAX.max(all)), &columns);
+                let appended = buffer.append(before, rows);
+                debug_assert!(appended, "a new buffer has space");
+                buffer
             }
         };
         let (commit_lo, commit_hi) = (self.commit_lo.min(commit), self.commit_hi.max(commit));
-        Run { commit_lo, commit_hi, file: None, columns: room.columns(all), room: Some(room) }
+        Run { commit_lo, commit_hi, file: None, columns: buffer.columns(all), buffer: Some(buffer) }
     }
 
-    /// Whether rows go behind the last one at little cost: into its room, or into one that is made for many more. Not
-    /// where rows stand that were refused: a disk that is full would make a copy of the run of every attempt.
+    /// Whether rows can follow the last one at little cost: in its buffer, or in a new one for many more. Not
+    /// where rows are that were refused: on a full disk every attempt would copy the run.
     pub(in crate::store) fn takes(&self, rows: &Rows) -> bool {
         let after = self.timestamps().last() < rows.ts.first() && self.columns.len() == rows.columns.len() + 1;
-        let free = self.room.as_ref().is_some_and(|room| room.ends_at(self.rows()));
+        let free = self.buffer.as_ref().is_some_and(|buffer| buffer.ends_at(self.rows()));
         let grows = free || self.rows() <= RUN_ROWS_SMALL;
         after && grows && rows.len() <= RUN_ROWS_SMALL && self.rows() + rows.len() <= RUN_ROWS_MAX
     }
 
     /// A run in a mapped file, whose bytes were checked.
     pub fn mapped(file: u64, (commit_lo, commit_hi): (u64, u64), columns: Vec<Buffer>) -> Self {
-        Self { commit_lo, commit_hi, file: Some(file), columns, room: None }
+        Self { commit_lo, commit_hi, file: Some(file), columns, buffer: None }
     }
 
     pub fn timestamps(&self) -> &[i64] {
@@ -150,7 +156,7 @@ impl Run {
             commit_hi: self.commit_hi.max(newer.commit_hi),
             file: None,
             columns: columns.into_iter().map(Buffer::from_vec).collect(),
-            room: None,
+            buffer: None,
         }
     }
 }

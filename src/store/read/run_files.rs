@@ -18,7 +18,7 @@ pub fn receipts_path(root: &DiskPath, id: u64) -> DiskPath {
     root.join("runs").join(format!("{id:020}.receipts"))
 }
 
-/// Maps a run file and checks every byte of it. Gives its runs by series, each series' in the order of their commits.
+/// Maps a run file and checks every byte of it. Returns its runs by series, each series' in the order of their commits.
 pub fn load_run(root: &DiskPath, record: &RunRecord) -> Result<Vec<(SeriesId, Run)>> {
     let path = run_path(root, record.id);
     let file = disk::open(&path)?;

@@ -1,8 +1,9 @@
-//! Searches in rising timestamps. Most series have a row in every interval, so where a timestamp stands can be told
-//! from the first and the last one: two looks instead of one for every halving, each of which waits for memory.
+//! Searches in rising timestamps. Most series have a row in every interval, so the position of a timestamp can be
+//! interpolated from the first and the last one: two probes instead of one for every halving, each of which waits for
+//! memory.
 
 /// How many of these rising timestamps lie before `ts`.
-pub fn before(rising: &[i64], ts: i64) -> usize {
+pub fn lower_bound(rising: &[i64], ts: i64) -> usize {
     let (Some(first), Some(last)) = (rising.first(), rising.last()) else { return 0 };
     if ts <= *first {
         return 0;
@@ -40,8 +41,8 @@ pub fn before(rising: &[i64], ts: i64) -> usize {
 }
 
 /// How many of these rising timestamps lie at `ts` or before it.
-pub fn up_to(rising: &[i64], ts: i64) -> usize {
-    ts.checked_add(1).map_or(rising.len(), |next| before(rising, next))
+pub fn upper_bound(rising: &[i64], ts: i64) -> usize {
+    ts.checked_add(1).map_or(rising.len(), |next| lower_bound(rising, next))
 }
 
 #[cfg(test)]
@@ -59,8 +60,12 @@ mod tests {
                 rising.iter().flat_map(|ts| [ts.saturating_sub(1), *ts, ts.saturating_add(1)]).collect();
             asked.extend([i64::MIN, 0, 17, 500_000, i64::MAX]);
             for ts in asked {
-                assert_eq!(before(&rising, ts), rising.partition_point(|other| *other < ts), "{ts} in {rising:?}");
-                assert_eq!(up_to(&rising, ts), rising.partition_point(|other| *other <= ts), "{ts} in {rising:?}");
+                assert_eq!(lower_bound(&rising, ts), rising.partition_point(|other| *other < ts), "{ts} in {rising:?}");
+                assert_eq!(
+                    upper_bound(&rising, ts),
+                    rising.partition_point(|other| *other <= ts),
+                    "{ts} in {rising:?}"
+                );
             }
         }
     }

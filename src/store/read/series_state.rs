@@ -1,4 +1,4 @@
-//! One series at one commit: its registration, its chunks, its tail, and what snapshots see of it.
+//! One series at one commit: its registration, its chunks, its tail, and its views at snapshots.
 
 use std::sync::Arc;
 
@@ -22,7 +22,8 @@ const RUNS_AT_HAND: usize = 16;
 
 const RUN_ROWS_AT_HAND: usize = 16_384;
 
-/// What a series was at a fence and up to it: kept when the series changes for the first time behind it.
+/// What a series was at a fence (the commit of a snapshot): recorded when the series changes for the first time after
+/// it.
 #[derive(Clone, Debug)]
 pub struct SeriesView {
     /// The fence.
@@ -50,12 +51,12 @@ pub struct SeriesState {
     pub created_commit: u64,
     /// Commit of the last change.
     pub last_commit: u64,
-    /// Commit at which the series was dropped; it is only kept for snapshots then.
+    /// Commit at which the series was dropped; afterwards it is retained only for snapshots.
     pub dropped_commit: Option<u64>,
     /// What snapshots see of it where that differs from now, oldest first.
     pub views: Arc<Vec<SeriesView>>,
     pub chunks: Arc<Chunks>,
-    /// Runs that stand in a run file, oldest first: mapped, and not merged with newer ones any more.
+    /// Runs in a run file, oldest first: mapped, and no longer merged with newer ones.
     pub settled: Vec<Arc<Run>>,
     /// Runs that are being moved to a file: not merged with newer ones any more.
     pub frozen: Vec<Arc<Run>>,
@@ -64,7 +65,7 @@ pub struct SeriesState {
     pub tombstones: Arc<Vec<Tombstone>>,
     /// Rows of commits up to this one are in chunks.
     pub sealed_commit: u64,
-    /// Wall clock of the last write in milliseconds; for people only.
+    /// Wall clock of the last write in milliseconds; for display only.
     pub last_write_ms: i64,
 }
 
@@ -96,7 +97,7 @@ impl SeriesState {
         self.dropped_commit.is_none_or(|dropped| fenced(fences, self.created_commit, dropped))
     }
 
-    /// The series after one more commit; what snapshots before it see is kept.
+    /// The series after one more commit; what snapshots before it see is recorded.
     pub fn touched(&self, commit: u64, fences: &[u64]) -> Self {
         let mut next = self.clone();
         next.touch(commit, fences);
@@ -125,7 +126,7 @@ impl SeriesState {
         self.last_commit = commit;
     }
 
-    /// The series as it was at the commit of a snapshot; `None` when it was not there.
+    /// The series as it was at the commit of a snapshot; `None` when it did not exist.
     pub fn as_of(&self, commit: u64) -> Option<Self> {
         if self.created_commit > commit || self.dropped_commit.is_some_and(|dropped| dropped <= commit) {
             return None;
@@ -179,8 +180,8 @@ impl SeriesState {
         Merge::new(sources, Arc::clone(&self.tombstones), Arc::clone(&self.def), Arc::clone(cache), range, desc)
     }
 
-    /// Where the blocks or chunks begin that hold the last `rows` rows of a closed range, as far as their numbers of
-    /// rows tell.
+    /// Start of the blocks or chunks that hold the last `rows` rows of a closed range, as far as their numbers of
+    /// rows show.
     pub fn start_of_last(&self, (start, end): (i64, i64), rows: u64) -> i64 {
         let mut left = rows;
         for chunk in self.chunks.within((start, end)).rev() {
@@ -202,7 +203,7 @@ impl SeriesState {
     }
 
     /// Whether the blocks at the end of a closed range hold as many rows of it as they have: nothing is deleted, lies
-    /// behind its end, or is there twice.
+    /// after its end, or is stored twice.
     pub fn counts_hold(&self, range: (i64, i64)) -> bool {
         let apart = |a: &&Arc<ChunkFile>, b: &&Arc<ChunkFile>| a.record.ts_max < b.record.ts_min;
         self.tombstones.is_empty()
@@ -319,7 +320,7 @@ impl SeriesState {
         }
     }
 
-    /// Adds sorted, distinct rows of one commit. Few of them behind the newest run go into its room.
+    /// Adds sorted, distinct rows of one commit. Few of them after the newest run go into its buffer.
     fn push_rows(&mut self, rows: Rows, commit: u64, fences: &[u64]) {
         if let Some(newest) = self.runs.last()
             && newest.takes(&rows)
@@ -353,7 +354,7 @@ impl SeriesState {
         self.runs.push(Arc::new(newest));
     }
 
-    /// Whether a delete or a fence stands between two runs.
+    /// Whether a delete or a fence lies between two runs.
     pub fn apart(&self, older: &Run, newer: &Run, fences: &[u64]) -> bool {
         is_apart(&self.tombstones, older.commit_hi, newer.commit_lo, fences)
     }
@@ -374,7 +375,7 @@ impl SeriesState {
             |run: &Arc<Run>| start <= run.ts_min() && run.ts_max() <= end && !fenced(fences, run.commit_hi, commit);
         next.runs.retain(|run| !inside(run));
         if next.sources().iter().any(|s| s.ts_min() <= end && s.ts_max() >= start) {
-            // One that this one covers says nothing more, unless a snapshot stands between them.
+            // A tombstone that this one covers adds nothing, unless a snapshot lies between them.
             let covered = |t: &Tombstone| start <= t.start && t.end <= end && !fenced(fences, t.commit, commit);
             let mut tombstones: Vec<Tombstone> = next.tombstones.iter().filter(|t| !covered(t)).copied().collect();
             tombstones.push(Tombstone { commit, start, end });
@@ -445,7 +446,7 @@ mod tests {
         }
         assert_eq!((now.runs.len(), now.rows), (1, 5_000));
         assert!(copies < 15, "{copies} copies of the run");
-        // What a reader took before stays what it was.
+        // The states that a reader took before are unchanged.
         for (rows, then) in before.iter().enumerate().skip(1).step_by(97) {
             let run = &then.runs[0];
             assert_eq!((run.rows(), run.ts_max()), (rows, rows as i64 - 1));
@@ -457,7 +458,7 @@ mod tests {
     #[test]
     fn two_states_that_go_on_from_one_do_not_write_over_each_other() {
         let base = series().with_rows(one(1, 10), 0, 2, 0, &[]).with_rows(one(2, 20), 0, 3, 0, &[]);
-        // The first was refused, as on a full disk; the second goes on from the same rows.
+        // The first was refused, as on a full disk; the second continues from the same rows.
         let refused = base.with_rows(one(3, 30), 0, 4, 0, &[]);
         let kept = base.with_rows(one(4, 40), 0, 4, 0, &[]);
         assert_eq!(refused.runs[0].words(1), [10, 20, 30]);
@@ -496,7 +497,11 @@ mod tests {
         let fenced = series().with_rows(one(1, 10), 0, 2, 0, &[]).with_rows(one(2, 20), 0, 4, 0, &[3]);
         assert_eq!(fenced.runs.len(), 2);
         let deleted = series().with_rows(one(1, 10), 0, 2, 0, &[]).without_range((0, 0), 0, 3, 0, &[]);
-        assert_eq!(deleted.with_rows(one(2, 20), 0, 4, 0, &[]).runs.len(), 1, "it hides nothing, so it is not kept");
+        assert_eq!(
+            deleted.with_rows(one(2, 20), 0, 4, 0, &[]).runs.len(),
+            1,
+            "it hides nothing, so it is not retained"
+        );
         let deleted = series().with_rows(one(1, 10), 0, 2, 0, &[]).with_rows(one(2, 20), 0, 3, 0, &[]);
         let deleted = deleted.without_range((2, 9), 1, 4, 0, &[]).with_rows(one(3, 30), 0, 5, 0, &[]);
         assert_eq!(deleted.runs.len(), 2);

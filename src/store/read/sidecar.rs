@@ -1,8 +1,8 @@
-//! Sidecars: derived files beside a chunk, named as it is but for the extension.
+//! Sidecars: derived files next to a chunk, with its name but for the extension.
 //!
-//! - A sidecar never decides what an answer says, only how much is read for it.
+//! - A sidecar never decides the result of a query, only how much is read for it.
 //! - It is bound to its chunk by chunk id and footer checksum; one that is missing, damaged or of another file is
-//!   left out of the query that notices, which orders a new one.
+//!   ignored by the query that notices, which requests a new one.
 //! - It is replaced by removing the old file and linking a finished new one: a crash in between costs time only.
 //! - It goes with the chunk.
 
@@ -44,7 +44,7 @@ pub fn coverage_path(chunk: &DiskPath) -> DiskPath {
     chunk.with_extension(COVERAGE)
 }
 
-/// Removes whatever sidecars a chunk file has.
+/// Removes all sidecars of a chunk file.
 pub fn remove_all(chunk: &DiskPath) -> Result<()> {
     EXTENSIONS.iter().try_for_each(|extension| disk::remove(&chunk.with_extension(extension)))
 }
@@ -151,11 +151,11 @@ fn belongs(index: &ValueIndex, meta: &ChunkMeta, footer_crc: u32) -> bool {
 #[derive(Debug)]
 pub struct Zones {
     pub map: ZoneMap,
-    /// Lowest and highest key of each column in the whole chunk.
+    /// Lowest and highest key of each column in the entire chunk.
     pub whole: Vec<(i64, i64)>,
 }
 
-/// Reads the zone map beside a chunk.
+/// Reads the zone map of a chunk.
 pub fn read_zones(chunk: &DiskPath, meta: &ChunkMeta, footer_crc: u32) -> Result<ZoneMap> {
     let path = zone_map_path(chunk);
     let zones = ZoneMap::decode(&disk::read(&path)?).map_err(|error| named(&path, &error))?;

@@ -6,10 +6,10 @@ use crate::error::{Error, ErrorCode};
 use crate::store::read::store_state::StoreState;
 use crate::sync::Mutex;
 
-/// Most views held at once: each is as large as the list of series.
+/// Most views cached at once: each is as large as the list of series.
 const VIEWS_MAX: usize = 16;
 
-/// Views of snapshots worked out for the present files; let go when those change.
+/// Cached views of snapshots on the present files; dropped when those change.
 #[derive(Debug, Default)]
 pub struct SnapshotViews(Mutex<CachedView>);
 
@@ -17,7 +17,7 @@ pub struct SnapshotViews(Mutex<CachedView>);
 struct CachedView {
     /// The manifest edit whose files the views are of.
     edit: u64,
-    /// The one asked for last stands last.
+    /// The most recently used one is last.
     views: Vec<Arc<StoreState>>,
 }
 
@@ -35,7 +35,7 @@ impl SnapshotViews {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.expire(now.edit);
         if held.edit > now.edit {
-            // Held, it would keep files that were given up since.
+            // Cached, it would keep files that were replaced since.
             drop(held);
             return Arc::new(now.as_of(commit));
         }
@@ -48,7 +48,7 @@ impl SnapshotViews {
         view
     }
 
-    /// Lets go of views of other files than the present ones, which could be unlinked otherwise.
+    /// Drops views of other files than the present ones, which could be unlinked otherwise.
     pub fn expire(&self, edit: u64) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).expire(edit);
     }

@@ -1,4 +1,4 @@
-//! What a reader sees: an immutable [`StoreState`] of the whole store at one commit.
+//! What a reader sees: an immutable [`StoreState`] of the entire store at one commit.
 //!
 //! States share everything that did not change (persistent maps, shared runs and chunks), so making the next one
 //! costs the logarithm of the number of series, and taking one costs nothing.
@@ -27,7 +27,7 @@ pub struct StoreState {
     pub snapshots: OrdMap<String, Snapshot>,
     /// Rising commits of the snapshots: rows on both sides of one are never merged.
     pub fences: Arc<Vec<u64>>,
-    /// Whether series are left out that were there: such a state answers one read and is not kept.
+    /// Whether existing series are left out: such a state serves one read and is not retained.
     pub is_partial: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct StoreState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub commit: u64,
-    /// Wall clock in milliseconds; for people only.
+    /// Wall clock in milliseconds; for display only.
     pub created_ms: i64,
 }
 
@@ -45,8 +45,8 @@ impl StoreState {
         self.series.get(self.keys.get(key)?)
     }
 
-    /// Sets or replaces a series. During replay a dropped series and its successor of the same key can be there
-    /// together: the key means the younger one.
+    /// Sets or replaces a series. During replay a dropped series and its successor of the same key can both exist:
+    /// the key means the younger one.
     pub fn put(&mut self, series: SeriesState) {
         if series.dropped_commit.is_none() && self.keys.get(&series.def.key).is_none_or(|id| *id < series.id) {
             self.keys.insert(series.def.key.clone(), series.id);
@@ -64,7 +64,7 @@ impl StoreState {
         self.series.insert(series.id, Arc::new(series));
     }
 
-    /// Takes a series out.
+    /// Removes a series.
     pub fn remove(&mut self, id: SeriesId) -> Option<Arc<SeriesState>> {
         let series = self.series.remove(&id)?;
         if self.keys.get(&series.def.key) == Some(&id) {
@@ -78,7 +78,7 @@ impl StoreState {
         self.series.values().filter(|series| series.dropped_commit.is_none())
     }
 
-    /// Drops a series at a commit. It stays out of sight while a snapshot needs it; else it is given back.
+    /// Drops a series at a commit. It stays hidden while a snapshot needs it; else it is returned.
     pub fn drop_series(&mut self, id: SeriesId, commit: u64) -> Option<Arc<SeriesState>> {
         let series = self.remove(id)?;
         let mut next = series.touched(commit, &self.fences);
@@ -96,8 +96,8 @@ impl StoreState {
         self.set_fences();
     }
 
-    /// Takes a named view away at a commit. Gives the series dropped by then that nothing shows any more; they are out
-    /// of the state. Replay can know of series that are dropped later: a snapshot in between may show them.
+    /// Removes a named view at a commit. Returns the series dropped by then that nothing shows any more; they are
+    /// removed from the state. Replay can know of series that are dropped later: a snapshot in between may show them.
     pub fn drop_snapshot(&mut self, name: &str, commit: u64) -> Vec<Arc<SeriesState>> {
         self.snapshots.remove(name);
         self.set_fences();
@@ -115,7 +115,7 @@ impl StoreState {
         self.fences = Arc::new(fences);
     }
 
-    /// The store as it was at the commit of a snapshot that is still there.
+    /// The store as it was at the commit of an existing snapshot.
     pub fn as_of(&self, commit: u64) -> StoreState {
         let mut view = StoreState { commit, edit: self.edit, ..StoreState::default() };
         for series in self.series.values().filter_map(|series| series.as_of(commit)) {

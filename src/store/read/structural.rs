@@ -15,11 +15,11 @@ pub enum Structural {
     Freeze(Arc<Vec<SeriesId>>),
     /// It failed: frozen runs are ordinary ones again.
     Thaw(Arc<Vec<SeriesId>>),
-    /// Chunks take the place of chunks, and of the settled and frozen runs where `sealed_commit` is set.
+    /// Chunks replace chunks, and the settled and frozen runs where `sealed_commit` is set.
     Chunks { parts: Arc<Vec<NewChunks>>, edit: u64 },
-    /// Runs of a file take the place of the frozen runs, or of those of other files.
+    /// Runs of a file replace the frozen runs, or those of other files.
     Settled { runs: Arc<Vec<(SeriesId, Vec<Arc<Run>>)>>, replaced: Arc<Vec<u64>>, edit: u64 },
-    /// Receipts older than this wall clock answer no retry any more.
+    /// Receipts older than this wall clock no longer answer a retry.
     Forget { before_ms: i64 },
 }
 

@@ -6,8 +6,8 @@
 //! configured mode, and never wait.
 //!
 //! A failed write or sync stops the queue for good (`writer_stopped`); readers go on. When space for a frame cannot
-//! be reserved, or the file for it cannot be created, nothing was written: the waiting commits fail with `storage_full`,
-//! `overloaded` or `io`, and the queue goes on.
+//! be reserved, or the file for it cannot be created, nothing was written: the waiting commits fail with
+//! `storage_full`, `overloaded` or `io`, and the queue continues.
 //! A queue of a store whose directory or `LOCK` was taken away stops before it acknowledges anything more.
 
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -39,7 +39,7 @@ impl CommitBatch {
 /// Why writing stopped, once it did: the first cause.
 type Stopped = Arc<OnceLock<String>>;
 
-/// What is decided and not yet durable. Held under the queue's lock.
+/// What is decided and not yet durable. Protected by the queue's lock.
 #[derive(Debug)]
 pub struct QueuedCommits {
     /// State after every queued commit.
@@ -61,24 +61,24 @@ pub struct QueuedCommits {
     /// Highest `durable_lsn` that a frame on disk carries.
     marked_lsn: u64,
     stopped: Stopped,
-    /// What every change is answered, in a store that is only read.
+    /// The error of every change, in a read-only store.
     refusal: Option<Error>,
 }
 
-/// What a leader took to write.
+/// What a leader writes in one turn.
 struct LeaderTurn {
     frames: Vec<QueuedFrame>,
     states: Vec<(Arc<StoreState>, u64)>,
     batch: Arc<CommitBatch>,
-    /// The state behind the last frame.
+    /// The state after the last frame.
     state: Arc<StoreState>,
 }
 
-/// A state whose runs were frozen, and where the log stands behind it.
+/// A state whose runs were frozen, and the position in the log after it.
 #[derive(Debug)]
 pub struct FrozenRuns {
     pub ids: Arc<Vec<SeriesId>>,
-    /// Not durable before `decided` and a sync behind it.
+    /// Not durable before `decided` and a sync after it.
     pub state: Arc<StoreState>,
     /// To wait on before anything of the state is used: a commit in it can still be refused.
     pub decided: Arc<CommitBatch>,
@@ -92,9 +92,9 @@ pub struct FrozenRuns {
 pub struct CommitQueue {
     pending: Mutex<QueuedCommits>,
     wake: Condvar,
-    /// Only the leader, or a holder of the `pending` lock while nobody leads, uses the log.
+    /// Only the leader, or a holder of the `pending` lock while there is no leader, uses the log.
     log: Mutex<Log>,
-    /// What of both is looked at without waiting for either lock.
+    /// What is read of both without waiting for either lock.
     log_bytes: Arc<LogBytes>,
     stopped: Stopped,
     published: ArcSwap<StoreState>,
@@ -127,7 +127,7 @@ impl CommitQueue {
         Self {
             pending: Mutex::new(pending),
             wake: Condvar::new(),
-            log_bytes: log.told(),
+            log_bytes: log.byte_counts(),
             stopped,
             log: Mutex::new(log),
             published: ArcSwap::from(state),
@@ -173,7 +173,7 @@ impl CommitQueue {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same for who reads rows of these series under it: when their chunks can be read.
+    /// The same lock for a caller that reads rows of these series under it: waits until their chunks can be read.
     pub fn lock_to_read<'k>(&self, keys: impl Iterator<Item = &'k SeriesKey> + Clone) -> MutexGuard<'_, QueuedCommits> {
         let mut pending = self.lock();
         while pending.loading.is_some_and(|id| keys.clone().any(|key| pending.state.keys.get(key) == Some(&id)))
@@ -203,7 +203,7 @@ impl CommitQueue {
         self.check_owned().and_then(|()| self.lock().check_writable()).is_ok()
     }
 
-    /// Answers every change with this error from now on.
+    /// Fails every change with this error from now on.
     pub fn refuse(&self, refusal: Error) {
         self.lock().refusal = Some(refusal);
     }
@@ -212,7 +212,7 @@ impl CommitQueue {
         self.durability
     }
 
-    /// Queues a commit that leads to `state` and gives what to wait on. `state.commit` is its number.
+    /// Queues a commit that leads to `state` and returns what to wait on. `state.commit` is its number.
     pub fn enqueue(
         &self,
         pending: &mut QueuedCommits,
@@ -248,7 +248,7 @@ impl CommitQueue {
         }
     }
 
-    /// Waits until the batch is durable under the configured mode and visible, leading when nobody does.
+    /// Waits until the batch is durable under the configured mode and visible, leading when there is no leader.
     pub fn wait(&self, batch: &CommitBatch) -> Result<()> {
         let mut pending = self.lock();
         loop {
@@ -289,14 +289,14 @@ impl CommitQueue {
 
         let mut pending = self.lock();
         pending.leading = false;
-        // Told to whoever waits; the leader itself looks there too.
+        // The waiters get the outcome from the batch; the leader itself reads it there too.
         let _ = self.settle(&mut pending, turn, outcome, sync);
         pending.structural.clear();
         self.wake();
         pending
     }
 
-    /// Ends the turn of a leader: its state is published, or what it took is refused with everything behind it.
+    /// Ends the turn of a leader: its state is published, or its commits are refused with everything after them.
     fn settle(
         &self,
         pending: &mut QueuedCommits,
@@ -321,7 +321,7 @@ impl CommitQueue {
                 if failure.error.code() == ErrorCode::StorageFull {
                     self.past.give_up_history();
                 }
-                // Nothing queued behind can stand without what failed.
+                // Nothing queued after it can exist without what failed.
                 let noticed_late = planted(Bug::FullNoticedLate) && failure.error.code() == ErrorCode::StorageFull;
                 let error = if failure.untouched || noticed_late {
                     pending.rewind();
@@ -342,7 +342,7 @@ impl CommitQueue {
     }
 
     /// Shows a state to readers, with what maintenance changed since it was taken. `states` are those of the commits
-    /// that led to it, itself among them: they were acknowledged, so that each can be asked for.
+    /// that led to it, itself among them: they were acknowledged, so that each can be requested.
     fn publish(&self, pending: &QueuedCommits, state: &Arc<StoreState>, states: &[(Arc<StoreState>, u64)]) {
         let before = self.published.load_full();
         if before.commit < state.commit {
@@ -362,7 +362,7 @@ impl CommitQueue {
         self.published.store(Arc::new(state));
     }
 
-    /// Refuses everything that is queued: the store stands where it is published.
+    /// Refuses everything that is queued: the store returns to the published state.
     fn refuse_queued(&self, pending: &mut QueuedCommits, error: &Error) {
         pending.state = self.published.load_full();
         pending.frames.clear();
@@ -379,11 +379,11 @@ impl CommitQueue {
     }
 
     /// Makes a commit that is not in the log: everything decided before it becomes durable and visible, then `write`
-    /// makes it count on disk, then readers see it. Commits decided meanwhile wait behind it, and are refused with it.
+    /// makes it count on disk, then readers see it. Commits decided meanwhile wait for it, and are refused with it.
     ///
-    /// `decide` gets the state before it and gives the one behind it; `None` when there is nothing to commit after
-    /// all, and nothing was changed. `write` gives the number of the manifest edit. Before it the files of new chunks of
-    /// the series `id` need not be there.
+    /// `decide` gets the state before it and returns the one after it; `None` when there is nothing to commit after
+    /// all, and nothing was changed. `write` returns the number of the manifest edit. Before it the files of new chunks
+    /// of the series `id` need not exist.
     pub fn commit_beside<T>(
         &self,
         id: SeriesId,
@@ -436,7 +436,7 @@ impl CommitQueue {
                 Ok(Some(()))
             }
             Err(error) => {
-                // When the edit may be on disk or not, the writer was stopped by who published it.
+                // When the edit may be on disk or not, its publisher has stopped the writer.
                 let error = pending.stopped.get().map_or(error, |cause| stopped_error(cause));
                 pending.rewind();
                 self.refuse_queued(&mut pending, &error);
@@ -447,7 +447,7 @@ impl CommitQueue {
         outcome
     }
 
-    /// Takes the log for maintenance: waits until nobody leads and keeps others from leading.
+    /// Takes the log for maintenance: waits until there is no leader and prevents a new one.
     fn with_log<T>(&self, work: impl FnOnce(&mut QueuedCommits, &mut Log) -> Result<T>) -> Result<T> {
         let mut pending = self.lock();
         while pending.leading {
@@ -457,7 +457,8 @@ impl CommitQueue {
         work(&mut pending, &mut log)
     }
 
-    /// Writes a marker frame when acknowledged frames stand last, so that a later recovery knows they were synced.
+    /// Writes a marker frame when acknowledged frames are last in the log, so that a later recovery knows they were
+    /// synced.
     pub fn mark(&self) -> Result<()> {
         self.with_log(|pending, log| {
             let due = pending.frames.is_empty() && pending.durable_lsn > pending.marked_lsn;
@@ -491,8 +492,8 @@ impl CommitQueue {
         self.with_log(QueuedCommits::sync)
     }
 
-    /// Freezes the runs of these series (all with runs when `None`) at one commit, and tells where the log stands
-    /// behind it: what the state holds comes from frames before `first_lsn`, everything later from frames behind it.
+    /// Freezes the runs of these series (all with runs when `None`) at one commit, and returns the position in the log
+    /// after it: what the state holds comes from frames before `first_lsn`, everything later from frames after it.
     pub fn freeze(&self, ids: Option<&[SeriesId]>) -> Result<FrozenRuns> {
         self.with_log(|pending, log| {
             pending.check_writable()?;
@@ -523,7 +524,7 @@ impl CommitQueue {
         self.log().segment()
     }
 
-    /// Makes a spare segment when one is wanted; only taking it over needs the log.
+    /// Makes a spare segment when one is needed; only handing it over needs the log.
     pub fn make_spare(&self) -> Result<()> {
         let wanted = {
             let log = self.log();
@@ -539,7 +540,7 @@ impl CommitQueue {
     /// Lets the next frames find the disk full.
     #[cfg(test)]
     pub fn fill_disk_once(&self) {
-        self.fail_segment_once(Error::new(ErrorCode::StorageFull, "no room"));
+        self.fail_segment_once(Error::new(ErrorCode::StorageFull, "no space"));
     }
 
     /// Lets the segment for the next frames fail with this error.
@@ -555,7 +556,7 @@ impl CommitQueue {
 }
 
 impl QueuedCommits {
-    /// Takes everything queued; nobody else leads until `leading` is false again.
+    /// Takes everything queued; there is no other leader until `leading` is false again.
     fn take_turn(&mut self) -> LeaderTurn {
         self.structural.clear();
         self.leading = true;
@@ -590,8 +591,8 @@ impl QueuedCommits {
         }
     }
 
-    /// What to wait on for everything this state holds. Taken under the lock under which the state is looked at: a
-    /// batch taken later can succeed although what was looked at was refused in between.
+    /// What to wait on for everything this state holds. Taken under the lock under which the state is read: a
+    /// batch taken later can succeed although what was read was refused in between.
     pub fn decided(&self) -> Result<Arc<CommitBatch>> {
         self.check_writable()?;
         Ok(Arc::clone(&self.batch))
@@ -610,7 +611,7 @@ impl QueuedCommits {
 }
 
 fn stopped_error(cause: &str) -> Error {
-    Error::new(ErrorCode::WriterStopped, format!("the store takes no writes any more: {cause}"))
+    Error::new(ErrorCode::WriterStopped, format!("the store is read-only: {cause}"))
         .with_hint("reads go on; restart the server when the disk is healthy again")
 }
 
@@ -635,11 +636,11 @@ mod tests {
         let bytes = (log.bytes(), log.used_bytes());
         assert!(bytes.0 > 0 && bytes.1 > 0);
         let queue = Arc::new(CommitQueue::new(read.state, log, 1, Durability::Sync, None));
-        // As it is while a disk stalls: both locks are held for as long as it takes.
+        // As while a disk stalls: both locks are held.
         let (_pending, _log) = (queue.lock(), queue.log());
-        let (tell, told) = channel();
+        let (sender, receiver) = channel();
         let looking = Arc::clone(&queue);
-        std::thread::spawn(move || tell.send((looking.log_bytes(), looking.stopped())));
-        assert_eq!(told.recv_timeout(Duration::from_secs(60)).unwrap(), (bytes, None));
+        std::thread::spawn(move || sender.send((looking.log_bytes(), looking.stopped())));
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(60)).unwrap(), (bytes, None));
     }
 }

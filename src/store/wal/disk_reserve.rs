@@ -1,14 +1,14 @@
-//! Room that is held back for the bad day: when the disk is full, maintenance that frees space still needs some.
+//! Disk space reserved for a full disk: maintenance that frees space needs some itself.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::disk::{DiskPath, StagedFile};
 use crate::error::{ErrorCode, Result};
 
-/// Bytes held back: an edit, a run file of what the log holds of deletes, and the directory blocks for them.
+/// Bytes reserved: an edit, a run file of what the log holds of deletes, and the directory blocks for them.
 const RESERVE_BYTES: u64 = 4 << 20;
 
-/// A file without a use, given up when the disk is full.
+/// An unused file, removed when the disk is full.
 #[derive(Debug)]
 pub struct DiskReserve {
     tmp: DiskPath,
@@ -22,19 +22,19 @@ impl DiskReserve {
         Self { tmp: root.join("tmp"), bytes: RESERVE_BYTES.min(segment_bytes), file: Mutex::default() }
     }
 
-    /// Takes the room, unless it is held already or there is none.
+    /// Reserves the space, unless it is reserved already or there is none.
     pub fn take(&self) {
         let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if held.is_none() {
             let taken = StagedFile::create(&self.tmp).and_then(|staged| staged.reserve(self.bytes).map(|()| staged));
             match taken {
                 Ok(staged) => *held = Some(staged),
-                Err(error) => tracing::debug!(%error, "no room is held back"),
+                Err(error) => tracing::debug!(%error, "no disk space is reserved"),
             }
         }
     }
 
-    /// Does it, and when the disk is full once more in the room that was held back.
+    /// Runs `work`; on a full disk releases the reserve and retries once.
     pub fn with_reserve<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         match work() {
             Err(error) if error.code() == ErrorCode::StorageFull => {
@@ -42,7 +42,7 @@ impl DiskReserve {
                 if held.is_none() {
                     return Err(error);
                 }
-                tracing::warn!(%error, "the disk is full: the room held back for this is used");
+                tracing::warn!(%error, "the disk is full: the reserve is released");
                 drop(held);
                 work()
             }

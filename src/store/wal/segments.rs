@@ -2,7 +2,7 @@
 //!
 //! Invariants: a segment is published and its directory synced before its first frame is acknowledged; a segment is
 //! synced before the first frame of the next one is written; LSNs rise by one from frame to frame; every segment that a
-//! batch of frames needs is there before the first byte of the batch is written, so that a full disk costs the batch and
+//! batch of frames needs exists before the first byte of the batch is written, so that a full disk costs the batch and
 //! nothing else.
 
 use std::collections::VecDeque;
@@ -44,8 +44,8 @@ pub struct Log {
     open: Option<Segment>,
     /// Number and bytes of every segment on disk, oldest first; the last one is open.
     segments: VecDeque<(u64, u64)>,
-    /// The bytes of it, for those who do not wait.
-    told: Arc<LogBytes>,
+    /// Its bytes, for readers that do not wait.
+    byte_counts: Arc<LogBytes>,
     /// A file of zeros that becomes the next segment.
     spare: Option<StagedFile>,
     /// Lets the segment for the next frames fail with this error.
@@ -53,7 +53,7 @@ pub struct Log {
     pub fail_once: Option<Error>,
 }
 
-/// Bytes of a log as they were last told: what people look at waits for no disk.
+/// Bytes of a log as last recorded: reading them waits for no disk.
 #[derive(Debug, Default)]
 pub struct LogBytes {
     all: AtomicU64,
@@ -61,7 +61,7 @@ pub struct LogBytes {
 }
 
 impl LogBytes {
-    /// Bytes of all segments on disk, and those written since the oldest began.
+    /// Bytes of all segments on disk, and those written since the start of the oldest.
     pub fn now(&self) -> (u64, u64) {
         (self.all.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed))
     }
@@ -86,16 +86,16 @@ pub struct AppendError {
     pub untouched: bool,
 }
 
-/// Where in the log reading begins and what it has to find there, as far as the manifest knows.
+/// Where reading of the log starts and what must be there, as far as the manifest knows.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayStart {
     /// First segment that is needed.
     pub segment: u64,
     /// Frames before this LSN are skipped.
     pub lsn: u64,
-    /// Highest segment known to have been there; 0 when nobody knows.
+    /// Highest segment known to have existed; 0 when unknown.
     pub last_segment: u64,
-    /// Whether the store is new, so that there need be no segment.
+    /// Whether the store is new, so that no segment has to exist.
     pub new: bool,
 }
 
@@ -104,17 +104,17 @@ pub struct ReplayStart {
 pub struct RecoveredLog {
     /// Commit frames in order.
     pub commits: Vec<(FrameHeader, Vec<u8>)>,
-    /// LSN after the last whole frame.
+    /// LSN after the last intact frame.
     pub next_lsn: u64,
     /// Highest LSN that some frame says was synced.
     pub durable_lsn: u64,
-    /// Torn ends of writes nobody was told of, to be cut.
+    /// Torn ends of unacknowledged writes, to be cut.
     pub torn: Vec<String>,
     /// Damage in data that was synced: the store is read-only until it is repaired.
     pub rot: Vec<String>,
     /// Closed ranges of LSNs that are lost for it.
     pub lost: Vec<(u64, u64)>,
-    /// LSN from which on frames may be lost without a trace, because the end of the log is gone.
+    /// LSN from which on frames may be lost without a trace, because the end of the log is missing.
     pub lost_from: Option<u64>,
     /// Upper bound of the number of frames lost from `lost_from` on: as many as fit into the missing bytes.
     pub lost_frames_max: u64,
@@ -126,7 +126,7 @@ pub struct RecoveredLog {
     end: Option<LogEnd>,
 }
 
-/// The place after the last whole frame of the newest segment.
+/// The position after the last intact frame of the newest segment.
 #[derive(Clone, Copy, Debug)]
 struct LogEnd {
     segment: u64,
@@ -184,9 +184,9 @@ pub fn read_log(root: &DiskPath, start: ReplayStart, opening: &OpenProgress) -> 
     if expected <= last {
         scan.note_missing(&dir, expected, last);
     } else if let Some(next) = scan.next_lsn.filter(|next| *next < start.lsn) {
-        // The manifest was published after its positions were synced, so these frames were there.
+        // The manifest was published after its positions were synced, so these frames existed.
         let path = segment_path(&dir, expected.saturating_sub(1));
-        let place = format!("{} ends at lsn {next}, the manifest begins at {}", path.display(), start.lsn);
+        let place = format!("{} ends at lsn {next}, the manifest starts at {}", path.display(), start.lsn);
         let frames = scan.segment_bytes_max / wal::FRAME_ALIGNMENT as u64;
         scan.note_end(place, (expected.saturating_sub(1), 0), Some(frames));
     }
@@ -219,7 +219,7 @@ pub fn read_log(root: &DiskPath, start: ReplayStart, opening: &OpenProgress) -> 
             found.lost_from = found.lost_from.map(|_| found.next_lsn);
         }
     } else if let Some(first) = damage.first() {
-        // The torn end of writes nobody was told of: it is cut, with whatever came after it.
+        // The torn end of unacknowledged writes: it is cut, with everything after it.
         found.torn = damage.iter().map(|damage| damage.place.clone()).collect();
         found.commits.retain(|(frame, _)| frame.lsn < first.lsn);
         found.next_lsn = first.lsn;
@@ -273,7 +273,7 @@ impl Log {
             segment_bytes,
             open: None,
             segments: VecDeque::new(),
-            told: Arc::default(),
+            byte_counts: Arc::default(),
             spare: None,
             #[cfg(test)]
             fail_once: None,
@@ -282,7 +282,7 @@ impl Log {
             let first = log.create(start.segment, start.lsn, segment_bytes, true)?;
             log.segments.push_back((first.number, first.bytes));
             log.open = Some(first);
-            log.tell();
+            log.record_bytes();
             return Ok(log);
         };
         let (kept, cut): (Vec<_>, Vec<_>) = found.segments.iter().partition(|(segment, _)| *segment <= number);
@@ -298,7 +298,7 @@ impl Log {
         if !planted(Bug::TornTailKept) {
             clear_behind(&file, offset)?;
         }
-        // What was read may stand in the page cache only; from here on it counts as durable.
+        // What was read may be in the page cache only; from here on it counts as durable.
         if !planted(Bug::RecoveryNotSynced) {
             // The open segment can be empty, with unsynced frames in the one before it.
             for (earlier, _) in log.segments.iter().filter(|(earlier, _)| *earlier != number) {
@@ -307,11 +307,11 @@ impl Log {
             file.sync()?;
         }
         log.open = Some(Segment { number, file, epoch, offset, bytes });
-        log.tell();
+        log.record_bytes();
         Ok(log)
     }
 
-    /// A damaged log, which is left as it is and takes no frames.
+    /// A damaged log, which stays as it is and takes no frames.
     pub fn closed(root: &DiskPath, found: &RecoveredLog, segment_bytes: u64) -> Self {
         let log = Self {
             dir: root.join("wal"),
@@ -319,12 +319,12 @@ impl Log {
             segment_bytes,
             open: None,
             segments: found.segments.iter().copied().collect(),
-            told: Arc::default(),
+            byte_counts: Arc::default(),
             spare: None,
             #[cfg(test)]
             fail_once: None,
         };
-        log.tell();
+        log.record_bytes();
         log
     }
 
@@ -337,7 +337,7 @@ impl Log {
         let epoch = if planted(Bug::ConstantEpoch) { 1 } else { disk::random(&self.dir)? };
         let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn, segment_bytes: bytes });
         let target = segment_path(&self.dir, number);
-        // Nobody waits for a name that is not in use: it is one that was prepared and then not needed.
+        // The name is not in use: a segment was prepared and then not needed.
         if !planted(Bug::FailedRotationLeft) {
             disk::remove(&target)?;
         }
@@ -348,7 +348,7 @@ impl Log {
         Ok(Segment { number, file, epoch, offset: SEGMENT_HEADER_BYTES as u64, bytes })
     }
 
-    /// Publishes the segments that these frames need behind the open one. When one cannot be had none is kept.
+    /// Publishes the segments that these frames need after the open one. When one cannot be created none is retained.
     fn prepare(&mut self, frames: &[QueuedFrame]) -> Result<VecDeque<Segment>> {
         #[cfg(test)]
         if let Some(error) = self.fail_once.take() {
@@ -408,7 +408,7 @@ impl Log {
                 let next = prepared.pop_front().ok_or_else(|| Error::internal("a log segment was not prepared"))?;
                 self.segments.push_back((next.number, next.bytes));
                 self.open = Some(next);
-                self.tell();
+                self.record_bytes();
             }
             let header = FrameHeader {
                 kind: frame.kind,
@@ -438,12 +438,12 @@ impl Log {
             current.file.write_at(buffer, current.offset)?;
             current.offset += buffer.len() as u64;
             metrics::counter!("fastk_wal_written_bytes_total").increment(buffer.len() as u64);
-            self.tell();
+            self.record_bytes();
         }
         Ok(())
     }
 
-    /// Whether a spare segment is worth having: there is none, and the open one is filling.
+    /// Whether a spare segment is needed: there is none, and the open one is filling.
     pub fn wants_spare(&self) -> bool {
         self.spare.is_none() && self.open.as_ref().is_some_and(|open| open.offset > open.bytes / 2)
     }
@@ -453,7 +453,7 @@ impl Log {
         (self.tmp.clone(), self.segment_bytes)
     }
 
-    /// Takes a file of zeros to be the next segment.
+    /// Takes a file of zeros as the next segment.
     pub fn give_spare(&mut self, spare: StagedFile) {
         self.spare = Some(spare);
     }
@@ -477,15 +477,15 @@ impl Log {
         self.segments.back().map_or(0, |(number, _)| *number)
     }
 
-    /// Where the bytes of the log are told, also while it is being synced.
-    pub fn told(&self) -> Arc<LogBytes> {
-        Arc::clone(&self.told)
+    /// Where the bytes of the log can be read, also while it is being synced.
+    pub fn byte_counts(&self) -> Arc<LogBytes> {
+        Arc::clone(&self.byte_counts)
     }
 
-    /// Tells how many bytes there are now.
-    fn tell(&self) {
-        self.told.all.store(self.bytes(), Ordering::Relaxed);
-        self.told.used.store(self.used_bytes(), Ordering::Relaxed);
+    /// Records the current bytes.
+    fn record_bytes(&self) {
+        self.byte_counts.all.store(self.bytes(), Ordering::Relaxed);
+        self.byte_counts.used.store(self.used_bytes(), Ordering::Relaxed);
     }
 
     /// Bytes of all segments on disk.
@@ -493,7 +493,7 @@ impl Log {
         self.segments.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Bytes written since the oldest segment began.
+    /// Bytes written since the start of the oldest segment.
     pub fn used_bytes(&self) -> u64 {
         let unused = self.open.as_ref().map_or(0, |open| open.bytes - open.offset);
         self.bytes().saturating_sub(unused)
@@ -507,13 +507,13 @@ impl Log {
             }
             disk::remove(&segment_path(&self.dir, number))?;
             self.segments.pop_front();
-            self.tell();
+            self.record_bytes();
         }
         Ok(())
     }
 }
 
-/// Zeros what stands after the last whole frame, so that no later recovery takes it for a frame.
+/// Zeros everything after the last intact frame, so that no later recovery takes it for a frame.
 fn clear_behind(file: &WriteFile, offset: u64) -> Result<()> {
     let bytes = file.read()?;
     let from = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -522,15 +522,15 @@ fn clear_behind(file: &WriteFile, offset: u64) -> Result<()> {
     file.write_at(&vec![0; last + 1], offset)
 }
 
-/// Publishes an empty segment that follows all others, for a log that goes on behind what is lost.
-pub fn begin_anew(root: &DiskPath, number: u64, first_lsn: u64, bytes: u64) -> Result<()> {
+/// Publishes an empty segment that follows all others, for a log that continues after what is lost.
+pub fn restart(root: &DiskPath, number: u64, first_lsn: u64, bytes: u64) -> Result<()> {
     let dir = root.join("wal");
     let header = SegmentHeader { number, epoch: disk::random(root)?, first_lsn, segment_bytes: bytes };
     let target = segment_path(&dir, number);
     WriteFile::create(&root.join("tmp"), &target, &encode_segment_header(&header), bytes, true).map(|_| ())
 }
 
-/// A file of zeros to become a segment; it is made without anybody waiting for it.
+/// A file of zeros to become a segment, created in advance.
 pub fn make_spare(tmp: &DiskPath, bytes: u64) -> Result<StagedFile> {
     let mut spare = StagedFile::create(tmp)?;
     spare.reserve(bytes)?;
@@ -545,20 +545,20 @@ struct LogDamage {
     lsn: u64,
     /// LSNs that are lost for certain, once a later frame was seen.
     lost: Option<(u64, u64)>,
-    /// Segment and offset where it begins, and the epoch of that segment.
+    /// Segment and offset of its start, and the epoch of that segment.
     at: (u64, u64),
     epoch: u64,
-    /// Whether the bytes were synced for certain, whatever the frames say.
+    /// Whether the bytes were synced for certain, whatever the frames record.
     was_synced: bool,
-    /// How many frames can be gone at this place without a trace; `None` when none can.
+    /// How many frames can be missing at this place without a trace; `None` when none can.
     frames_max: Option<FramesMax>,
 }
 
-/// Upper bound of the frames that are gone.
+/// Upper bound of the missing frames.
 #[derive(Clone, Copy, Debug)]
 enum FramesMax {
     Frames(u64),
-    /// Those of so many segments.
+    /// Those of this many segments.
     Segments(u64),
 }
 
@@ -581,7 +581,8 @@ impl LogScan<'_> {
         self.damage.push(LogDamage { place, lsn, lost: None, at, epoch: 0, was_synced, frames_max: None });
     }
 
-    /// Notes synced bytes that are gone together with whatever followed; noted after the frames before them were read.
+    /// Records synced bytes that are missing together with everything after them; recorded after the frames before them
+    /// were read.
     fn note_end(&mut self, place: String, at: (u64, u64), frames_max: Option<u64>) {
         self.note(place, at, true);
         if let Some(damage) = self.damage.last_mut() {
@@ -596,14 +597,14 @@ impl LogScan<'_> {
         }
     }
 
-    /// Reads a segment; gives the place after its last whole frame.
+    /// Reads a segment; returns the position after its last intact frame.
     fn segment(&mut self, number: u64, path: &DiskPath, file: &[u8]) -> LogEnd {
         let noted = self.damage.len();
         let mut bytes = file;
         let (epoch, header) = match decode_segment_header(file) {
             Ok(header) => {
                 self.segment_bytes_max = self.segment_bytes_max.max(header.segment_bytes);
-                // It had its whole length before it had a name: bytes behind it were added by somebody else.
+                // It had its full length before it had a name: bytes after it were added by another program.
                 let stated = usize::try_from(header.segment_bytes).unwrap_or(usize::MAX);
                 bytes = file.get(..stated).unwrap_or(file);
                 (header.epoch, Some(header))
@@ -646,14 +647,14 @@ impl LogScan<'_> {
                 }
             }
         }
-        // What stands before the cut of a segment belongs to that damage.
+        // What is before the cut of a segment belongs to that damage.
         if let Some(at) = damaged_at.filter(|_| !is_cut) {
             self.note_damage(number, path, at, bytes.len());
         }
         if let Some(header) = header.filter(|_| end == SEGMENT_HEADER_BYTES) {
             self.take_header(header.first_lsn);
         }
-        // Frames follow each other without a space: where one would begin and nothing was written, none followed.
+        // Frames follow each other without a gap: where one would start and nothing was written, none followed.
         let nothing_followed = bytes.get(end..end + wal::FRAME_ALIGNMENT).is_some_and(|next| is_zero(next, 0));
         let frames_max = (stated.saturating_sub(end as u64) / wal::FRAME_ALIGNMENT as u64).max(1);
         if is_cut {
@@ -672,7 +673,7 @@ impl LogScan<'_> {
         LogEnd { segment: number, epoch, offset: end as u64, bytes: stated }
     }
 
-    /// A segment without a frame tells by its header which position the frames before it reached at most.
+    /// A segment without a frame records in its header which position the frames before it reached at most.
     fn take_header(&mut self, first_lsn: u64) {
         let expected = self.next_lsn.unwrap_or(self.first_lsn).max(self.first_lsn);
         let open_ended = |damage: &&mut LogDamage| damage.frames_max.is_some() && damage.lost.is_none();
@@ -685,14 +686,14 @@ impl LogScan<'_> {
     }
 
     fn note_damage(&mut self, number: u64, path: &DiskPath, from: usize, to: usize) {
-        let place = format!("{}: bytes {from} to {to} hold no whole frame", path.display());
+        let place = format!("{}: bytes {from} to {to} hold no intact frame", path.display());
         self.note(place, (number, from as u64), false);
     }
 
     fn take(&mut self, number: u64, path: &DiskPath, offset: usize, frame: FrameHeader, payload: &[u8]) {
         let expected = self.next_lsn.unwrap_or(self.first_lsn);
         let first = self.next_lsn.is_none();
-        // The first segment may begin with frames the manifest covers.
+        // The first segment may start with frames that the manifest covers.
         if frame.lsn != expected && !(first && frame.lsn < expected) && !planted(Bug::LsnGapUnnoticed) {
             if self.damage.last().is_none_or(|damage| damage.lsn != expected || damage.lost.is_some()) {
                 let place = format!("{}: byte {offset}: lsn {} instead of {expected}", path.display(), frame.lsn);

@@ -2,10 +2,10 @@
 //!
 //! - The files are written and synced beforehand, under the number that the next commit would have. When another commit
 //!   came in between, what says the number (head and footer) is written again; the blocks stay.
-//! - One manifest edit makes them count, all together, and is what makes the commit durable. Everything decided before it
-//!   is durable in the log by then, so the commits that survive a crash are always the first ones.
-//! - The edit says that everything of the series up to this commit is in chunks. So older rows of it, and deletes, leave
-//!   the log first: with the edit recovery passes over what the log says of them.
+//! - One manifest edit makes them count, all together, and is what makes the commit durable. Everything decided before
+//!   it is durable in the log by then, so the commits that survive a crash are always the first ones.
+//! - The edit records that everything of the series up to this commit is in chunks. So older rows of it, and deletes,
+//!   leave the log first: with the edit recovery skips what the log has of them.
 //! - A load that turns out not to be one is left to the log, and the files are forgotten.
 
 use std::io::BufWriter;
@@ -37,8 +37,8 @@ use crate::types::{Grid, Rows, SeriesKey};
 
 /// How often a load is tried while others change its series.
 const ATTEMPTS: usize = 3;
-/// How long a load waits for other maintenance before the log takes its rows.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a load waits for other maintenance before its rows go to the log.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Chunks of a load have this part of the rows of a long tail on average, or it is none: many small files are better
 /// made from the tail.
 const CHUNK_PART: u64 = 64;
@@ -64,14 +64,14 @@ struct BulkLoad {
 }
 
 impl Writes {
-    /// Whether rows are long enough for a load, before anything is looked at.
+    /// Whether there are enough rows for a load, before anything else is checked.
     pub fn can_be_load(&self, write: &SeriesWrite) -> bool {
         // A registration and the phase of a grid are decided in turn, in which a load is not.
         write.create.is_none() && write.phased.is_empty() && write.rows.ts.len() as u64 >= self.tail_rows_max.max(1)
     }
 
-    /// Waits until what is decided of a series is published, or gives why it was refused: a load must not count when what
-    /// its writer sent before it does not.
+    /// Waits until what is decided of a series is published, or returns why it was refused: a load must not count when
+    /// what its writer sent before it does not.
     fn settled_series(&self, key: &SeriesKey) -> Result<Arc<StoreState>> {
         let (decided, version) = {
             let pending = self.wal.queue.lock();
@@ -85,7 +85,7 @@ impl Writes {
         Ok(self.wal.queue.published())
     }
 
-    /// Writes rows as a load; `None` when the log is to take them, and nothing was changed.
+    /// Writes rows as a load; `None` when they are to go to the log, and nothing was changed.
     ///
     /// # Errors
     /// `writer_stopped`, `storage_full` and those of the disk, of the step that makes the load count: nothing of it was
@@ -95,7 +95,7 @@ impl Writes {
             return Ok(None);
         }
         let begun = Instant::now();
-        let Some(mut files) = self.patient_maintenance() else { return Ok(None) };
+        let Some(mut files) = self.lock_with_timeout() else { return Ok(None) };
         for _ in 0..ATTEMPTS {
             let state = self.settled_series(&write.key)?;
             let Some(series) = self.loadable(write, &state)? else { return Ok(None) };
@@ -130,9 +130,9 @@ impl Writes {
     }
 
     /// The maintenance lock, unless others keep it for long.
-    fn patient_maintenance(&self) -> Option<MutexGuard<'_, PublishedFiles>> {
+    fn lock_with_timeout(&self) -> Option<MutexGuard<'_, PublishedFiles>> {
         if cfg!(feature = "schedules") {
-            // Time does not pass there.
+            // Time does not pass in schedules.
             return Some(self.publisher.lock());
         }
         let begun = Instant::now();
@@ -140,13 +140,13 @@ impl Writes {
             match self.publisher.try_lock() {
                 Ok(files) => return Some(files),
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if begun.elapsed() > PATIENCE => return None,
+                Err(TryLockError::WouldBlock) if begun.elapsed() > LOCK_TIMEOUT => return None,
                 Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
             }
         }
     }
 
-    /// The series of a write that can be a load as things stand.
+    /// The series of a write that can be a load in this state.
     fn loadable(&self, write: &SeriesWrite, state: &StoreState) -> Result<Option<Arc<SeriesState>>> {
         let rows = &write.rows;
         let Some(series) = state.get(&write.key) else { return Ok(None) };
@@ -188,7 +188,7 @@ impl Writes {
         let mut parts = Vec::new();
         for (partition, range) in spans(series, &rows.ts) {
             let path = loop {
-                // A file of this name can stand there from an edit that was never published.
+                // A file of this name can exist from an edit that was never published.
                 let path = dir.join(chunk_name(&partition, *next_file_id));
                 if !path.found()? {
                     break path;
@@ -304,7 +304,7 @@ impl Writes {
         if committed.is_none() {
             return Ok(None);
         }
-        // Derived, so nobody waits for it.
+        // Derived, so no caller waits for it.
         for mut part in late {
             let tmp = self.root.join("tmp");
             if let Err(error) = part.stage_sidecars(&tmp).and_then(|()| part.place_sidecars()) {
@@ -321,7 +321,7 @@ impl Writes {
 
     /// Gives the files their names and publishes the edit that makes them count.
     ///
-    /// Parts whose sidecars are to be written anew are put into `late`.
+    /// Parts whose sidecars have to be rewritten are put into `late`.
     fn publish_load(
         &self,
         files: &mut PublishedFiles,
@@ -376,7 +376,8 @@ impl LoadedChunk {
         Ok(())
     }
 
-    /// Gives the sidecars their names. One that stands there already is of no chunk, and is replaced when somebody notices.
+    /// Gives the sidecars their names. An existing file of such a name belongs to no chunk, and is replaced when a
+    /// reader finds it.
     fn place_sidecars(&mut self) -> Result<()> {
         self.sidecars.drain(..).try_for_each(|(sidecar, path)| sidecar.place(&path).map(drop))
     }
@@ -492,7 +493,7 @@ mod tests {
         opened.delete_range(&key("A"), (100 * MINUTE, 199 * MINUTE), None).unwrap();
         opened.write(&key("B"), minutes(0..5, 0), WriteMode::Upsert, None).unwrap();
         upsert(&opened, minutes(1_000..1_400, 2)).unwrap();
-        // Where the delete made room there are none.
+        // The deleted range has no rows.
         upsert(&opened, minutes(100..200, 3)).unwrap();
         assert_eq!(shape(&opened).0, 0);
         let wanted = expected(&[(0..100, 0), (100..200, 3), (200..500, 0), (600..650, 1), (1_000..1_400, 2)]);

@@ -22,7 +22,7 @@ impl Writes {
         self.delete_range_if(key, range, if_version, |_| true)
     }
 
-    /// Deletes a range of the series that is there when it comes to it, if that one is `wanted`; else
+    /// Deletes a range of the series that has the key under the lock, if that one is `wanted`; else
     /// `commit_conflict`.
     pub fn delete_range_if(
         &self,
@@ -70,7 +70,7 @@ impl Writes {
         Ok(DeleteOutcome { series_id: series.id, rows_deleted: deleted, version, commit })
     }
 
-    /// How many rows a delete takes, and between which timestamps the others lie.
+    /// How many rows a delete removes, and between which timestamps the others lie.
     pub fn read_for_delete(&self, series: &SeriesState, range: (i64, i64)) -> Result<(u64, Option<(i64, i64)>)> {
         let deleted = series.count_rows(&self.reads.cache, range)?;
         if deleted == 0 {

@@ -14,12 +14,12 @@ use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteOutcome};
 /// How long a receipt answers retries: 24 hours.
 pub const RECEIPT_KEEP_MS: i64 = 86_400_000;
 
-/// Most receipts kept at once.
+/// Most receipts at once.
 pub const RECEIPTS_MAX: usize = 1_000_000;
 
-/// The answer to a repeat: the receipt of the earlier write under this key, which may be under way and may still be
+/// The result of a repeat: the receipt of the earlier write under this key, which may be in flight and may still be
 /// refused; or why the key does not fit.
-pub fn answered(pending: &QueuedCommits, (key, fingerprint): (u128, u128)) -> Result<Option<DecidedWrite>> {
+pub fn find_receipt(pending: &QueuedCommits, (key, fingerprint): (u128, u128)) -> Result<Option<DecidedWrite>> {
     let alive = |receipt: &&Arc<Receipt>| receipt.wall_ms.saturating_add(RECEIPT_KEEP_MS) > wall_ms();
     let Some(receipt) = pending.state.receipts.get(&key).filter(alive) else { return Ok(None) };
     if receipt.fingerprint != fingerprint {

@@ -12,7 +12,7 @@ fn rule_of(def: &SeriesDef, column: usize, first: Option<MergeRule>) -> (MergeRu
     }
 }
 
-/// Sorts by timestamp, rows of the same one folded in the order given. Returns how many were folded away.
+/// Sorts by timestamp; rows of the same timestamp are folded in the order given. Returns how many were folded.
 pub fn fold(rows: &mut Rows, def: &SeriesDef, first: Option<MergeRule>) -> Result<usize> {
     if rows.is_ascending() {
         return Ok(0);

@@ -10,7 +10,7 @@ use crate::store::write::request::{SeriesWrite, WriteMode};
 use crate::types::Rows;
 use crate::types::grid::check_phase;
 
-/// What was found out before the lock, good as long as the series is still at this version.
+/// What was read before the lock, valid as long as the series is still at this version.
 pub struct PreparedWrite {
     pub seen: Option<Arc<SeriesState>>,
     found: StoredRows,
@@ -58,7 +58,7 @@ pub fn prepare(
     Ok(PreparedWrite { seen: series.cloned(), found, duplicates: duplicates as u64 })
 }
 
-/// Checks the condition of the mode and tells how many rows exist; under `merge` the rows become those to store.
+/// Checks the condition of the mode and returns how many rows exist; under `merge` the rows become those to store.
 pub fn decide(
     series: &SeriesState,
     write: &mut SeriesWrite,

@@ -1,4 +1,4 @@
-//! What a write asks for, and what it did.
+//! The request of a write, and its outcome.
 
 use std::sync::Arc;
 
@@ -38,10 +38,10 @@ pub struct SeriesWrite {
     pub if_version: IfVersion,
     /// Rows the caller left out beforehand; only carried into the reply.
     pub skipped: u64,
-    /// Positions and timestamps of rows that have to be on the grid that the first stored row starts: only the turn of
-    /// the write tells which row that is. Empty where there is nothing to check.
+    /// Positions and timestamps of rows that have to be on the grid that the first stored row starts: only
+    /// the decision of the write shows which row that is. Empty where there is nothing to check.
     pub phased: Vec<(u64, i64)>,
-    /// Registers the series in the same commit when it is not there; one that is has to have the same rows.
+    /// Registers the series in the same commit when it does not exist; an existing one has to have the same rows.
     pub create: Option<Arc<SeriesDef>>,
 }
 
@@ -54,7 +54,7 @@ impl SeriesWrite {
 /// What a write of several series did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteOutcome {
-    /// One entry a series, in the order of the write.
+    /// One entry per series, in the order of the write.
     pub written: Vec<SeriesReceipt>,
     /// The commit, or that of the store when there was nothing to write.
     pub commit: u64,
@@ -62,7 +62,7 @@ pub struct WriteOutcome {
     pub repeated: bool,
 }
 
-/// A write that is decided but not durable yet. Others may be decided behind it before it is waited for, so that they
+/// A write that is decided but not durable yet. Others may be decided after it before it is waited for, so that they
 /// share a sync.
 #[derive(Debug)]
 #[must_use = "it is not durable before it is finished"]

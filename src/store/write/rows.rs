@@ -18,27 +18,27 @@ use crate::store::read::precondition::current;
 use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::registration::def_json;
 use crate::store::wal::commit_queue::CommitBatch;
-use crate::store::write::idempotency::{RECEIPTS_MAX, answered, fingerprint};
+use crate::store::write::idempotency::{RECEIPTS_MAX, find_receipt, fingerprint};
 use crate::store::write::prepare::{decide, prepare};
 use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteOutcome};
 use crate::store::write::writes::Writes;
 
 impl Writes {
     /// Decides a write as [`Store::write_many`] does and does not wait for it. Nothing of it is acknowledged or visible
-    /// before [`Store::finish_write`]; writes become durable in the order in which they were begun.
+    /// before [`Store::finish_write`]; writes become durable in the order in which they were decided.
     ///
     /// # Errors
     /// Those of [`Store::write_many`].
     pub fn begin_write(&self, mut writes: Vec<SeriesWrite>, idempotency_key: Option<&str>) -> Result<DecidedWrite> {
         let mut named = HashSet::with_capacity(writes.len());
         if let Some(twice) = writes.iter().find(|write| !named.insert(&write.key)) {
-            return Err(Error::invalid(format!("series {} stands twice in one write", twice.key))
+            return Err(Error::invalid(format!("series {} is listed twice in one write", twice.key))
                 .with_hint("put all its rows into one entry"));
         }
         let once = idempotency_key.map(|key| (xxh3_128(key.as_bytes()), fingerprint(&writes)));
         let queue = &self.wal.queue;
         if let Some(once) = once {
-            let known = answered(&queue.lock(), once)?;
+            let known = find_receipt(&queue.lock(), once)?;
             if let Some(known) = known {
                 return Ok(known);
             }
@@ -59,7 +59,7 @@ impl Writes {
 
         let mut pending = queue.lock_to_read(writes.iter().map(|write| &write.key));
         if let Some(once) = once
-            && let Some(known) = answered(&pending, once)?
+            && let Some(known) = find_receipt(&pending, once)?
         {
             return Ok(known);
         }
@@ -121,7 +121,7 @@ impl Writes {
             Some(_) if state.receipts.len() >= RECEIPTS_MAX => {
                 return Err(Error::new(
                     ErrorCode::Overloaded,
-                    format!("{RECEIPTS_MAX} idempotency keys of the last 24 hours are kept already"),
+                    format!("{RECEIPTS_MAX} idempotency keys of the last 24 hours are stored already"),
                 )
                 .with_hint("put more rows under one key"));
             }
@@ -149,8 +149,8 @@ impl Writes {
         Ok(DecidedWrite { outcome, decided, due })
     }
 
-    /// Waits until a write is durable under the configured mode and visible to every reader. Gives what it did, and the
-    /// series whose tail is long enough for a chunk.
+    /// Waits until a write is durable under the configured mode and visible to every reader. Returns what it did, and
+    /// the series whose tail is long enough for a chunk.
     ///
     /// # Errors
     /// `writer_stopped`, `storage_full`: then nothing of it was written.
@@ -183,7 +183,7 @@ mod tests {
         Rows { ts: vec![ts * 60_000], columns: vec![vec![ts]; 5] }
     }
 
-    /// Queues a write whose writer did not yet come to write its frame.
+    /// Queues a write whose frame is not written yet.
     fn queue_write(store: &Store, key: &SeriesKey, ts: i64, idempotency_key: &str) -> Arc<CommitBatch> {
         let queue = &store.engine.wal.queue;
         let write = SeriesWrite::new(key.clone(), rows(ts), WriteMode::Upsert);
@@ -219,11 +219,11 @@ mod tests {
         let first = queue_write(&store, &key, 1, "once");
         let write = SeriesWrite::new(key, rows(1), WriteMode::Upsert);
         let once = (xxh3_128(b"once"), fingerprint(&[write]));
-        let seen = answered(&store.engine.wal.queue.lock(), once).unwrap().unwrap();
+        let seen = find_receipt(&store.engine.wal.queue.lock(), once).unwrap().unwrap();
         store.engine.wal.queue.fill_disk_once();
         assert_eq!(store.engine.wal.queue.wait(&first).unwrap_err().code(), ErrorCode::StorageFull);
         assert_eq!(store.finish_write(seen).unwrap_err().code(), ErrorCode::StorageFull);
-        assert!(answered(&store.engine.wal.queue.lock(), once).unwrap().is_none());
+        assert!(find_receipt(&store.engine.wal.queue.lock(), once).unwrap().is_none());
     }
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
             };
             drop(files);
             assert_eq!(outcome.unwrap_err().code(), ErrorCode::StorageFull);
-            // There is room again; the refused commit's number goes to another write, which must stay.
+            // There is space again; the refused commit's number goes to another write, which must stay.
             store.write(&key, rows(2), WriteMode::Upsert, None).unwrap();
             drop(store);
             let store = Store::open(root.path(), false, StoreOptions::default()).unwrap();
@@ -301,7 +301,7 @@ mod tests {
         let expected = Some(ExpectedVersion { series_id: None, version: 7 });
         let write = SeriesWrite { if_version: expected, ..creating(&def, WriteMode::Upsert, &[1]) };
         assert_eq!(store.write_many(vec![write], None).unwrap_err().code(), ErrorCode::CommitConflict);
-        // A series of the same commit that is refused takes the registration with it.
+        // A refused series of the same commit refuses the registration too.
         let other = SeriesWrite::new(SeriesKey::kline("NONE", "1d").unwrap(), Rows::default(), WriteMode::Upsert);
         let writes = vec![creating(&def, WriteMode::Upsert, &[1]), other];
         assert_eq!(store.write_many(writes, None).unwrap_err().code(), ErrorCode::SeriesNotFound);

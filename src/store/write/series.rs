@@ -13,7 +13,7 @@ use crate::store::write::writes::{Writes, frame};
 use crate::types::{SeriesDef, SeriesKey};
 
 impl Writes {
-    /// Registers a series. `created` is false when the same definition is there already.
+    /// Registers a series. `created` is false when the same definition exists already.
     ///
     /// # Errors
     /// `series_exists` when it is registered otherwise.
@@ -74,8 +74,8 @@ impl Writes {
         drop(pending);
         queue.wait(&batch)?;
         if next.def.value_index != series.def.value_index {
-            // Upkeep writes the new indexes and removes those nobody wants any more.
-            next.chunks.iter().for_each(|chunk| self.reads.cache.orders.add_chunk(next.id, chunk.record.id));
+            // Maintenance writes the new indexes and removes those that are no longer registered.
+            next.chunks.iter().for_each(|chunk| self.reads.cache.sidecar_requests.add_chunk(next.id, chunk.record.id));
         }
         Ok(Arc::new(next))
     }
@@ -90,7 +90,7 @@ impl Writes {
         let commit = state.commit;
         let gone: Vec<Arc<SeriesState>> = state.drop_series(series.id, commit).into_iter().collect();
         let batch = queue.enqueue(&mut pending, state, frame(vec![LoggedChange::Drop { series_id: series.id }]))?;
-        // Before it is durable: a checkpoint right behind it must know that readers may hold the files.
+        // Before it is durable: a checkpoint right after it must know that readers may hold the files.
         self.publisher.keep_files_of(&gone);
         drop(pending);
         queue.wait(&batch).inspect_err(|_| self.publisher.forget_files_of(&gone))?;

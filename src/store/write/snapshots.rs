@@ -1,8 +1,8 @@
-//! Named snapshots: views of the whole store that stay readable, whatever is written, sealed or dropped later.
+//! Named snapshots: views of the store that stay readable, whatever is written, sealed or dropped later.
 //!
 //! A snapshot is one commit. Its number is a fence: rows from both sides of it are never merged into one run or
-//! chunk, a delete behind it hides rows instead of dropping them, and what a series was at it is kept when the series
-//! changes. So creating one costs the same in a store of any size, and what it shows survives a restart.
+//! chunk, a delete after it hides rows instead of removing them, and the state of a series at it is recorded when the
+//! series changes. So creating one costs the same in a store of any size, and what it shows survives a restart.
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{Edit, SnapshotRecord};
@@ -59,7 +59,7 @@ impl Writes {
         Ok(snapshot)
     }
 
-    /// Takes a named view away; what only it showed is removed in time. Gives the commit of the drop.
+    /// Drops a named view; what only it showed is removed later. Returns the commit of the drop.
     ///
     /// # Errors
     /// `snapshot_not_found`, and those of a write.
@@ -81,7 +81,7 @@ impl Writes {
         Ok(commit)
     }
 
-    /// Puts snapshots that only the log knows into the manifest, as far as nobody maintains it just now: a log that loses
+    /// Puts snapshots that only the log knows into the manifest, unless maintenance holds it just now: a log that loses
     /// their commits leaves their names then. Nothing depends on it.
     pub fn record_snapshots(&self) {
         let Ok(mut files) = self.publisher.try_lock() else { return };

@@ -170,7 +170,7 @@ impl VerifyRun<'_> {
         self.value_index(chunk, Some(&meta))
     }
 
-    /// A damaged footer, and the blocks that are damaged besides.
+    /// A damaged footer, and the other blocks that are damaged.
     fn without_footer(&mut self, chunk: &ChunkUnderTest<'_>, reason: &str) {
         let record = chunk.record;
         let mut finding = chunk.all_rows(chunk.finding(FindingKind::DamagedFooter, reason));
@@ -196,7 +196,7 @@ impl VerifyRun<'_> {
         }
     }
 
-    /// Head, blocks and what follows them. Gives the checksum of the whole file.
+    /// Head, blocks and what follows them. Returns the checksum of the file.
     fn blocks(
         &mut self,
         chunk: &ChunkUnderTest<'_>,
@@ -273,7 +273,7 @@ impl VerifyRun<'_> {
         self.add_of(chunk.record.series_id, finding);
     }
 
-    /// A sidecar that is not there; the writer may be about to replace it, or to remove its chunk.
+    /// A missing sidecar; the writer may be about to replace it, or to remove its chunk.
     fn missing_sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath) -> Result<()> {
         for _ in 0..if self.live { LOOKS } else { 0 } {
             crate::store::check::verify::read_file::pause();
@@ -291,7 +291,7 @@ impl VerifyRun<'_> {
         Ok(())
     }
 
-    /// Bytes of a small sidecar; nothing when it is missing, which is a finding where it should be there.
+    /// Bytes of a small sidecar; nothing when it is missing, which is a finding where it is required.
     fn sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath, wanted: bool) -> Result<Option<Vec<u8>>> {
         match crate::store::check::verify::read_file::read(path) {
             FileReadOutcome::Is(bytes) => {
@@ -313,7 +313,7 @@ impl VerifyRun<'_> {
         }
     }
 
-    /// The sidecars of a chunk whose footer cannot be read: whether they are whole and belong to it.
+    /// The sidecars of a chunk whose footer cannot be read: whether they are intact and belong to it.
     fn sidecars_alone(&mut self, chunk: &ChunkUnderTest<'_>) -> Result<()> {
         let record = chunk.record;
         let path = zone_map_path(&chunk.path);
@@ -340,7 +340,7 @@ impl VerifyRun<'_> {
         }
     }
 
-    /// The coverage of a chunk when it is whole and belongs to it.
+    /// The coverage of a chunk when it is intact and belongs to it.
     fn coverage_sidecar(&mut self, chunk: &ChunkUnderTest<'_>, meta: &ChunkMeta) -> Result<Option<Coverage>> {
         let path = coverage_path(&chunk.path);
         let wanted = Grid::of(&meta.series, Some(meta.ts_min)).is_ok();
@@ -470,7 +470,7 @@ impl VerifyRun<'_> {
     }
 }
 
-/// What is whole of a file without footer; nothing when neither head nor footer can be read.
+/// The intact parts of a file without footer; nothing when neither head nor footer can be read.
 fn salvage(chunk: &ChunkUnderTest<'_>, bytes: u64) -> Option<ChunkSalvage> {
     let map = map_of(&chunk.file, &chunk.path, bytes).ok()??;
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -526,7 +526,7 @@ fn differs(meta: &ChunkMeta, record: &ChunkRecord) -> Option<(String, String)> {
     (found != expected).then_some((expected, found))
 }
 
-/// Looks at the rows of a block whose bytes are right, and adds them to what the sidecars should say.
+/// Checks the rows of a block whose bytes are right, and adds them to the expected contents of the sidecars.
 fn rows(
     meta: &ChunkMeta,
     block: &chunk::BlockMeta,

@@ -1,4 +1,4 @@
-//! What else lies in the directory: deletes and drops beside the chunks, and files that nothing names.
+//! The other files of the directory: deletes and drops next to the chunks, and files that nothing names.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ const ROOT_NAMES: [&str; 17] = [
     "registry.sqlite-journal",
 ];
 
-/// Why a file that the manifest does not name may be there.
+/// Why a file that the manifest does not name may exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -50,9 +50,9 @@ pub enum OrphanKind {
     GivenUp,
     /// Of a series that was dropped; it goes when its last reader does.
     Dropped,
-    /// Written by a seal or compaction that is under way, or was cut off before it was published.
+    /// Written by a seal or compaction that is in progress, or was interrupted before it was published.
     Unfinished,
-    /// In `tmp`: being written, held in reserve, or left behind; the next opening removes it.
+    /// In `tmp`: being written, reserved, or left over; the next opening removes it.
     Temporary,
     /// Set aside by a repair.
     Quarantined,
@@ -82,7 +82,7 @@ pub struct Orphan {
     pub file: String,
     pub kind: OrphanKind,
     pub bytes: u64,
-    /// Why it may be there, and what becomes of it.
+    /// Why it may exist, and what happens to it.
     pub why: String,
 }
 
@@ -176,7 +176,7 @@ impl DirListing {
     }
 }
 
-/// Why a file is there that the manifest does not name; `None` for one that belongs there.
+/// Why a file exists that the manifest does not name; `None` for one that belongs there.
 fn classify(reading: &ManifestReading, listing: &DirListing, dir: &str, name: &str) -> Option<OrphanKind> {
     let contents = &reading.contents;
     let of_file = |id: u64| {
@@ -207,7 +207,7 @@ fn classify(reading: &ManifestReading, listing: &DirListing, dir: &str, name: &s
                 listing.series.get(&series_id).copied().unwrap_or(false) && !contents.series.contains_key(&series_id);
             let told = number_of(name, ".tombstone").or(number_of(name, REGISTRATION));
             if name == DROP_MARKER || told.is_some() {
-                // What they say remains true, whatever the manifest still needs of it.
+                // Their contents stay true, whatever the manifest still needs of them.
                 return dropped.then_some(OrphanKind::Dropped);
             }
             let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
@@ -255,7 +255,7 @@ impl VerifyRun<'_> {
             let Some(kind) = classify(&reading, &listing, dir, name) else { continue };
             let finding = match kind {
                 OrphanKind::Foreign => FindingKind::ForeignFile,
-                // What a writer has under way, and what a lost edit named, is nobody's leftover.
+                // What a writer has in progress, and what a lost edit named, is not left over.
                 OrphanKind::GivenUp | OrphanKind::Unfinished if !self.live && reading.whole => FindingKind::OrphanFile,
                 _ => continue,
             };
@@ -339,7 +339,7 @@ impl VerifyRun<'_> {
         Ok(())
     }
 
-    /// A registration beside the chunks: it is read when a manifest is rebuilt.
+    /// A registration next to the chunks: it is read when a manifest is rebuilt.
     fn registration(&mut self, dir: &str, name: &str) -> Result<()> {
         let (Some(commit), Some(series_id)) =
             (number_of(name, REGISTRATION), dir.strip_prefix("chunks/").and_then(|id| id.parse::<u64>().ok()))

@@ -1,7 +1,7 @@
 //! The log: every segment from the first one the manifest needs, every frame, and what the frames say of each other.
 //!
-//! Damage below a position that a later frame knows to be synced is damaged data; damage behind it is the torn end of a
-//! write nobody was told of. A frame that is being written while it is read looks damaged, so a segment with damage is
+//! Damage below a position that a later frame knows to be synced is damaged data; damage after it is the torn end of an
+//! unacknowledged write. A frame that is being written while it is read looks damaged, so a segment with damage is
 //! read again as long as it changes.
 
 use crate::disk;
@@ -15,12 +15,12 @@ use crate::store::check::verify::manifest::number_of;
 use crate::store::check::verify::read_file::{FileReadOutcome, LOOKS};
 use crate::store::check::verify::run::VerifyRun;
 
-/// A place that holds no whole frame.
+/// A place that holds no intact frame.
 struct LogGap {
     file: String,
     offset: u64,
     bytes: u64,
-    /// Positions that could have stood there; the last one is known once a frame follows.
+    /// Positions that could have been there; the last one is known once a frame follows.
     lsn_min: u64,
     lsn_max: Option<u64>,
     message: String,
@@ -30,12 +30,12 @@ struct LogGap {
 #[derive(Default)]
 struct LogWalk {
     next_lsn: Option<u64>,
-    /// Whether only a header told it so far: the first frame may have a lower one.
+    /// Whether only a header reported it so far: the first frame may have a lower one.
     by_header: bool,
     durable_lsn: u64,
     gaps: Vec<LogGap>,
     findings: Vec<Finding>,
-    /// A segment that is cut, missing or without a frame: the next frame tells which positions are lost.
+    /// A segment that is cut, missing or without a frame: the next frame shows which positions are lost.
     open_ended: Option<Finding>,
     /// Registrations and drops, in order.
     operations: Vec<LoggedChange>,
@@ -108,7 +108,7 @@ impl VerifyRun<'_> {
                 return Ok(Some(numbers));
             }
             if self.live && look + 1 < LOOKS {
-                // The writer may have trimmed it: then the manifest begins later now.
+                // The writer may have trimmed it: then the manifest starts later now.
                 crate::store::check::verify::read_file::pause();
                 let fresh = crate::store::check::verify::manifest::read(self.root)?;
                 if fresh.whole {
@@ -214,7 +214,7 @@ impl LogWalk {
             }
             Err(error) => {
                 let header_bytes = (bytes.len() as u64).min(SEGMENT_HEADER_BYTES as u64);
-                // Any whole frame tells what the header told.
+                // Any intact frame shows what the header recorded.
                 let Some((_, frame)) = wal::first_frame(bytes) else {
                     let message = format!("{}; it has no whole frame", error.detail());
                     self.leave_open(damaged(&message).at(0, header_bytes), first_lsn);
@@ -258,7 +258,7 @@ impl LogWalk {
                 }
             }
         }
-        // What stands before the cut of a segment belongs to that damage.
+        // What is before the cut of a segment belongs to that damage.
         if let Some(from) = damaged_at.filter(|_| cut.is_none()) {
             let expected = self.next_lsn.or(first).unwrap_or(0);
             // Zeros at the end belong to what was never used.
@@ -266,10 +266,10 @@ impl LogWalk {
             self.gap(file, (from, used.max(from)), expected, None);
         }
         if let Some(first) = first.filter(|_| end == SEGMENT_HEADER_BYTES && self.open_ended.is_some()) {
-            // It was made for the frame behind those that the segments before it held at most.
+            // It was created for the frame after those that the segments before it held at most.
             self.close_before(first, true);
         }
-        // Where the next frame would begin and nothing was written, none followed.
+        // Where the next frame would start and nothing was written, none followed.
         let nothing_followed = bytes.get(end..end + FRAME_ALIGNMENT).is_some_and(|next| is_zero(next, 0));
         match cut {
             Some(finding) if nothing_followed => self.findings.push(finding),
@@ -278,7 +278,7 @@ impl LogWalk {
         }
     }
 
-    /// Takes a finding about positions that follow the last one; which ones is known when another frame is met.
+    /// Records a finding about positions that follow the last one; which ones is known at the next frame.
     fn leave_open(&mut self, mut finding: Finding, first_lsn: u64) {
         if self.open_ended.is_some() {
             self.findings.push(finding);
@@ -288,7 +288,7 @@ impl LogWalk {
         self.open_ended = Some(finding);
     }
 
-    /// A frame, or a segment made for one, was met: what is between is lost.
+    /// A frame, or a segment created for one, was found: what is between is lost.
     fn close_before(&mut self, lsn: u64, follows: bool) {
         let Some(mut finding) = self.open_ended.take() else { return };
         match finding.lsn_min.filter(|first| lsn > *first) {

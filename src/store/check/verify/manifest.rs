@@ -1,4 +1,4 @@
-//! The manifest, read for checking: every edit and checkpoint on disk, also those that opening would not look at.
+//! The manifest, read for checking: every edit and checkpoint on disk, also those that opening would not read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ pub struct ManifestReading {
     /// Whether the contents are all that was ever published: nothing that is needed is damaged or missing.
     pub whole: bool,
     pub findings: Vec<Finding>,
-    /// Chunks, runs and receipt files that some edit on disk names, whatever became of them.
+    /// Chunks, runs and receipt files that some edit on disk names, whether or not they still count.
     pub ever: BTreeSet<u64>,
     /// Names in the directory that are files of the manifest.
     pub names: BTreeSet<String>,
@@ -37,14 +37,14 @@ pub struct ManifestReading {
 pub fn read(root: &DiskPath) -> Result<ManifestReading> {
     let mut last = None;
     for attempt in 0..TRIES {
-        // Before the edits: it is written behind them.
+        // Before the edits: it is written after them.
         let current = read_current(root)?;
         let names = disk::list(&root.join("manifest"))?;
         let (reading, moved) = read_once(root, &names, &current)?;
         if !moved && (reading.findings.is_empty() || Some(&names) == last.as_ref() || attempt + 1 == TRIES) {
             return Ok(reading);
         }
-        // What looks damaged is looked at twice: the names can be those of two moments.
+        // What looks damaged is read twice: the names can be those of two moments.
         last = Some(names);
         crate::store::check::verify::read_file::pause();
     }
@@ -77,7 +77,7 @@ pub fn number_of(name: &str, suffix: &str) -> Option<u64> {
     digits.parse().ok().filter(|number: &u64| format!("{number:020}") == digits)
 }
 
-/// An edit or checkpoint as it stands on disk.
+/// An edit or checkpoint as it is on disk.
 enum EditState {
     Whole(Box<Edit>),
     Damaged,
@@ -160,7 +160,7 @@ fn read_once(
     Ok((reading, moved))
 }
 
-/// Applies the edits one after the other, from the oldest place on that they can be followed from, and compares each
+/// Applies the edits one after the other, from the oldest one from which they are complete, and compares each
 /// checkpoint on the way with what they say.
 fn follow(reading: &mut ManifestReading, edits: &BTreeMap<u64, EditState>, checkpoints: &BTreeMap<u64, EditState>) {
     let whole_checkpoint = |number: u64| match checkpoints.get(&number) {
@@ -171,13 +171,13 @@ fn follow(reading: &mut ManifestReading, edits: &BTreeMap<u64, EditState>, check
     let end = edits.keys().chain(checkpoints.keys()).copied().max().unwrap_or(0);
     let first_checkpoint = checkpoints.keys().copied().find(|number| whole_checkpoint(*number).is_some());
     let begin = match first_checkpoint {
-        // Everything since the beginning is there, or should be.
+        // Everything since the first edit exists, or should.
         None => 0,
         Some(_) if edits.contains_key(&1) => 0,
         Some(number) => number,
     };
     if begin > 0 {
-        // The edits since the older checkpoint are kept; before them nothing is.
+        // The edits since the older checkpoint are retained; before them nothing is.
         let kept_from = edits.keys().copied().find(|number| *number <= begin);
         let older_is_there = checkpoints.keys().any(|number| *number < newest);
         if kept_from.is_some() && !older_is_there {
@@ -251,7 +251,7 @@ fn follow(reading: &mut ManifestReading, edits: &BTreeMap<u64, EditState>, check
     if newest == 0 && !checkpoints.is_empty() && !edits.contains_key(&1) {
         reading.whole = false;
     }
-    // With no whole checkpoint, and edits gone that one had made superfluous, the damage is in the checkpoint.
+    // With no intact checkpoint, and edits missing that one had made superfluous, the damage is in the checkpoint.
     if newest == 0
         && let Some(first) = edits.keys().copied().find(|number| *number > 1).filter(|_| !edits.contains_key(&1))
     {

@@ -6,10 +6,10 @@ use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
 use crate::store::check::verify::finding::{Finding, FindingKind};
 
-/// How often something is looked at again before it counts, while a writer may be at work.
+/// How often something is checked again before it counts, while a writer may be active.
 pub const LOOKS: usize = 4;
 
-/// Time between two looks.
+/// Time between two checks.
 pub const PAUSE: Duration = Duration::from_millis(25);
 
 /// The process named in `LOCK`, if it lives.
@@ -35,7 +35,7 @@ pub enum FileReadOutcome<T> {
 pub fn open(path: &DiskPath) -> FileReadOutcome<File> {
     match disk::open(path) {
         Ok(file) => FileReadOutcome::Is(file),
-        // The disk tells a missing file as missing data.
+        // The disk reports a missing file as missing data.
         Err(error) if error.code() == ErrorCode::CorruptData => FileReadOutcome::Gone,
         Err(error) => FileReadOutcome::Unreadable(error),
     }
@@ -63,7 +63,7 @@ pub fn unreadable(file: &str, error: &Error) -> Finding {
     Finding::new(FindingKind::UnreadableFile, file, error.detail())
 }
 
-/// `not_found` unless a store lies there.
+/// `not_found` unless there is a store.
 pub fn check_is_store(root: &DiskPath) -> Result<()> {
     if root.join("FORMAT").exists() || !disk::list(&root.join("manifest"))?.is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The file of the registry, as far as its first bytes and its length tell: the records in it are looked at when it is
+//! The file of the registry, as far as its first bytes and its length show: the records in it are checked when it is
 //! opened.
 
 use crate::disk;
@@ -9,11 +9,11 @@ use crate::store::check::verify::read_file::FileReadOutcome;
 use crate::store::check::verify::run::VerifyRun;
 use crate::store::directory::LISTING;
 
-/// What a SQLite file begins with.
+/// First bytes of a SQLite file.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Bytes of the header of a SQLite file.
 const HEADER_BYTES: usize = 100;
-/// What the name of a snapshot begins with that a dataset needs.
+/// Prefix of the names of snapshots that datasets need.
 pub const DATASET_SNAPSHOT: &str = "dataset:";
 
 impl VerifyRun<'_> {
@@ -26,7 +26,7 @@ impl VerifyRun<'_> {
         let file = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => file,
             FileReadOutcome::Gone => {
-                // Beside a writer it may be about to be made.
+                // A running server may be about to create it.
                 if !self.live {
                     self.registry_gone("it is missing");
                 }

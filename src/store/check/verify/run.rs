@@ -1,8 +1,8 @@
-//! Checking a whole store: every file, every checksum, and what files say of each other. Reads only.
+//! Checking a store: every file, every checksum, and the references between files. Reads only.
 //!
-//! - It works on the files alone, so it is the same with and without a writer beside it. No lock is taken and no byte
+//! - It works on the files alone, so it is the same with and without a writer. No lock is taken and no byte
 //!   is changed, not even a time of last access that the system does not change by itself.
-//! - What looks wrong is looked at again while a writer lives: a file that vanished counts as missing only when a
+//! - What looks wrong is checked again while a writer lives: a file that vanished counts as missing only when a
 //!   manifest read afterwards still names it.
 //! - One damaged thing is one finding. What follows from it (sidecars of a damaged block, files only a lost edit named)
 //!   is none.
@@ -26,7 +26,7 @@ use crate::types::{SeriesDef, SeriesKey};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerifyOptions {
     /// Whether a process may be writing to it meanwhile: files it is about to publish are no findings then. `None` to
-    /// tell by whether the process named in `LOCK` lives.
+    /// decide by whether the process named in `LOCK` lives.
     pub live: Option<bool>,
 }
 
@@ -55,7 +55,7 @@ fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &TaskControl) -> Resul
     Ok(check.report)
 }
 
-/// The findings in files other than chunks, sidecars, run and receipt files of a store that nobody has open.
+/// The findings in files other than chunks, sidecars, run and receipt files of a store that no process has open.
 ///
 /// # Errors
 /// As [`verify`].
@@ -75,7 +75,7 @@ pub fn has_owner(root: &DiskPath) -> bool {
     owner(root).is_some()
 }
 
-/// A check under way.
+/// A check in progress.
 pub struct VerifyRun<'a> {
     pub root: &'a DiskPath,
     pub live: bool,
@@ -127,7 +127,7 @@ impl<'a> VerifyRun<'a> {
         self.watch.advance_unplanned(bytes)
     }
 
-    /// Whether something that vanished is still wanted by the manifest as it is now.
+    /// Whether the manifest, as it is now, still needs something that vanished.
     pub fn still(&self, wanted: impl Fn(&Contents) -> bool) -> Result<bool> {
         Ok(!self.live || wanted(&manifest::read(self.root)?.contents))
     }
@@ -146,7 +146,7 @@ impl<'a> VerifyRun<'a> {
         self.count(0)
     }
 
-    /// Takes over what reading the manifest found. `edit_min` is the least edit that must be there.
+    /// Adds the findings of reading the manifest. `edit_min` is the least edit that must exist.
     pub fn manifest(&mut self, edit_min: u64) -> Result<()> {
         let findings = std::mem::take(&mut self.reading.findings);
         findings.into_iter().for_each(|finding| self.add(finding));
@@ -185,7 +185,7 @@ impl<'a> VerifyRun<'a> {
         series_dir(self.root, series_id)
     }
 
-    /// A path below the root, for people.
+    /// A path below the root, for display.
     pub fn name(&self, path: &DiskPath) -> String {
         path.strip_prefix(self.root).unwrap_or(path).display().to_string()
     }
