@@ -293,7 +293,7 @@ fn idle_connections_under_a_low_limit_on_open_files_never_stop_writing() {
     let folder = tempfile::tempdir().unwrap();
     let (root, log) = (folder.path().join("store"), folder.path().join("log"));
     let server = Server::of(limited(&root, FILES), &log).unwrap();
-    assert!(server.logged().contains("fewer connections than configured"), "{}", server.logged());
+    assert!(server.logged().contains("connection limits lowered"), "{}", server.logged());
     register(&server.rest());
     let mut idle = Vec::new();
     for position in 0..2 * FILES {
