@@ -25,7 +25,7 @@ use arrow_flight::{
 };
 use bytes::Bytes;
 use fastk::server::flight::{
-    self, ACKS_QUEUED_MAX, ACTIONS, CODE_KEY, FlightConfig, METHODS, PROBLEM_KEY, UNIMPLEMENTED_METHODS,
+    self, ACKS_QUEUED_MAX, ACTIONS, CODE_KEY, FlightLimits, METHODS, PROBLEM_KEY, UNIMPLEMENTED_METHODS,
 };
 use fastk::service::{InventoryRow, Service, StoreOptions, WriteReply};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -56,18 +56,18 @@ struct Running {
 
 impl Running {
     async fn start() -> Self {
-        Self::with(FlightConfig::default()).await
+        Self::with(FlightLimits::default()).await
     }
 
-    async fn with(config: FlightConfig) -> Self {
+    async fn with(config: FlightLimits) -> Self {
         Self::over(tempfile::tempdir().unwrap(), config).await
     }
 
-    async fn over(root: tempfile::TempDir, config: FlightConfig) -> Self {
+    async fn over(root: tempfile::TempDir, config: FlightLimits) -> Self {
         Self::over_store(root, config, StoreOptions::default()).await
     }
 
-    async fn over_store(root: tempfile::TempDir, config: FlightConfig, options: StoreOptions) -> Self {
+    async fn over_store(root: tempfile::TempDir, config: FlightLimits, options: StoreOptions) -> Self {
         let service = Service::open(root.path(), true, options).unwrap();
         let gate = Arc::new(fastk::access::Authenticator::open(root.path()).unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -557,7 +557,7 @@ async fn repeated_merges_are_applied_once() {
     assert_same_rows(&all(&mut client).await, &open_bar([100, 200, 80, 199], 22));
     act(&mut client, "compact", Value::Null).await.unwrap();
     let root = server.stop().await;
-    let server = Running::over(root, FlightConfig::default()).await;
+    let server = Running::over(root, FlightLimits::default()).await;
     let mut client = server.client().await;
     let (after, failed) = send(&mut client, stream::iter(put_messages(merge("k"), &bars))).await;
     assert!(failed.is_none(), "{failed:?}");
@@ -652,7 +652,7 @@ async fn tickets_under_a_snapshot_return_the_same_until_it_is_dropped() {
     act(&mut client, "compact", Value::Null).await.unwrap();
     act(&mut client, "drop_series", json!({"series": KEY})).await.unwrap();
     let root = server.stop().await;
-    let server = Running::over(root, FlightConfig::default()).await;
+    let server = Running::over(root, FlightLimits::default()).await;
     let mut client = server.client().await;
     assert_code(get(&mut client, json!({"series": [KEY]})).await, "series_not_found");
     let again = get(&mut client, as_of.clone()).await.unwrap();
@@ -672,7 +672,7 @@ async fn tickets_under_a_snapshot_return_the_same_until_it_is_dropped() {
     assert_code(get(&mut client, as_of).await, "snapshot_not_found");
     assert_code(client.get_flight_info(request).await, "snapshot_not_found");
     let root = server.stop().await;
-    let server = Running::over(root, FlightConfig::default()).await;
+    let server = Running::over(root, FlightLimits::default()).await;
     let mut client = server.client().await;
     let ticket = info.endpoint[0].ticket.clone().unwrap();
     assert_code(get_ticket(&mut client, ticket).await, "commit_gone");
@@ -698,7 +698,7 @@ async fn tickets_under_a_dataset_return_only_its_members() {
         service.create_dataset(&serde_json::from_value(spec).unwrap()).unwrap();
         assert!(service.close());
     }
-    let server = Running::over(root, FlightConfig::default()).await;
+    let server = Running::over(root, FlightLimits::default()).await;
     let mut client = server.client().await;
     put(&mut client, &[klines(0..4_000, 900)]).await;
     for as_of in ["dataset:two", "dataset:two@1"] {
@@ -742,7 +742,7 @@ fn the_page_about_flight_matches_the_code() {
         table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name)).collect();
     assert_eq!(named, ACTIONS.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     assert!(page.contains(CODE_KEY) && page.contains(PROBLEM_KEY));
-    let config = FlightConfig::default();
+    let config = FlightLimits::default();
     for claim in [
         format!("| {}, then `overloaded` |", config.gets_max),
         format!("| {}, then the one that did nothing for longest makes room |", thousands(config.connections_max)),
@@ -1012,7 +1012,7 @@ async fn batches_over_the_limit_are_too_large_with_a_hint() {
     // Just over our limit, and over that of the transport.
     for excess in [64 * 1024, 8 * 1024 * 1024] {
         let mut messages = put_messages(path(KEY), &[klines(0..1, 0)]);
-        messages[1].data_body = Bytes::from(vec![0; FlightConfig::default().message_bytes_max + excess]);
+        messages[1].data_body = Bytes::from(vec![0; FlightLimits::default().message_bytes_max + excess]);
         let (_, failed) = send(&mut client, stream::iter(messages)).await;
         let status = assert_code(Err::<(), _>(failed.unwrap()), "too_large");
         assert!(status.message().contains("max_chunksize"), "{}", status.message());
@@ -1120,7 +1120,7 @@ async fn damage_in_the_last_block_ends_the_result_with_data_loss_and_names_the_f
     }
     let damaged = damaged.expect("no chunk holds the row");
 
-    let server = Running::over(root, FlightConfig::default()).await;
+    let server = Running::over(root, FlightLimits::default()).await;
     let mut client = server.client().await;
     for numbers in ["stored", "float64", "stored"] {
         let ticket = Ticket::new(json!({"series": [KEY], "numbers": numbers}).to_string());
@@ -1168,7 +1168,7 @@ async fn a_limited_token_sees_damage_without_files_ids_or_ranges() {
     };
     let (admin, limited) = (make(&[]), make(&[KEY]));
     let directory = root.path().to_string_lossy().into_owned();
-    let server = Running::over(root, FlightConfig::default()).await;
+    let server = Running::over(root, FlightLimits::default()).await;
     let channel = server.channel().await;
     for (token, is_limited) in [(&admin, false), (&limited, true)] {
         let mut client =
@@ -1199,7 +1199,7 @@ async fn a_limited_token_sees_damage_without_files_ids_or_ranges() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_over_the_limit_are_refused_until_one_disconnects() {
-    let server = Running::with(FlightConfig { gets_max: 1, ..FlightConfig::default() }).await;
+    let server = Running::with(FlightLimits { gets_max: 1, ..FlightLimits::default() }).await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..400_000, 0)]).await;
     let ticket = || Ticket::new(json!({"series": [KEY]}).to_string());
@@ -1219,7 +1219,7 @@ async fn readers_over_the_limit_are_refused_until_one_disconnects() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_reader_is_disconnected_without_a_clean_end() {
     let stall = Duration::from_secs(3);
-    let server = Running::with(FlightConfig { stall_timeout: stall, gets_max: 1, ..FlightConfig::default() }).await;
+    let server = Running::with(FlightLimits { stall_timeout: stall, gets_max: 1, ..FlightLimits::default() }).await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..400_000, 0)]).await;
     let ticket = || Ticket::new(json!({"series": [KEY]}).to_string());
@@ -1256,7 +1256,7 @@ async fn a_stalled_reader_is_disconnected_without_a_clean_end() {
 async fn a_connection_without_a_handshake_is_closed() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let server =
-        Running::with(FlightConfig { handshake_timeout: Duration::from_secs(1), ..FlightConfig::default() }).await;
+        Running::with(FlightLimits { handshake_timeout: Duration::from_secs(1), ..FlightLimits::default() }).await;
     let address = server.address.trim_start_matches("http://");
     for output in [&b""[..], b"PRI * HTTP/2"] {
         let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -1296,7 +1296,7 @@ async fn health_follows_the_directory_of_the_store() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_works_without_flight_and_open_puts_do_not_delay_the_shutdown() {
     let drain = Duration::from_secs(3_600);
-    let server = Running::with(FlightConfig { drain_timeout: drain, ..FlightConfig::default() }).await;
+    let server = Running::with(FlightLimits { drain_timeout: drain, ..FlightLimits::default() }).await;
     let mut client = registered(&server).await;
     let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel().await);
     for service in ["", "arrow.flight.protocol.FlightService"] {
@@ -1351,7 +1351,7 @@ async fn coverage_is_an_action_and_the_last_complete_intervals_are_a_query() {
 async fn an_open_put_and_a_stalled_reader_delay_no_checkpoint() {
     let options = StoreOptions { wal_segment_bytes: 1 << 20, wal_bytes_max: 2 << 20, ..StoreOptions::default() };
     let root = tempfile::tempdir().unwrap();
-    let server = Running::over_store(root, FlightConfig::default(), options).await;
+    let server = Running::over_store(root, FlightLimits::default(), options).await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..400_000, 0)]).await;
     // One client wrote a batch and is idle, one stops reading after the first message, one has an exact commit in its
@@ -1440,7 +1440,7 @@ async fn every_method_checks_the_token_and_every_ticket_its_series() {
     let make = |scope, prefixes: &[String]| access::create(root.path(), "t", scope, prefixes).unwrap().token;
     let (reader, writer, admin) = (make(Scope::Read, &[]), make(Scope::Write, &[]), make(Scope::Admin, &[]));
     let limited = make(Scope::Admin, &["kline/ETH".to_owned()]);
-    let server = Running::over(root, FlightConfig::default()).await;
+    let server = Running::over(root, FlightLimits::default()).await;
     let channel = server.channel().await;
     let client = |token: &str| {
         FlightServiceClient::with_interceptor(channel.clone(), with_header(&access::bearer_header(token)))
@@ -1563,7 +1563,7 @@ async fn an_open_put_ends_at_the_first_batch_after_the_revocation() {
     use fastk::service::Scope;
     let root = tempfile::tempdir().unwrap();
     let made = access::create(root.path(), "t", Scope::Write, &[]).unwrap();
-    let server = Running::over(root, FlightConfig::default()).await;
+    let server = Running::over(root, FlightLimits::default()).await;
     let header = with_header(&access::bearer_header(&made.token));
     let mut client = FlightServiceClient::with_interceptor(server.channel().await, header);
     let spec = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});

@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::ingest::{self, BodyFormat};
 use crate::query::{Query, TimeValue};
-use crate::server::flight::{self, FlightConfig};
-use crate::server::http::{self, HttpConfig};
+use crate::server::flight::{self, FlightLimits};
+use crate::server::http::{self, HttpLimits};
 use crate::server::settings::{self, count, health_connections, millis};
 use crate::server::tls_stream::Tls;
 use crate::service::{
@@ -133,9 +133,9 @@ pub fn close(service: Arc<Service>) {
 }
 
 /// Accepts only local host names when the listener is on a loopback address.
-fn with_host_check(config: HttpConfig, listen: &str) -> HttpConfig {
+fn with_host_check(config: HttpLimits, listen: &str) -> HttpLimits {
     let local_names_only = listen.parse().is_ok_and(|listen: SocketAddr| listen.ip().is_loopback());
-    HttpConfig { local_names_only, ..config }
+    HttpLimits { local_names_only, ..config }
 }
 
 /// Time between two checks of the certificate files.
@@ -157,8 +157,8 @@ pub fn serve_health(
     config: &Config,
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Shutdown) -> Serving + Send + use<> {
-    let all = HttpConfig::of(config, tls);
-    let limited = HttpConfig { connections_max: health_connections(all.connections_max), ..all };
+    let all = HttpLimits::of(config, tls);
+    let limited = HttpLimits { connections_max: health_connections(all.connections_max), ..all };
     let config = with_host_check(limited, &config.http.health_listen);
     let (service, gate) = (Arc::clone(service), Arc::clone(gate));
     move |listener, shutdown| Box::pin(http::serve_health(listener, service, gate, config, shutdown))
@@ -171,7 +171,7 @@ pub fn serve_opening(
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Shutdown) -> Serving + Send + use<> {
     // Short: every response only says that the store is not open yet.
-    let config = HttpConfig { drain_timeout: Duration::from_millis(100), ..HttpConfig::of(config, tls) };
+    let config = HttpLimits { drain_timeout: Duration::from_millis(100), ..HttpLimits::of(config, tls) };
     move |listener, opened| {
         Box::pin(async move {
             // Aborted responses are logged by the listener.
@@ -323,7 +323,7 @@ pub fn serve_http(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let at = listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
-    http::serve(listener, service, gate, with_host_check(HttpConfig::of(config, tls), &at), shutdown)
+    http::serve(listener, service, gate, with_host_check(HttpLimits::of(config, tls), &at), shutdown)
 }
 
 /// Serves Arrow Flight until `shutdown`.
@@ -335,7 +335,7 @@ pub fn serve_flight(
     tls: Tls,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
-    flight::serve(listener, service, gate, FlightConfig::of(config, tls), shutdown)
+    flight::serve(listener, service, gate, FlightLimits::of(config, tls), shutdown)
 }
 
 /// How long requests in flight may continue after a stop.

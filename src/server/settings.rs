@@ -59,8 +59,8 @@ pub fn count(value: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::flight::FlightConfig;
-    use crate::server::http::HttpConfig;
+    use crate::server::flight::FlightLimits;
+    use crate::server::http::HttpLimits;
     use crate::server::tls_stream::Tls;
 
     #[test]
@@ -84,8 +84,8 @@ mod tests {
     fn every_number_of_the_settings_reaches_its_listener() {
         let listener_settings = |config: &Config| {
             [
-                ("http", format!("{:?}", HttpConfig::of(config, Tls::off()))),
-                ("flight", format!("{:?}", FlightConfig::of(config, Tls::off()))),
+                ("http", format!("{:?}", HttpLimits::of(config, Tls::off()))),
+                ("flight", format!("{:?}", FlightLimits::of(config, Tls::off()))),
             ]
         };
         let defaults = serde_json::to_value(Config::default()).unwrap();

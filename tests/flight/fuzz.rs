@@ -12,7 +12,7 @@ use std::time::Duration;
 use arrow_flight::{Action, Criteria, FlightDescriptor, HandshakeRequest, Ticket};
 use bytes::Bytes;
 use fastk::access::{self, Authenticator};
-use fastk::server::flight::{ACTIONS, CODE_KEY, FlightConfig, InProcess, METHODS};
+use fastk::server::flight::{ACTIONS, CODE_KEY, FlightLimits, InProcess, METHODS};
 use fastk::service::{Durability, Scope, Service, StoreOptions};
 use prost::Message;
 use serde_json::{Value, json};
@@ -394,7 +394,7 @@ async fn world() -> World {
     let options = StoreOptions { durability: Durability::None, upkeep: false, ..StoreOptions::default() };
     let service = Service::open(root.path(), true, options).unwrap();
     let gate = Arc::new(Authenticator::open(root.path()).unwrap());
-    let face = InProcess::new(service.clone(), gate, &FlightConfig::default());
+    let face = InProcess::new(service.clone(), gate, &FlightLimits::default());
     let world = World { face, tokens, service, root };
     let spec = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
     let act = |name: &str, body: Value| call("DoAction", &Action::new(name, Bytes::from(body.to_string())));

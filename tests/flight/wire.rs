@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::{Criteria, Empty, Ticket};
-use fastk::server::flight::FlightConfig;
+use fastk::server::flight::FlightLimits;
 use fastk::service::{Service, StoreOptions, TaskControl};
 use futures::TryStreamExt;
 use rand::rngs::StdRng;
@@ -244,12 +244,12 @@ fn flight_wire() {
     let proof = Proof::new("flight_wire", STATED);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let soon = Duration::from_millis(500);
-    let config = FlightConfig {
+    let config = FlightLimits {
         handshake_timeout: soon,
         message_timeout: soon,
         ping_interval: soon,
         ping_timeout: soon,
-        ..FlightConfig::default()
+        ..FlightLimits::default()
     };
     let (server, mut client, scripts) = runtime.block_on(async {
         let server = Running::with(config).await;

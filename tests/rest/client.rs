@@ -9,7 +9,7 @@ use fastk::Result;
 use fastk::access::Authenticator;
 use fastk::disk::os::OsDisk;
 use fastk::disk::{Disk, DiskPath};
-use fastk::server::http::{HttpConfig, serve};
+use fastk::server::http::{HttpLimits, serve};
 use fastk::service::{Service, ServiceLimits, StoreOptions};
 use serde_json::Value;
 
@@ -24,10 +24,10 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
-        Self::with(HttpConfig::default())
+        Self::with(HttpLimits::default())
     }
 
-    pub fn with(config: HttpConfig) -> Self {
+    pub fn with(config: HttpLimits) -> Self {
         Self::over(Arc::new(tempfile::tempdir().unwrap()), config)
     }
 
@@ -36,20 +36,20 @@ impl Server {
         self.stop().unwrap();
         let root = Arc::clone(&self.root);
         drop(self);
-        Self::over(root, HttpConfig::default())
+        Self::over(root, HttpLimits::default())
     }
 
-    pub fn over(root: Arc<tempfile::TempDir>, config: HttpConfig) -> Self {
+    pub fn over(root: Arc<tempfile::TempDir>, config: HttpLimits) -> Self {
         Self::within(root, config, ServiceLimits::default())
     }
 
     /// A server over an existing store, with these limits of operations.
-    pub fn within(root: Arc<tempfile::TempDir>, config: HttpConfig, limits: ServiceLimits) -> Self {
+    pub fn within(root: Arc<tempfile::TempDir>, config: HttpLimits, limits: ServiceLimits) -> Self {
         Self::on(Arc::new(OsDisk), root, config, limits)
     }
 
     /// A server over a store on this disk.
-    pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: ServiceLimits) -> Self {
+    pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpLimits, limits: ServiceLimits) -> Self {
         let options = StoreOptions { upkeep: false, commit_retention_bytes_max: 64 << 20, ..StoreOptions::default() };
         let service = Service::open_on(&DiskPath::new(disk, root.path()), true, options).unwrap();
         Self::of(service, root, config, limits)
@@ -59,10 +59,10 @@ impl Server {
     pub fn without_history(root: Arc<tempfile::TempDir>) -> Self {
         let options = StoreOptions { upkeep: false, commit_retention_bytes_max: 0, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
-        Self::of(service, root, HttpConfig::default(), ServiceLimits::default())
+        Self::of(service, root, HttpLimits::default(), ServiceLimits::default())
     }
 
-    fn of(service: Arc<Service>, root: Arc<tempfile::TempDir>, config: HttpConfig, limits: ServiceLimits) -> Self {
+    fn of(service: Arc<Service>, root: Arc<tempfile::TempDir>, config: HttpLimits, limits: ServiceLimits) -> Self {
         service.set_limits(limits);
         let gate = Arc::new(Authenticator::open(root.path()).unwrap());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

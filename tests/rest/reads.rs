@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Decimal64Type, Float64Type, Int64Type, Timestam
 use arrow::ipc::reader::StreamReader;
 use arrow::record_batch::RecordBatch;
 use fastk::query::{Query, TimeValue};
-use fastk::server::http::HttpConfig;
+use fastk::server::http::HttpLimits;
 use fastk::types::SeriesKey;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -178,7 +178,7 @@ fn pages_join_without_gap_and_never_mix_commits() {
 
 #[test]
 fn json_has_a_default_limit_and_other_formats_have_none() {
-    let config = HttpConfig { json_rows_default: 10, json_rows_max: 20, ..HttpConfig::default() };
+    let config = HttpLimits { json_rows_default: 10, json_rows_max: 20, ..HttpLimits::default() };
     let server = Server::with(config);
     server.kline("X");
     server.post(X, "text/csv", csv_body(0, 50)).expect(200);
@@ -326,7 +326,7 @@ fn a_damaged_block_aborts_a_response_and_never_completes_it() {
 
 #[test]
 fn a_client_that_disconnects_frees_its_slot() {
-    let config = HttpConfig { reads_max: 1, ..HttpConfig::default() };
+    let config = HttpLimits { reads_max: 1, ..HttpLimits::default() };
     let server = Server::with(config);
     server.kline("X");
     for part in 0..4 {
@@ -345,7 +345,7 @@ fn a_client_that_disconnects_frees_its_slot() {
 #[test]
 fn too_many_concurrent_responses_are_refused() {
     let wait = std::time::Duration::from_millis(200);
-    let server = Server::with(HttpConfig { reads_max: 1, read_queue_timeout: wait, ..HttpConfig::default() });
+    let server = Server::with(HttpLimits { reads_max: 1, read_queue_timeout: wait, ..HttpLimits::default() });
     server.kline("X");
     for part in 0..4 {
         server.post(X, "text/csv", csv_body(part * 100_000, 100_000)).expect(200);
@@ -362,7 +362,7 @@ fn too_many_concurrent_responses_are_refused() {
 #[test]
 fn a_stalled_client_is_disconnected() {
     let stall = std::time::Duration::from_millis(300);
-    let server = Server::with(HttpConfig { stall_timeout: stall, reads_max: 1, ..HttpConfig::default() });
+    let server = Server::with(HttpLimits { stall_timeout: stall, reads_max: 1, ..HttpLimits::default() });
     server.kline("X");
     for part in 0..4 {
         server.post(X, "text/csv", csv_body(part * 100_000, 100_000)).expect(200);
@@ -604,7 +604,7 @@ fn statistics_are_in_every_format() {
 
 #[test]
 fn a_response_limited_by_the_server_has_a_header_for_it() {
-    let server = Server::with(HttpConfig { json_rows_default: 5, ..HttpConfig::default() });
+    let server = Server::with(HttpLimits { json_rows_default: 5, ..HttpLimits::default() });
     server.kline("X");
     server.post(X, "text/csv", csv_body(0, 12)).expect(200);
     for target in [X.to_string(), format!("{X}?order=desc&where=volume:gt:0"), "/v1/query?series=kline/*/1m".into()] {

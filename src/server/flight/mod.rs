@@ -55,7 +55,7 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Limits of the Flight listener.
 #[derive(Clone, Debug)]
-pub struct FlightConfig {
+pub struct FlightLimits {
     /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
     pub connections_max: usize,
     /// Maximum number of concurrent DoGet responses; more are rejected as `overloaded`.
@@ -86,7 +86,7 @@ pub struct FlightConfig {
     pub tls: Tls,
 }
 
-impl FlightConfig {
+impl FlightLimits {
     /// The limits in the configuration, with TLS settings.
     pub fn of(config: &Config, tls: Tls) -> Self {
         let flight = &config.flight;
@@ -109,14 +109,14 @@ impl FlightConfig {
     }
 }
 
-impl Default for FlightConfig {
+impl Default for FlightLimits {
     /// The defaults of the configuration.
     fn default() -> Self {
         Self::of(&Config::default(), Tls::off())
     }
 }
 
-/// Serves until `shutdown` resolves, then lets streams finish for [`FlightConfig::drain_timeout`].
+/// Serves until `shutdown` resolves, then lets streams finish for [`FlightLimits::drain_timeout`].
 ///
 /// # Errors
 /// `io` when the listener fails.
@@ -124,7 +124,7 @@ pub async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
     auth: Arc<Authenticator>,
-    config: FlightConfig,
+    config: FlightLimits,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<()> {
     crate::server::metrics::declare_flight(&service::METHODS);
@@ -194,7 +194,7 @@ async fn follow_health(health: &HealthReporter, service: &Arc<Service>) -> Infal
 fn build_server(
     service: Arc<Service>,
     auth: Arc<Authenticator>,
-    config: &FlightConfig,
+    config: &FlightLimits,
     stop: CancellationToken,
 ) -> service::FlightServer {
     let api = service::FlightApi {
@@ -219,7 +219,7 @@ pub struct InProcess(service::FlightServer);
 
 #[cfg(feature = "proof")]
 impl InProcess {
-    pub fn new(service: Arc<Service>, auth: Arc<Authenticator>, config: &FlightConfig) -> Self {
+    pub fn new(service: Arc<Service>, auth: Arc<Authenticator>, config: &FlightLimits) -> Self {
         Self(build_server(service, auth, config, CancellationToken::new()))
     }
 

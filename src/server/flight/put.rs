@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::Instrument;
 
-use super::FlightConfig;
+use super::FlightLimits;
 use super::acks::{AckReceiver, AckSender, queue};
 use super::decode;
 use super::describe::{DescriptorTarget, json, target as parse_target};
@@ -122,7 +122,7 @@ pub(super) struct PutLimits {
 }
 
 impl PutLimits {
-    pub(super) fn new(config: &FlightConfig, stop: CancellationToken) -> Self {
+    pub(super) fn new(config: &FlightLimits, stop: CancellationToken) -> Self {
         let budget_units = u32::try_from(config.put_bytes_max / BUDGET_UNIT_BYTES).unwrap_or(u32::MAX).max(1);
         let message_bytes_max = config.message_bytes_max;
         Self { message_bytes_max, budget: Arc::new(Semaphore::new(budget_units as usize)), budget_units, stop }

@@ -22,7 +22,7 @@ use tower::ServiceExt;
 
 use super::head_refusal::HeadRefusal;
 use super::openapi::operations;
-use super::{HttpConfig, health_router, router};
+use super::{HttpLimits, health_router, router};
 use crate::access::Authenticator;
 use crate::error::{Error, Result};
 use crate::server::connections::{Connection, ConnectionPermit, ConnectionTable, InFlight, ResponseInProgress};
@@ -30,12 +30,12 @@ use crate::server::tls_stream::ServerStream;
 use crate::service::{Permit, Service};
 
 /// Serves HTTP/1.1 and HTTP/2 until `shutdown` completes, then lets open requests finish for
-/// [`HttpConfig::drain_timeout`].
+/// [`HttpLimits::drain_timeout`].
 pub async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
     auth: Arc<Authenticator>,
-    config: HttpConfig,
+    config: HttpLimits,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     crate::server::metrics::declare_http(&operations());
@@ -48,7 +48,7 @@ pub async fn serve_health(
     listener: TcpListener,
     service: Arc<Service>,
     auth: Arc<Authenticator>,
-    config: HttpConfig,
+    config: HttpLimits,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     let app = health_router(service.clone(), auth, config.clone());
@@ -56,11 +56,11 @@ pub async fn serve_health(
 }
 
 /// Serves an app until `shutdown` completes; then calls `drain`, and lets requests finish for
-/// [`HttpConfig::drain_timeout`].
+/// [`HttpLimits::drain_timeout`].
 pub(super) async fn serve_router(
     listener: TcpListener,
     app: Router,
-    config: HttpConfig,
+    config: HttpLimits,
     shutdown: impl Future<Output = ()>,
     drain: impl FnOnce(),
 ) -> Result<()> {
@@ -114,7 +114,7 @@ struct HttpListener {
     builder: Arc<Builder<TokioExecutor>>,
     connections: ConnectionTable,
     draining: CancellationToken,
-    config: HttpConfig,
+    config: HttpLimits,
 }
 
 impl HttpListener {
@@ -137,7 +137,7 @@ impl HttpListener {
 
     /// Serves a connection until it closes.
     async fn serve(self, stream: TcpStream, slot: ConnectionPermit, watcher: Watcher) {
-        let HttpConfig { header_timeout, idle_timeout, stall_timeout, ref tls, .. } = self.config;
+        let HttpLimits { header_timeout, idle_timeout, stall_timeout, ref tls, .. } = self.config;
         let state = Arc::clone(&slot.connection);
         let has_request = Arc::new(AtomicBool::new(false));
         let service = service_of(self.app, has_request.clone(), state.clone());
@@ -177,7 +177,7 @@ impl HttpListener {
     }
 }
 
-fn builder(config: &HttpConfig) -> Builder<TokioExecutor> {
+fn builder(config: &HttpLimits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     // The timeouts are those of `Connection`: hyper's own for headers would include the wait for the next request.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_headers(100).max_buf_size(256 << 10);

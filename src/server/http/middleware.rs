@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
     use crate::access::Authenticator;
-    use crate::server::http::{AppState, HttpConfig, Problem};
+    use crate::server::http::{AppState, HttpLimits, Problem};
     use crate::service::{Service, StoreOptions};
 
     async fn boom() -> &'static str {
@@ -179,7 +179,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let service = Service::open(root.path(), true, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
         let auth = Arc::new(Authenticator::open(root.path()).unwrap());
-        let state = RequestState::new(service.clone(), auth, HttpConfig::default());
+        let state = RequestState::new(service.clone(), auth, HttpLimits::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let layer = axum::middleware::from_fn_with_state(state.clone(), handle);

@@ -44,7 +44,7 @@ pub use problem::{PROBLEM, Problem};
 
 /// Limits of the REST interface.
 #[derive(Clone, Debug)]
-pub struct HttpConfig {
+pub struct HttpLimits {
     /// Maximum size of a decompressed body of a write.
     pub body_bytes_max: u64,
     /// Maximum bytes of all bodies being received or written at one time.
@@ -89,7 +89,7 @@ pub struct HttpConfig {
     pub local_names_only: bool,
 }
 
-impl HttpConfig {
+impl HttpLimits {
     /// The limits in the configuration, with TLS settings.
     pub fn of(config: &Config, tls: Tls) -> Self {
         let http = &config.http;
@@ -120,7 +120,7 @@ impl HttpConfig {
     }
 }
 
-impl Default for HttpConfig {
+impl Default for HttpLimits {
     /// The defaults of the configuration.
     fn default() -> Self {
         Self::of(&Config::default(), Tls::off())
@@ -135,7 +135,7 @@ struct RequestState(Arc<HttpShared>);
 struct HttpShared {
     service: Arc<Service>,
     auth: Arc<Authenticator>,
-    config: HttpConfig,
+    config: HttpLimits,
     ingest: Arc<Semaphore>,
     /// Permits of bodies staged in files.
     staged_files: Arc<Semaphore>,
@@ -149,14 +149,14 @@ const MONITORING_PATHS: [&str; 2] = ["/health", "/metrics"];
 const PUBLIC_PREFIX: &str = "/docs/";
 
 impl RequestState {
-    fn new(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpConfig) -> Self {
+    fn new(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpLimits) -> Self {
         let ingest = body::budget(config.ingest_bytes_max);
         let reads = Arc::new(Semaphore::new(config.reads_max));
         let staged_files = Arc::new(Semaphore::new(config.staged_files_max));
         Self(Arc::new(HttpShared { service, auth, config, ingest, staged_files, reads }))
     }
 
-    fn config(&self) -> &HttpConfig {
+    fn config(&self) -> &HttpLimits {
         &self.0.config
     }
 
@@ -196,7 +196,7 @@ impl FromRequestParts<RequestState> for AppState {
 }
 
 impl AppState {
-    fn config(&self) -> &HttpConfig {
+    fn config(&self) -> &HttpLimits {
         &self.shared.config
     }
 
@@ -233,14 +233,14 @@ impl AppState {
 }
 
 /// A router with health and metrics alone.
-fn health_router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpConfig) -> Router {
+fn health_router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpLimits) -> Router {
     let app = RequestState::new(service, auth, config);
     let middleware = axum::middleware::from_fn_with_state(app.clone(), middleware::handle);
     routes::health().with_state(app).fallback(routes::not_found).layer(middleware)
 }
 
 /// The complete REST router.
-pub fn router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpConfig) -> Router {
+pub fn router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpLimits) -> Router {
     let origins = config.cors_origins.clone();
     let app = RequestState::new(service, auth, config);
     let (router, _) = routes::all().split_for_parts();

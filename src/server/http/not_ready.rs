@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::listen::serve_router;
 use super::problem::{ProblemResponse, render};
-use super::{HttpConfig, reply};
+use super::{HttpLimits, reply};
 use crate::error::{Error, ErrorCode, Result};
 use crate::server::ids::{REQUEST_ID, random_id};
 use crate::service::{OpenProgress, StatusReply};
@@ -22,7 +22,7 @@ use crate::service::{OpenProgress, StatusReply};
 pub async fn serve_opening(
     listener: TcpListener,
     opening: Arc<OpenProgress>,
-    config: HttpConfig,
+    config: HttpLimits,
     opened: impl Future<Output = ()>,
 ) -> Result<()> {
     let app = Router::new().fallback(move |request: Request| {
