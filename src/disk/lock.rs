@@ -61,7 +61,7 @@ impl Lock {
                     |_| format!("{path} was removed, and another process may own the directory"),
                 ))
             }
-            // Ownership is unknown; the next write will tell.
+            // Ownership is unknown; the next write checks it again.
             Err(_) => None,
         }
     }

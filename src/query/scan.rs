@@ -1,7 +1,8 @@
 //! A scan: the merge of a series' sources as blocks in the order of the result.
 //!
-//! Long pieces of one source are returned as slices of their map or run, and complete chunk blocks with their message.
-//! Only short pieces, where rows of several sources interleave, scattered matches and descending results are copied.
+//! Long pieces of one source are returned as slices of the mapped file or run, complete chunk blocks with their
+//! message. Only short pieces, where rows of several sources interleave, scattered matches and descending results are
+//! copied.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -261,12 +262,12 @@ impl Scan {
         }
     }
 
-    /// Lets the scan be ended from outside.
+    /// Makes the scan cancellable through `stop`.
     pub fn stopped_by(self, stop: CancelFlag) -> Self {
         Self { stop, ..self }
     }
 
-    /// Looks through few rows at a time, so that many scans can go on side by side.
+    /// Checks few rows at a time, so that many scans can be merged in little memory.
     pub(super) fn in_small_steps(self) -> Self {
         Self { step_rows: SMALL_STEP_ROWS, ..self }
     }
@@ -276,7 +277,7 @@ impl Scan {
         self.next_ts
     }
 
-    /// How the scan went so far.
+    /// Statistics of the scan so far.
     pub fn stats(&self) -> ScanStats {
         let merge = self.merge.stats();
         ScanStats {

@@ -1,6 +1,6 @@
-//! The connections of a listener: limited in id and by timeouts.
+//! The connections of a listener: limited in number and by timeouts.
 //!
-//! - The id of connections is limited. A new one above the limit closes the one that has been idle longest; if none
+//! - The number of connections is limited. A new one above the limit closes the one that has been idle longest; if none
 //!   is idle it waits.
 //! - An HTTP/2 response whose client stops reading for a time closes the connection: its body is not polled again, and
 //!   what it holds would never be released. (Over HTTP/1 the connection itself stalls.)

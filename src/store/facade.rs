@@ -1,4 +1,4 @@
-//! The one door to the engine: each method of [`Store`] is a call into the wing that does it.
+//! The facade of the engine: each method of [`Store`] calls the component that carries it out.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -247,7 +247,7 @@ impl Store {
     }
 
     /// Checks the sidecars of all chunks and writes those that are missing, damaged or no longer what the registration
-    /// asks for. Maintenance does this on its own for chunks that a query found so.
+    /// requires. Maintenance does this on its own for chunks that a query found so.
     ///
     /// # Errors
     /// `corrupt_data` when a chunk itself is damaged; those before it are done.

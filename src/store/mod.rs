@@ -1,8 +1,8 @@
 //! The engine: one directory, one owning process, many readers.
 //!
 //! A write is decided under the commit queue's lock, framed into the log, synced and published; readers take the
-//! published [`StoreState`] and never wait. Sealing moves the tail into chunk files, and long sorted writes go there at
-//! once; a manifest edit makes them count.
+//! published [`StoreState`] and never wait. Sealing moves the tail into chunk files, and long sorted writes go directly
+//! to chunk files; a manifest edit publishes them.
 //! All methods block and may be called from any thread.
 
 mod backup;

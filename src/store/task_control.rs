@@ -15,9 +15,9 @@ pub struct TaskControl {
     done: AtomicU64,
     total: AtomicU64,
     cancelled: AtomicBool,
-    /// Bytes a second; 0 for as fast as it goes.
+    /// Bytes per second; 0 for unlimited.
     rate: u64,
-    /// When the work may go on, so that it keeps to its rate.
+    /// When the work may continue, so that it keeps to its rate.
     next: Mutex<Option<Instant>>,
 }
 

@@ -77,7 +77,7 @@ impl TimeOrder {
         }
     }
 
-    /// Closed ranges in which a time may occur more than once, rising and disjoint; empty when no time can.
+    /// Closed ranges in which a time may occur more than once, ascending and disjoint; empty when no time can.
     pub fn suspects(&self) -> Vec<(i64, i64)> {
         if self.scattered {
             return vec![(i64::MIN, i64::MAX)];

@@ -38,7 +38,7 @@ fn guard<T>(input: &Input, decode: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(broken(input, "its decoder panicked")))
 }
 
-/// The schema, and the batches of the columns at `keep` (rising), or of all.
+/// The schema, and the batches of the columns at `keep` (ascending), or of all.
 fn open(input: &Input, keep: Option<&[usize]>) -> Result<(Schema, Batches)> {
     let file = || local::open(&input.path).map_err(|error| Error::io("open", &input.path, &error));
     let unpacked = || {

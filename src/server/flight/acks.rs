@@ -105,7 +105,7 @@ fn wake(queue: &mut AckQueue) {
     }
 }
 
-/// Merges `later` into `newest`, which then stands for both writes.
+/// Merges `later` into `newest`, which then acknowledges both writes.
 fn merge(newest: &mut Ack, later: Ack) {
     newest.idempotency_replayed &= later.idempotency_replayed;
     let (newest, later) = (&mut newest.reply, later.reply);

@@ -1,9 +1,9 @@
 //! Accepted Flight connections: limited in number, closed when the handshake times out, closed by the server on stalls,
 //! and written in large pieces.
 //!
-//! HTTP/2 hands over one frame at a time and asks for each to be flushed. A client that accepts only frames of 16 KiB
-//! would cost one system call per frame, more than copying them: a flush after such a frame is therefore deferred until
-//! the connection is polled next, which it requests itself; by then either more frames followed or the bytes are
+//! The HTTP/2 library passes one frame at a time and requests a flush after each. A client that accepts only frames of
+//! 16 KiB would cost one system call per frame, more than copying them: a flush after such a frame is therefore deferred
+//! until the connection is polled next, which it requests itself; by then either more frames followed or the bytes are
 //! written. Frames of at least [`LONG_BYTES`] are written without copying, after the buffered bytes.
 //!
 //! A gRPC stream whose client stops reading cannot be ended by the server: its body is not polled again, and what it

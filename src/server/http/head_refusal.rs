@@ -1,6 +1,6 @@
-//! Requests whose head hyper cannot parse: hyper answers them itself, with a status and an empty body, before our code
-//! sees them. Here these responses are recognised on their way out and replaced by a problem document like that of
-//! every other rejection.
+//! Requests whose head hyper cannot parse: hyper responds to them itself, with a status and an empty body, before our
+//! code sees them. Here these responses are recognised on their way out and replaced by a problem document like that
+//! of every other rejection.
 
 use axum::http::{HeaderMap, StatusCode, Uri};
 use bytes::Bytes;

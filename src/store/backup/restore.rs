@@ -2,7 +2,7 @@
 //! for the old one.
 //!
 //! Every file of the backup is checked before anything is created. Until all is done and checked again,
-//! [`RESTORE_BEGUN`] exists in the directory: no store is opened or created in what a crash leaves behind.
+//! [`RESTORE_BEGUN`] exists in the directory: after a crash no store is opened or created in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufWriter;

@@ -1,10 +1,10 @@
-//! Repair: damaged files are set aside with the reason next to them, intact parts go into new files, and one new
-//! manifest checkpoint makes them count. Nothing is edited in place, and without `apply` nothing is changed at all.
+//! Repair: damaged files are moved to quarantine with the reason, intact parts are written to new files, and one new
+//! manifest checkpoint puts these into effect. Nothing is edited in place, and without `apply` nothing is changed.
 //!
 //! Order: damaged files get a second name under `quarantine/`; a new log segment, new chunks, run and receipt files are
-//! published; the checkpoint is published, which is the moment at which the repair happened; what it gave up is
-//! unlinked; sidecars are put in order. A crash before the checkpoint leaves the store as damaged as it was, one behind
-//! it leaves files that the next opening removes.
+//! published; the checkpoint is published, which makes the repair take effect; files that it no longer names are
+//! unlinked; sidecars are rebuilt. A crash before the checkpoint leaves the store as damaged as it was, a crash after
+//! it leaves files that the next open removes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,13 +49,13 @@ use crate::types::SeriesKey;
 /// How a store is repaired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RepairOptions {
-    /// Change the store; else only say what would be done.
+    /// Change the store; else only report what would be done.
     pub apply: bool,
-    /// Rebuild the manifest from the other files alone, whatever it says.
+    /// Rebuild the manifest from the other files alone, even if it is intact.
     pub rebuild_manifest: bool,
 }
 
-/// Least bytes of a log segment that is not cut.
+/// Minimum bytes of a log segment that was not truncated.
 const SEGMENT_BYTES_MIN: u64 = 4 << 10;
 
 /// Something a repair does.
@@ -73,7 +73,7 @@ pub struct RepairAction {
 pub struct LostRows {
     pub series: String,
     pub file: String,
-    /// They lie between these timestamps, in the unit of the series; `null` when unknown.
+    /// They are between these timestamps, in the unit of the series; `null` when unknown.
     pub ts_min: Option<i64>,
     pub ts_max: Option<i64>,
     /// How many at most; newer rows over them are not lost. `null` when unknown.
@@ -108,14 +108,14 @@ pub struct RepairReport {
     pub lost_lsns: Vec<(u64, u64)>,
     /// Log sequence number from which on commits may be lost without a trace: the end of the log is missing.
     pub lost_from: Option<u64>,
-    /// Closed ranges of the commits that were in what the log lost; `null` for an unknown end. Commits that went to
-    /// chunks without the log are among the numbers, and are not lost.
+    /// Closed ranges of the commits in the lost parts of the log; `null` for an unknown end. The ranges can include
+    /// commits of bulk loads, which are not in the log and not lost.
     pub lost_commits: Vec<(u64, Option<u64>)>,
     /// Snapshots that are lost, as far as their names can be read.
     pub lost_snapshots: Vec<LostSnapshot>,
     /// Series that are lost, as far as they can be read.
     pub lost_series: Vec<LostSeries>,
-    /// What else only the manifest knew, and is not known any more.
+    /// Other information that only the manifest had, and that is lost.
     pub forgotten: Vec<String>,
     /// Commit of the repair.
     pub commit: u64,
@@ -159,7 +159,7 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
     let mut report = plan.report();
     report.applied = options.apply && !clean;
     drop(lock);
-    // Sidecars are derived: rebuilding damaged ones is no loss and no repair of data.
+    // Sidecars are derived from the chunks, so rebuilding them is not a repair of data.
     if options.apply {
         let store = Engine::open(root, false, StoreOptions { upkeep: false, ..StoreOptions::default() })?;
         let sidecars = store.maintenance.rebuild_sidecars()?;
@@ -177,7 +177,7 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
 /// A chunk that is rewritten from its intact blocks.
 struct DamagedChunk {
     chunk: Arc<ChunkFile>,
-    /// What is left of it; `None` for nothing.
+    /// Its intact parts; `None` when there are none.
     left: Option<(Vec<u8>, ChunkSalvage)>,
 }
 
@@ -194,7 +194,7 @@ struct RepairPlan<'a> {
     damaged: BTreeMap<SeriesId, Vec<DamagedChunk>>,
     /// Tombstone, registration and drop files to rewrite.
     small_files: Vec<(DiskPath, Vec<u8>)>,
-    /// Files that are removed once the new manifest counts.
+    /// Files that are removed once the new manifest is in effect.
     removals: Vec<DiskPath>,
     /// Damaged files, to be kept under `quarantine/`.
     quarantine: Vec<(DiskPath, String)>,
@@ -284,7 +284,7 @@ impl<'a> RepairPlan<'a> {
         self.actions.is_empty() && self.lost.is_empty() && !self.read.log.has_lost()
     }
 
-    /// What only the manifest knew, one by one as far as the old one can be read.
+    /// Lists the information that only the manifest had, item by item where the old manifest can be read.
     fn forget(&mut self) {
         let (old, new, state) = (&self.read.known, &self.read.manifest.contents, &self.read.state);
         if old.epoch.is_empty() || self.options.rebuild_manifest {
@@ -318,7 +318,7 @@ impl<'a> RepairPlan<'a> {
         }
     }
 
-    /// Series and snapshots that the log lost, and snapshots that lack what it lost.
+    /// Series and snapshots that the log lost, and snapshots that lack lost commits.
     fn find_lost_names(&mut self) {
         for id in &self.read.report.lost_series {
             let reason =
@@ -447,7 +447,7 @@ impl<'a> RepairPlan<'a> {
                 self.act("remove", path, "its series was not dropped");
                 self.removals.push(path.clone());
             }
-            // The new manifest names no file of the series, so nothing shows it again.
+            // The new manifest names no file of the series, so the series cannot reappear.
             None => {
                 self.act("remove", path, "nothing of its series is left to show");
                 self.removals.push(path.clone());
@@ -456,7 +456,7 @@ impl<'a> RepairPlan<'a> {
         Ok(())
     }
 
-    /// Markers for the dropped series that a snapshot still shows.
+    /// Writes missing drop markers of series that a snapshot still needs.
     fn mark_dropped(&self) -> Result<()> {
         for series in self.state.series.values() {
             let Some(commit) = series.dropped_commit else { continue };
@@ -501,7 +501,7 @@ impl<'a> RepairPlan<'a> {
                 let left = match salvage_chunk(&bytes, Some(&chunk.record)) {
                     Ok(left) => left,
                     Err(error) if error.code() == ErrorCode::CorruptData => {
-                        // Neither head nor footer is left.
+                        // Neither head nor footer is intact.
                         self.lose(&series.def.key, &path, Some(&chunk.record), error.detail());
                         self.set_aside(&path, error.detail());
                         self.damaged
@@ -574,7 +574,7 @@ impl<'a> RepairPlan<'a> {
         }
     }
 
-    /// Tombstone files that the manifest makes superfluous to lose.
+    /// Missing or damaged tombstone files; each is rewritten from the state.
     fn find_tombstones(&mut self) -> Result<()> {
         for series in self.read.state.series.values().cloned().collect::<Vec<_>>() {
             for t in series.needed_tombstones() {
@@ -586,7 +586,7 @@ impl<'a> RepairPlan<'a> {
                 if whole {
                     continue;
                 }
-                // One that only the log has so far has no file yet.
+                // A delete that only the log has so far has no file yet.
                 let known = (series.id, t.commit, t.start, t.end);
                 if self.read.manifest.contents.tombstones.contains(&known) {
                     self.set_aside(&path, "the tombstone is damaged");
@@ -618,7 +618,7 @@ impl<'a> RepairPlan<'a> {
         }
     }
 
-    /// Does it. The checkpoint near the end is what makes it count.
+    /// Carries out the plan, which takes effect with the checkpoint near the end.
     fn apply(&mut self) -> Result<()> {
         let root = self.root;
         let tmp = root.join("tmp");
@@ -652,7 +652,7 @@ impl<'a> RepairPlan<'a> {
         self.remove_given_up(&contents, &given_up)
     }
 
-    /// Gives every damaged file a second name, with the reason next to it.
+    /// Hard-links every damaged file into `quarantine/`, with the reason next to it.
     fn keep_damaged(&self) -> Result<()> {
         if self.quarantine.is_empty() {
             return Ok(());
@@ -838,7 +838,7 @@ impl<'a> RepairPlan<'a> {
         Ok(Some(RunRecord { id, bytes, crc, level: 0, base_commit }))
     }
 
-    /// Unlinks what nothing names any more. What a crash leaves of it the next opening removes.
+    /// Unlinks files that the manifest no longer names. After a crash the next open removes the rest.
     fn remove_given_up(&self, contents: &Contents, given_up: &[ChunkRecord]) -> Result<()> {
         let root = self.root;
         for record in given_up {

@@ -48,7 +48,7 @@ pub fn scrub(root: &DiskPath, maintenance: &Maintenance, dry_run: bool, watch: &
     Ok(report)
 }
 
-/// Value indexes of other columns than the registrations ask for. A check without the store leaves them out, since the
+/// Value indexes of other columns than the registrations require. A check without the store leaves them out, since the
 /// registration may be newer than what it read; here the state is known.
 fn add_stale(root: &DiskPath, maintenance: &Maintenance, report: &mut VerifyReport, watch: &TaskControl) -> Result<()> {
     let state = maintenance.wal.queue.published();

@@ -1,9 +1,9 @@
 //! Checkpoints: everything moves out of the log, which is then trimmed.
 //!
-//! Long tails become chunks. The others go into one run file for all series, whose rows are from then on read from its
-//! map. Run files are merged by size, [`RUN_FILES_MERGED`] at a time, so that a row is written about once a level
-//! however slowly its series fills a chunk; rows that reached a chunk are left out on the way. When run files hold
-//! more than their share, the longest tails are sealed until they do not.
+//! Long tails become chunks. The others go into one run file for all series, whose rows are then read from the
+//! mapped file. Run files are merged by size, [`RUN_FILES_MERGED`] at a time, so that a row is written about once per
+//! level however slowly its series fills a chunk; a merge leaves out rows that are in a chunk by then. When the
+//! remaining tails exceed `tail_bytes_max`, the longest are sealed until half of it is left.
 
 use std::collections::BTreeMap;
 use std::io::BufWriter;
@@ -29,13 +29,13 @@ use crate::store::read::structural::Structural;
 use crate::store::wal::commit_queue::FrozenRuns;
 use crate::store::write::idempotency::RECEIPT_KEEP_MS;
 
-/// Tail rows from which a checkpoint writes a chunk for a series instead of rows in the run file: one block.
+/// Minimum number of tail rows for which a checkpoint writes a chunk instead of a run in the run file: one block.
 const CHUNK_ROWS_MIN: u64 = 16_384;
 
-/// Run files of a level that are merged into one of the next.
+/// Number of run files of one level that are merged into one file of the next.
 const RUN_FILES_MERGED: usize = 8;
 
-/// Receipt files that are merged into one.
+/// Number of receipt files that are merged into one.
 const RECEIPT_FILES_MERGED: usize = 8;
 
 impl Maintenance {
@@ -62,7 +62,7 @@ impl Maintenance {
             self.wal.queue.apply(&mut self.wal.queue.lock(), Structural::Thaw(frozen.ids));
             return outcome;
         }
-        // What the manifest released, which is less than was frozen when there was nothing to publish.
+        // Segments before this one are released by the manifest: fewer than were frozen when nothing was published.
         let given_up = files.manifest.contents.wal_first_segment;
         self.wal.queue.trim(if planted(Bug::TrimmedWithoutEdit) { frozen.segment } else { given_up })?;
         while self.merge_runs(files)? {}
@@ -93,12 +93,12 @@ impl Maintenance {
         long
     }
 
-    /// Publishes what the log held up to the freeze: runs, registrations, snapshots, receipts.
+    /// Publishes the contents of the log up to the freeze: runs, registrations, snapshots, receipts.
     pub fn settle(&self, files: &mut PublishedFiles, frozen: &FrozenRuns) -> Result<()> {
         self.wal.queue.settled(&frozen.decided)?;
         let state = &frozen.state;
         let contents = &files.manifest.contents;
-        // Commits that went straight to chunks have no frame.
+        // Commits of bulk loads have no frame.
         if contents.wal_first_lsn == frozen.first_lsn && contents.base_commit >= state.commit {
             return Ok(());
         }
@@ -113,7 +113,7 @@ impl Maintenance {
         for series in state.series.values() {
             let recorded = contents.series.get(&series.id);
             if recorded.is_none_or(|record| record.version != series.version) {
-                // The run files hold the tail: the chunks end where they ended before.
+                // The tail goes to run files, so the chunks still end at the same commit.
                 series_files::write_registration(&self.root, series, recorded)?;
                 edit.series.push(series_record(series, series.sealed_commit)?);
             }
@@ -141,7 +141,7 @@ impl Maintenance {
         let gone_receipts = self.settle_receipts(contents, state, &mut edit)?;
         let entries = state.series.values().map(|series| (series.as_ref(), series.frozen.clone()));
         let settled = self.write_runs(entries, (0, state.commit), &mut edit)?;
-        // Files none of whose rows is needed any more.
+        // Run files of which no row is needed any more.
         let used: std::collections::BTreeSet<u64> =
             state.series.values().flat_map(|series| &series.settled).filter_map(|run| run.file).collect();
         edit.runs_removed = contents.runs.keys().filter(|id| !used.contains(id)).copied().collect();
@@ -159,7 +159,7 @@ impl Maintenance {
         }
         for id in dropped {
             match self.publisher.dropped().remove(&id) {
-                // The last reader of each chunk unlinks it; the marker stays for the next opening.
+                // The last reader of each chunk unlinks it; the marker stays until the next open.
                 Some(series) => series.chunks.iter().for_each(|chunk| chunk.retire()),
                 None => series_files::remove_series_files(
                     &self.root,
@@ -178,8 +178,8 @@ impl Maintenance {
         self.reads.views.expire(edit);
     }
 
-    /// Writes runs, those of one series after those of the other, as one file, adds it to the edit and returns the runs
-    /// mapped from it. Nothing for no runs.
+    /// Writes runs, grouped by series, into one file, adds the file to the edit and returns the runs mapped from it.
+    /// Without runs no file is written.
     fn write_runs<'s>(
         &self,
         entries: impl Iterator<Item = (&'s SeriesState, Vec<Arc<Run>>)>,
@@ -217,7 +217,7 @@ impl Maintenance {
 
     /// Links a finished file to the next free name.
     fn publish_new(&self, staged: StagedFile, next_id: &mut u64, path: fn(&DiskPath, u64) -> DiskPath) -> Result<u64> {
-        // A file of this name can exist from a step that never reached the manifest.
+        // A file of this name can be left from a step that never reached the manifest.
         while path(&self.root, *next_id).found()? {
             *next_id += 1;
         }
@@ -264,7 +264,7 @@ impl Maintenance {
         Ok(true)
     }
 
-    /// Puts receipts that only the log has into a file, and all into one when there are many files. Returns the files
+    /// Writes receipts that only the log has into a file, or all receipts when there are many files. Returns the files
     /// that are no longer needed.
     fn settle_receipts(
         &self,
@@ -293,7 +293,7 @@ impl Maintenance {
         Ok(gone)
     }
 
-    /// Drops receipts that no longer answer a retry.
+    /// Drops expired receipts.
     pub fn forget_receipts(&self) {
         let before_ms = wall_ms().saturating_sub(RECEIPT_KEEP_MS);
         // Searched without the lock: there can be a million of them.

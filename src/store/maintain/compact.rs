@@ -1,10 +1,10 @@
 //! Compaction: fewer chunks, and less garbage in them.
 //!
-//! - A compaction writes one chunk from all chunks of a partition between two fences, reads it back beside what it
-//!   replaces, and only then publishes it. It is due from [`CHUNKS_MAX`] chunks or 30 % garbage on, or when many
-//!   deletes hang over few bytes.
+//! - A compaction writes one chunk from all chunks of a partition between two fences (commits of snapshots), reads it
+//!   back and compares it with the chunks that it replaces, and only then publishes it. It is due from [`CHUNKS_MAX`]
+//!   chunks or 30 % garbage on, or when many deletes apply to few bytes.
 //! - Retention is an ordinary delete of what is too old or too much.
-//! - Vacuum unlinks files that the manifest gave up and nobody reads. Nothing else is ever unlinked.
+//! - Vacuum unlinks files that the manifest no longer names and no one reads. No other file is ever unlinked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The wing of work that keeps a store small and its log short.
+//! The component that keeps a store small and its log short.
 
 use std::sync::{Arc, PoisonError};
 

@@ -1,4 +1,4 @@
-//! Rebuilding sidecars that are missing, damaged or no longer what the registration asks for.
+//! Rebuilding sidecars that are missing, damaged or no longer what the registration requires.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::store::read::sidecar::coverage_path;
 
 impl Maintenance {
     /// Checks every sidecar of every chunk and writes those that are missing, damaged or no longer what the
-    /// registration asks for.
+    /// registration requires.
     pub fn rebuild_sidecars(&self) -> Result<SidecarReport> {
         let state = self.wal.queue.published();
         let mut report = SidecarReport::default();
@@ -43,7 +43,7 @@ impl Maintenance {
         Ok(report)
     }
 
-    /// Between two other steps of maintenance; readers go on with what they have open.
+    /// Runs between two other steps of maintenance; readers continue with the files they have open.
     pub fn rebuild_chunk(
         &self,
         series: &SeriesState,

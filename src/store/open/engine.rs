@@ -1,4 +1,4 @@
-//! Opening a store for use: recovery, tidying, and the wings over what was recovered.
+//! Opening a store for use: recovery, cleanup, and the components over the recovered state.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,10 +1,9 @@
-//! Opening a store, in the steps that `docs/recovery.md` numbers: lock, format, manifest, files of the tail, log,
-//! replay; only then, and only when nothing is damaged, what is left over is tidied away and the log opened for
-//! writing.
+//! Opening a store, in the numbered steps of `docs/recovery.md`: lock, format, manifest, files of the tail, log,
+//! replay; only then, and only when nothing is damaged, leftover files are removed and the log is opened for writing.
 //!
-//! Reading changes nothing on disk, so a crash before the tidying changes nothing, and each step of the tidying can
-//! be taken again. Damage in the log, the manifest, the files of the tail or FORMAT never stops the opening: what is
-//! intact is served, the rest is named, and the store is read-only until it is repaired.
+//! Reading changes nothing on disk, so a crash before the cleanup changes nothing, and each step of the cleanup can be
+//! repeated. Damage in the log, the manifest, the files of the tail or FORMAT never fails the open: what is intact is
+//! served, the rest is reported, and the store is read-only until it is repaired.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,29 +27,29 @@ use crate::store::read::tombstone::Tombstone;
 use crate::store::registration::parse_def;
 use crate::store::wal::segments::{RecoveredLog, ReplayStart, read_log};
 
-/// What opening found.
+/// Result of opening a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
     /// Whether the store was created.
     pub created: bool,
     /// Commits replayed from the log.
     pub commits_replayed: u64,
-    /// Torn ends of unfinished writes that were cut.
+    /// Torn writes that were cut from the end of the log.
     pub torn: Vec<String>,
-    /// Damage that keeps the store from taking writes until it is repaired.
+    /// Damage that makes the store read-only until it is repaired.
     pub damage: Vec<String>,
     /// Closed ranges of log sequence numbers whose commits are lost.
     pub lost_lsns: Vec<(u64, u64)>,
     /// Log sequence number from which on commits may be lost without a trace: the end of the log is missing.
     pub lost_from: Option<u64>,
-    /// Closed ranges of the commits that were in what the log lost; `None` for an unknown end. Commits that went
-    /// to chunks without the log are among the numbers, and are not lost.
+    /// Closed ranges of the commits in the lost parts of the log; `None` for an unknown end. The ranges can include
+    /// commits of bulk loads, which are not in the log and not lost.
     pub lost_commits: Vec<(u64, Option<u64>)>,
     /// Names and commits of snapshots that are known from the manifest only, since the log lost their commit.
     pub lost_snapshots: Vec<(String, u64)>,
-    /// Numbers of series whose registration the log lost: what later commits did to them cannot be applied.
+    /// Numbers of series whose registration the log lost: later commits to them cannot be applied.
     pub lost_series: Vec<u64>,
-    /// Damage that cost nothing.
+    /// Damage by which no data is lost.
     pub spare: Vec<String>,
     /// Files of unfinished work that were removed.
     pub leftovers_removed: u64,
@@ -58,7 +57,7 @@ pub struct RecoveryReport {
     pub duration_ms: u64,
 }
 
-/// What the manifest of a store is taken for.
+/// Whether the manifest of a store is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManifestTrust {
     /// Trusted; where it is damaged the other files are read instead.
@@ -71,9 +70,9 @@ pub enum ManifestTrust {
 #[derive(Debug)]
 pub struct RecoveredStore {
     pub state: StoreState,
-    /// What counts from now on.
+    /// The contents in effect: of the manifest, or of the other files where it is not used.
     pub manifest: RecoveredManifest,
-    /// What the manifest itself says, as far as it can be read.
+    /// Contents of the manifest itself, as far as it can be read.
     pub known: Contents,
     /// Whether the contents come from the other files.
     pub salvaged: bool,
@@ -85,19 +84,19 @@ pub struct RecoveredStore {
     pub damaged_files: Vec<(DiskPath, String)>,
     /// Series that are not in the manifest any more and still have rows in run files.
     pub left_in_runs: BTreeSet<SeriesId>,
-    /// Whether the manifest is known to be the newest there was.
+    /// Whether the manifest is known to end with the newest edit ever published.
     pub newest: bool,
     pub next_series_id: u64,
-    /// Commits of the log that stay readable.
+    /// Commits of the log that remain readable after the open.
     pub replayed: ReplayedCommits,
 }
 
-/// Which commits of the log are to stay readable.
+/// Which commits of the log remain readable after the open.
 #[derive(Clone, Copy, Debug)]
 pub struct RetainedRange {
     /// The last ones, at most this many.
     pub commits_max: u64,
-    /// Wall clock in milliseconds from which on they were made.
+    /// Of these, only commits made at or after this wall-clock time in milliseconds.
     pub since_ms: i64,
 }
 
@@ -109,7 +108,7 @@ pub fn read_store(root: &DiskPath, trust: ManifestTrust) -> Result<RecoveredStor
     read_store_with_progress(root, trust, &OpenProgress::default(), None)
 }
 
-/// The same; reports its progress to `opening`, and returns the `wanted` commits of the log.
+/// Like [`read_store`]; reports its progress to `opening`, and retains the `wanted` commits of the log.
 ///
 /// # Errors
 /// Those of [`read_store`].
@@ -133,7 +132,7 @@ pub fn read_store_with_progress(
         let (last, edit) = (found.contents.number, hint.edit);
         found.missing.push(format!("the manifest ends at edit {last}, but there was an edit {edit}"));
     }
-    // A store without a name is new, unless something is in it.
+    // A store without an epoch is new, unless it holds data.
     if found.contents.epoch.is_empty() && salvage::holds_data(root)? {
         found.missing.push("the manifest is gone".to_owned());
     }
@@ -199,7 +198,7 @@ pub fn read_store_with_progress(
                 }
             }
             Err(error) => {
-                // Its checksum is right: it was written wrong.
+                // Its checksum matches, so it was damaged before it was written.
                 damage.push(format!("log frame {}: {}", frame.lsn, error.detail()));
                 log.lost.push((frame.lsn, frame.lsn));
                 lost_commits.push((frame.commit, Some(frame.commit)));
@@ -214,7 +213,7 @@ pub fn read_store_with_progress(
         snapshot.commit > snapshots_until && !seen.contains(&(snapshot.name.clone(), snapshot.commit))
     });
     if log.has_lost() {
-        // Their frames are intact, and their rows are lost all the same.
+        // Their frames are intact, but their series is unknown, so their rows are lost too.
         lost_commits.extend(unknown.values().flatten().map(|commit| (*commit, Some(*commit))));
         report.lost_series = unknown.keys().copied().collect();
         report.lost_snapshots = unseen.map(|snapshot| (snapshot.name.clone(), snapshot.commit)).collect();
@@ -222,12 +221,12 @@ pub fn read_store_with_progress(
     if salvaged {
         salvage::drop_marked(&mut state, &marked);
         salvage::recount(&mut state, None);
-        // Not every commit is in the log: the next one has to follow all that any file has.
+        // Not every commit is in the log: the next number must be above those in all files.
         state.commit = state.commit.max(highest_commit(&known)).max(highest_commit(&found.contents));
     }
     replayed.until = state.commit;
     if salvaged || !damage.is_empty() {
-        // What is missing from the files is missing from earlier commits too, which nothing would show.
+        // Earlier commits lack the lost data too, and reads of them would not fail.
         replayed.states.clear();
     }
     report.torn.clone_from(&log.torn);
@@ -252,8 +251,8 @@ pub fn read_store_with_progress(
     })
 }
 
-/// The commits that were in what the log lost, by the frames before and after; the manifest has everything up to
-/// `base`, and knows that there was a commit `highest`.
+/// The commits in the lost parts of the log, derived from the frames before and after; the manifest covers everything
+/// up to `base`, and names commits up to `highest`.
 fn lost_commits(log: &RecoveredLog, base: u64, highest: u64) -> Vec<(u64, Option<u64>)> {
     let frames = || log.commits.iter().map(|(frame, _)| (frame.lsn, frame.commit));
     let before = |lsn: u64| frames().filter(|frame| frame.0 < lsn).map(|frame| frame.1).max().unwrap_or(0).max(base);
@@ -263,7 +262,7 @@ fn lost_commits(log: &RecoveredLog, base: u64, highest: u64) -> Vec<(u64, Option
         let from = before(*first) + 1;
         let to = match behind(*last) {
             Some(next) => next - 1,
-            // At most one commit a frame.
+            // At most one commit per frame.
             None => (from + (last - first)).max(highest),
         };
         if from <= to {
@@ -295,7 +294,7 @@ fn merged(mut ranges: Vec<(u64, Option<u64>)>) -> Vec<(u64, Option<u64>)> {
     merged
 }
 
-/// The highest commit that anything the manifest names is of.
+/// The highest commit number in the manifest.
 pub fn highest_commit(contents: &Contents) -> u64 {
     let chunks = contents.chunks.values().chain(contents.waiting.values()).map(|chunk| chunk.commit_hi);
     let series = contents
@@ -315,7 +314,7 @@ pub fn exists(root: &DiskPath) -> Result<bool> {
 }
 
 /// The state that the manifest describes, without tails. Snapshots of commits after `snapshots_until` are left to the
-/// log: the manifest has them for the case that the log loses them.
+/// log; the manifest has them in case the log loses them.
 pub fn state_of(root: &DiskPath, contents: &Contents, snapshots_until: u64) -> Result<StoreState> {
     let mut state = StoreState { commit: contents.base_commit, edit: contents.number, ..StoreState::default() };
     for record in contents.snapshots.values().filter(|record| record.commit <= snapshots_until) {
@@ -363,8 +362,8 @@ pub fn state_of(root: &DiskPath, contents: &Contents, snapshots_until: u64) -> R
 /// Damaged files with the reason, and series without a record that still have rows in a run file.
 type LoadedRuns = (Vec<(DiskPath, String)>, BTreeSet<SeriesId>);
 
-/// Tail rows, and receipts, that left the log for files. Reads of damaged ones fail with `corrupt_data`; the damaged
-/// files are returned.
+/// Loads tail rows and receipts from run files and receipt files. Reads of damaged rows fail with `corrupt_data`; the
+/// damaged files are returned.
 fn load_runs(root: &DiskPath, contents: &Contents, state: &mut StoreState) -> Result<LoadedRuns> {
     let mut damaged = Vec::new();
     let mut left = BTreeSet::new();

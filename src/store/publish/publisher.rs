@@ -22,7 +22,7 @@ use crate::store::read::tombstone::Tombstone;
 use crate::store::wal::wing::Wal;
 use crate::sync::{Mutex, MutexGuard};
 
-/// The wing that makes files count.
+/// The component that publishes files through manifest edits.
 #[derive(Debug)]
 pub struct Publisher {
     pub root: DiskPath,

@@ -1,9 +1,9 @@
 //! Sealing: the tail becomes chunk files.
 //!
 //! Order of every publication: chunk written, synced, linked, directory synced; tombstone files likewise; then the
-//! manifest edit that makes them count; then the state readers see; files nobody needs are unlinked last. A crash
-//! between any two steps leaves either files no manifest names or log frames that are replayed over chunks that
-//! already have their rows: both are harmless.
+//! manifest edit that names them; then the state that readers see; files that are no longer needed are unlinked last. A
+//! crash between any two steps leaves either files that no manifest names or log frames that are replayed over chunks
+//! that already have their rows: both are harmless.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use crate::store::read::structural::Structural;
 use crate::store::read::tombstone::{Tombstone, fenced};
 use crate::store::wal::commit_queue::FrozenRuns;
 
-/// The rows of one partition between two fences, which may become one chunk.
+/// The rows of one partition between two fences (commits of snapshots), which may become one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SealInterval {
-    /// First fence at or after the commits inside; later deletes must not remove rows from it.
+    /// First fence at or after the commits of the rows; later deletes must not remove rows of the interval.
     pub upper: u64,
 }
 
@@ -105,7 +105,7 @@ impl Publisher {
         Ok(report)
     }
 
-    /// Writes the chunks of one series, without names yet: one for each partition its tail touches, on each side of
+    /// Writes the chunks of one series as staged files: one for each partition that its tail touches, on each side of
     /// every fence.
     fn stage_chunks(
         &self,
@@ -140,7 +140,7 @@ impl Publisher {
                 staged.push(chunk);
             }
         }
-        // Chunks that a delete covers entirely are removed now, unless a snapshot still shows them.
+        // Chunks that a delete covers entirely are removed now, unless a snapshot still needs them.
         let covered = |chunk: &ChunkFile| {
             series.tombstones.iter().any(|t| {
                 chunk.record.commit_hi < t.commit

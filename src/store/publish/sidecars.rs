@@ -17,11 +17,11 @@ pub struct SidecarReport {
     pub chunks_checked: u64,
     /// Files written: they were missing, damaged, of another chunk, or without a column that is indexed now.
     pub rebuilt: u64,
-    /// Value indexes that no registration asks for any more.
+    /// Value indexes that no registration requires any more.
     pub removed: u64,
 }
 
-/// Whether a chunk has a value index of other columns than a registration asks for, or none where it asks for one.
+/// Whether a chunk has a value index of other columns than a registration requires, or none where it requires one.
 pub fn is_stale(open: &OpenChunk, path: &DiskPath, def: &SeriesDef) -> bool {
     let wanted = wanted_columns(&open.meta, def);
     match IndexFile::open(path, &open.meta, open.footer_crc()) {

@@ -333,7 +333,7 @@ impl OpenChunk {
         zones.as_ref()
     }
 
-    /// Rising positions of the rows with a key in one of the ranges, by the value index; `None` when the index is
+    /// Ascending positions of the rows with a key in one of the ranges, by the value index; `None` when the index is
     /// missing, unusable or does not exclude any of `rows_left` rows. Called for indexed columns only: a rebuild is
     /// requested for one that is not in the index yet.
     pub fn indexed_rows(

@@ -50,7 +50,7 @@ pub struct SeriesFile {
     pub rows: u64,
     /// Those of them that belong to the series: the others were overwritten or deleted later.
     pub rows_current: u64,
-    /// Their positions in the file, rising and disjoint.
+    /// Their positions in the file, ascending and disjoint.
     pub row_ranges: Vec<RowRange>,
 }
 

@@ -26,7 +26,7 @@ pub struct MergedRows {
     pub block: Arc<SourceBlock>,
     pub lo: usize,
     pub hi: usize,
-    /// Only these of `lo..hi`, rising, where the merge selects rows that lie far apart; else all of them.
+    /// Only these of `lo..hi`, ascending, where the merge selects rows that lie far apart; else all of them.
     pub scattered: Option<Vec<u32>>,
     /// Id of the chunk it is of, and the position in that chunk of the first row of `block`; `None` for rows of a run.
     pub place: Option<(u64, usize)>,
@@ -57,7 +57,7 @@ struct SourceCursor {
     source: MergeSource,
     open: Option<Arc<OpenChunk>>,
     hidden: Vec<(i64, i64)>,
-    /// Rows of the chunk to check, half-open, rising and disjoint; all when absent.
+    /// Rows of the chunk to check, half-open, ascending and disjoint; all when absent.
     kept: Option<Vec<(usize, usize)>>,
     /// Current block; the cursor is at its end when this is past the last one.
     block: usize,

@@ -78,7 +78,7 @@ pub fn coalesce(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
     joined
 }
 
-/// For rising `wanted`, sets `found[i]` where the timestamp is stored in `source` and not hidden.
+/// For ascending `wanted`, sets `found[i]` where the timestamp is stored in `source` and not hidden.
 pub fn mark_present(
     source: &MergeSource,
     tombstones: &[Tombstone],

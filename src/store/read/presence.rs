@@ -1,4 +1,5 @@
-//! Where a series has rows, as a bitmap of its grid and a list of the other timestamps; and the cache of it.
+//! Presence of a series: the timestamps at which it has rows, as a bitmap of its grid and a list of the timestamps off
+//! the grid; and the cache of presences.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -9,10 +10,10 @@ use roaring::RoaringTreemap;
 use crate::format::coverage::{Coverage, bit_of, bucket_of};
 use crate::types::Grid;
 
-/// Most bytes of presence cached between requests.
+/// Maximum bytes of presences cached between requests.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes of an entry besides its bitmap.
+/// Bytes of an entry besides its bitmap and list.
 const ENTRY_BYTES: usize = 256;
 
 /// Where a series has rows.
@@ -21,7 +22,7 @@ pub struct Presence {
     pub grid: Grid,
     /// Bits of the buckets with a row at their start.
     pub(in crate::store) aligned: RoaringTreemap,
-    /// Timestamps of the other rows, rising.
+    /// Timestamps of the rows off the grid, ascending.
     off_grid: Vec<i64>,
 }
 
@@ -52,7 +53,7 @@ impl Presence {
     }
 
     /// Bits of the buckets with at least one row of the closed range of timestamps; bits of buckets that start outside
-    /// the range mean nothing.
+    /// the range are meaningless.
     pub fn buckets(&self, range: (i64, i64)) -> Buckets<'_> {
         let off_grid = self.off_grid(range);
         if off_grid.is_empty() {
@@ -70,7 +71,7 @@ impl Presence {
         Buckets(std::borrow::Cow::Owned(all))
     }
 
-    /// Adds what a source has outside these sorted closed ranges of timestamps.
+    /// Adds the rows of a source outside `holes`: sorted closed ranges of timestamps in which deletes hide them.
     pub(in crate::store) fn add(&mut self, source: &Coverage, holes: &[(i64, i64)]) {
         if holes.is_empty() {
             self.aligned |= &source.aligned;
@@ -92,7 +93,7 @@ impl Presence {
         self.off_grid.extend(source.off_grid.iter().filter(|ts| !hidden(ts)));
     }
 
-    /// Sorts the list of rows off the grid once every source was added.
+    /// Sorts the list of rows off the grid; called once, after the last [`add`](Self::add).
     pub(in crate::store) fn settle(&mut self) {
         if !self.off_grid.is_sorted() {
             self.off_grid.sort_unstable();
@@ -110,7 +111,7 @@ impl Presence {
 pub struct Buckets<'a>(std::borrow::Cow<'a, RoaringTreemap>);
 
 impl Buckets<'_> {
-    /// Maximal runs of neighbouring buckets within a closed range of buckets, rising.
+    /// Maximal runs of adjacent buckets within a closed range of buckets, ascending.
     pub fn runs(&self, (first, last): (i64, i64)) -> BucketRanges<'_> {
         BucketRanges { bitmaps: self.0.bitmaps(), current: None, bits: (bit_of(first), bit_of(last)), held: None }
     }
@@ -122,7 +123,7 @@ pub struct BucketRanges<'a> {
     current: Option<(u32, roaring::bitmap::Iter<'a>)>,
     /// Closed range of requested bits.
     bits: (u64, u64),
-    /// A run that may go on.
+    /// A run that the next one may extend.
     held: Option<(u64, u64)>,
 }
 
@@ -133,7 +134,7 @@ impl std::fmt::Debug for BucketRanges<'_> {
 }
 
 impl BucketRanges<'_> {
-    /// The next run of bits; neighbours can touch.
+    /// The next run of bits within one bitmap or container; it can be adjacent to the run before it.
     fn next_piece(&mut self) -> Option<(u64, u64)> {
         loop {
             if let Some((high, bits)) = &mut self.current
@@ -180,7 +181,7 @@ struct CachedPresence {
     /// By the number of the series.
     entries: HashMap<u64, PresenceEntry>,
     bytes: usize,
-    /// Rises with every use.
+    /// Incremented by every use.
     clock: u64,
 }
 
@@ -192,8 +193,8 @@ struct PresenceEntry {
     used: u64,
 }
 
-/// What a presence was made of: the chunks of a series and its deletes. Weak, so that a cached result never keeps
-/// files.
+/// What a presence was computed from: the chunks of a series and its deletes. The references are weak, so that a cached
+/// presence never keeps files.
 #[derive(Clone, Debug)]
 pub struct Origin([Weak<dyn Any + Send + Sync>; 2]);
 

@@ -14,7 +14,7 @@ use crate::types::SeriesDef;
 pub struct WantedKeys {
     /// Position of the column in the registration; `ts` is 0.
     pub column: usize,
-    /// Closed ranges of order keys, rising and disjoint.
+    /// Closed ranges of order keys, ascending and disjoint.
     pub ranges: Arc<Vec<(i64, i64)>>,
 }
 
@@ -122,7 +122,7 @@ pub fn rows_to_check(
     Some(kept)
 }
 
-/// Counts the blocks of a chunk within the range, and those without any of the retained rows (rising and disjoint).
+/// Counts the blocks of a chunk within the range, and those without any of the retained rows (ascending and disjoint).
 pub fn count_blocks(
     open: &OpenChunk,
     context: &MergeContext<'_>,

@@ -1,4 +1,4 @@
-//! Runs: sorted, distinct rows that are durable in the log and not in a chunk.
+//! Runs: sorted, distinct rows of a series that are durable in the log or in a run file, and not yet in a chunk.
 
 use arrow::buffer::Buffer;
 
@@ -6,17 +6,17 @@ use crate::store::read::append_buffer::AppendBuffer;
 use crate::store::read::block::BlockColumns;
 use crate::types::Rows;
 
-/// Most rows a run grows to by merging with its neighbours.
+/// Maximum rows of a run that results from merging it with adjacent runs.
 pub const RUN_ROWS_MAX: usize = 262_144;
 
-/// A run of up to this many rows absorbs every newer one: rows that arrive one at a time are read as few pieces.
-/// Bounds what an append of one row copies where it cannot follow the others.
+/// A run of up to this many rows is merged with every newer one, so that rows written one at a time form few runs.
+/// Bounds the rows copied by a write of one row that is not later than the last one.
 pub const RUN_ROWS_SMALL: usize = 256;
 
 /// Capacity in rows of the buffer of a run of one row.
 const BUFFER_ROWS: usize = 8;
 
-/// Sorted, distinct rows that are durable in the log and not yet in a chunk.
+/// Sorted, distinct rows of a series that are durable and not yet in a chunk.
 #[derive(Debug)]
 pub struct Run {
     pub commit_lo: u64,
@@ -25,7 +25,7 @@ pub struct Run {
     pub file: Option<u64>,
     /// `ts`, then the columns; never empty.
     pub(in crate::store) columns: Vec<Buffer>,
-    /// The buffer of the columns, when more rows may follow them there.
+    /// The buffer of the columns, when more rows can be appended to it.
     buffer: Option<AppendBuffer>,
 }
 
@@ -53,8 +53,8 @@ impl Run {
         }
     }
 
-    /// This run and rows after its last one, without copying it while its buffer has space. A full buffer is copied
-    /// into one twice as large.
+    /// This run with `rows` appended after its last row. The run is not copied while its buffer has space; a full
+    /// buffer is copied into one twice as large.
     pub(in crate::store) fn grown(&self, rows: &Rows, commit: u64) -> Run {
         let before = self.rows();
         let all = before + rows.len();
@@ -72,8 +72,8 @@ impl Run {
         Run { commit_lo, commit_hi, file: None, columns: buffer.columns(all), buffer: Some(buffer) }
     }
 
-    /// Whether rows can follow the last one at little cost: in its buffer, or in a new one for many more. Not
-    /// where rows are that were refused: on a full disk every attempt would copy the run.
+    /// Whether `rows` can be appended after the last row at little cost: to the buffer, or to a new, larger one. Not
+    /// when the buffer already has rows after it, of a refused commit: on a full disk every attempt would copy the run.
     pub(in crate::store) fn takes(&self, rows: &Rows) -> bool {
         let after = self.timestamps().last() < rows.ts.first() && self.columns.len() == rows.columns.len() + 1;
         let free = self.buffer.as_ref().is_some_and(|buffer| buffer.ends_at(self.rows()));
@@ -81,7 +81,7 @@ impl Run {
         after && grows && rows.len() <= RUN_ROWS_SMALL && self.rows() + rows.len() <= RUN_ROWS_MAX
     }
 
-    /// A run in a mapped file, whose bytes were checked.
+    /// A run in a mapped file, whose bytes were verified.
     pub fn mapped(file: u64, (commit_lo, commit_hi): (u64, u64), columns: Vec<Buffer>) -> Self {
         Self { commit_lo, commit_hi, file: Some(file), columns, buffer: None }
     }
@@ -122,7 +122,7 @@ impl Run {
         BlockColumns { rows: self.rows(), columns: self.columns.clone(), message: None }
     }
 
-    /// Both runs in one; rows of `newer` win.
+    /// Merges both runs; of equal timestamps the row of `newer` is kept.
     pub fn merged_with(&self, newer: &Run) -> Run {
         let (old, new) = (self.timestamps(), newer.timestamps());
         let mut columns: Vec<Vec<i64>> =

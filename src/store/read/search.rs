@@ -1,8 +1,8 @@
-//! Searches in rising timestamps. Most series have a row in every interval, so the position of a timestamp can be
-//! interpolated from the first and the last one: two probes instead of one for every halving, each of which waits for
-//! memory.
+//! Interpolation search in ascending timestamps. Most series have a row in every interval, so the position of a
+//! timestamp can be interpolated from the first and the last one. This takes two probes; binary search takes one per
+//! halving, and each can be a cache miss.
 
-/// How many of these rising timestamps lie before `ts`.
+/// Number of these ascending timestamps that are less than `ts`.
 pub fn lower_bound(rising: &[i64], ts: i64) -> usize {
     let (Some(first), Some(last)) = (rising.first(), rising.last()) else { return 0 };
     if ts <= *first {
@@ -11,12 +11,12 @@ pub fn lower_bound(rising: &[i64], ts: i64) -> usize {
     if ts > *last {
         return rising.len();
     }
-    // `first < ts <= last`, so the difference is not zero and the guess lies inside.
+    // `first < ts <= last`, so the divisor is not zero and the guess is a valid position.
     let (part, whole) = (ts.abs_diff(*first), last.abs_diff(*first));
     let guess = u128::from(part) * (rising.len() as u128 - 1) / u128::from(whole);
     let guess = usize::try_from(guess).unwrap_or(0);
     let lies_before = |at: usize| rising.get(at).is_some_and(|other| *other < ts);
-    // All before `low` lie before, none from `high` on does.
+    // All timestamps at positions below `low` are less than `ts`, none from `high` on is.
     let (mut low, mut high, mut step) = (0, rising.len(), 1);
     if lies_before(guess) {
         low = guess + 1;
@@ -40,7 +40,7 @@ pub fn lower_bound(rising: &[i64], ts: i64) -> usize {
     low + rising.get(low..high).map_or(0, |between| between.partition_point(|other| *other < ts))
 }
 
-/// How many of these rising timestamps lie at `ts` or before it.
+/// Number of these ascending timestamps that are less than or equal to `ts`.
 pub fn upper_bound(rising: &[i64], ts: i64) -> usize {
     ts.checked_add(1).map_or(rising.len(), |next| lower_bound(rising, next))
 }

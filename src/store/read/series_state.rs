@@ -226,7 +226,7 @@ impl SeriesState {
             && runs.take(RUNS_AT_HAND + 1).enumerate().all(|(position, run)| position < RUNS_AT_HAND && is_near(run))
     }
 
-    /// How many of these rising timestamps are stored.
+    /// How many of these ascending timestamps are stored.
     pub fn count_present(&self, cache: &MapCache, wanted: &[i64]) -> Result<u64> {
         let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(0) };
         if self.bounds.is_none_or(|(low, high)| *first > high || *last < low) {
@@ -239,7 +239,7 @@ impl SeriesState {
         Ok(found.iter().filter(|found| **found).count() as u64)
     }
 
-    /// The cells stored at each of these rising timestamps, in the order of the registration.
+    /// The cells stored at each of these ascending timestamps, in the order of the registration.
     pub fn rows_at(&self, cache: &Arc<MapCache>, wanted: &[i64]) -> Result<Vec<Option<Vec<i64>>>> {
         let mut found = vec![None; wanted.len()];
         let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(found) };

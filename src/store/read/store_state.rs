@@ -25,7 +25,7 @@ pub struct StoreState {
     pub receipts: HashMap<u128, Arc<Receipt>>,
     /// Named views, by name.
     pub snapshots: OrdMap<String, Snapshot>,
-    /// Rising commits of the snapshots: rows on both sides of one are never merged.
+    /// Ascending commits of the snapshots: rows on both sides of one are never merged.
     pub fences: Arc<Vec<u64>>,
     /// Whether existing series are left out: such a state serves one read and is not retained.
     pub is_partial: bool,

@@ -1,14 +1,15 @@
-//! The commit queue: one order for all commits, one sync for many of them.
+//! The commit queue: a total order of commits, and group commit: one sync for many of them.
 //!
 //! A writer computes the next pending state under the lock, queues its frame and waits. One of the waiters becomes
-//! the leader: it takes everything queued, writes and syncs it without the lock, then publishes the state that
-//! belongs to it. Readers only ever see published states, so they never see rows that are not durable under the
+//! the leader: it takes everything queued, writes and syncs it without the lock, then publishes the resulting
+//! state. Readers only ever see published states, so they never see rows that are not durable under the
 //! configured mode, and never wait.
 //!
-//! A failed write or sync stops the queue for good (`writer_stopped`); readers go on. When space for a frame cannot
+//! A failed write or sync stops the queue for good (`writer_stopped`); readers continue. When space for a frame cannot
 //! be reserved, or the file for it cannot be created, nothing was written: the waiting commits fail with
 //! `storage_full`, `overloaded` or `io`, and the queue continues.
-//! A queue of a store whose directory or `LOCK` was taken away stops before it acknowledges anything more.
+//! When the directory of the store or its `LOCK` is removed or replaced, the queue stops before it acknowledges another
+//! commit.
 
 use std::sync::{Arc, OnceLock, PoisonError};
 
@@ -30,7 +31,7 @@ use crate::types::SeriesKey;
 pub struct CommitBatch(OnceLock<Result<()>>);
 
 impl CommitBatch {
-    /// That of a commit which is durable and visible already.
+    /// The outcome of a commit that is already durable and visible.
     pub fn done() -> Self {
         Self(OnceLock::from(Ok(())))
     }
@@ -39,7 +40,7 @@ impl CommitBatch {
 /// Why writing stopped, once it did: the first cause.
 type Stopped = Arc<OnceLock<String>>;
 
-/// What is decided and not yet durable. Protected by the queue's lock.
+/// Commits that are decided and not yet durable. Protected by the queue's lock.
 #[derive(Debug)]
 pub struct QueuedCommits {
     /// State after every queued commit.
@@ -51,17 +52,17 @@ pub struct QueuedCommits {
     structural: Vec<Structural>,
     batch: Arc<CommitBatch>,
     leading: bool,
-    /// A series whose newest chunks are named in `state` and do not have their files yet.
+    /// A series whose newest chunks are in `state` while their files are not published yet.
     loading: Option<SeriesId>,
     next_lsn: u64,
     /// Highest LSN known to be synced.
     durable_lsn: u64,
     /// Highest LSN written.
     written_lsn: u64,
-    /// Highest `durable_lsn` that a frame on disk carries.
+    /// Highest `durable_lsn` recorded in a frame on disk.
     marked_lsn: u64,
     stopped: Stopped,
-    /// The error of every change, in a read-only store.
+    /// The error with which every change fails in a read-only store.
     refusal: Option<Error>,
 }
 
@@ -80,28 +81,28 @@ pub struct FrozenRuns {
     pub ids: Arc<Vec<SeriesId>>,
     /// Not durable before `decided` and a sync after it.
     pub state: Arc<StoreState>,
-    /// To wait on before anything of the state is used: a commit in it can still be refused.
+    /// To be waited on before the state is used: a commit in it can still be refused.
     pub decided: Arc<CommitBatch>,
     /// Segment that is open, and the LSN of the next frame.
     pub segment: u64,
     pub first_lsn: u64,
 }
 
-/// The queue. See the head of this module.
+/// The queue. See the module documentation.
 #[derive(Debug)]
 pub struct CommitQueue {
     pending: Mutex<QueuedCommits>,
     wake: Condvar,
     /// Only the leader, or a holder of the `pending` lock while there is no leader, uses the log.
     log: Mutex<Log>,
-    /// What is read of both without waiting for either lock.
+    /// Byte counts of the log, readable without either lock.
     log_bytes: Arc<LogBytes>,
     stopped: Stopped,
     published: ArcSwap<StoreState>,
-    /// Where commits go that are no longer the current one.
+    /// Receives states that are no longer the current one.
     past: Arc<RetainedCommits>,
     durability: Durability,
-    /// The lock under which the log is written; `None` where nothing is.
+    /// The lock file that protects the log; `None` where nothing is written.
     lock: Option<Arc<Lock>>,
 }
 
@@ -137,20 +138,20 @@ impl CommitQueue {
         }
     }
 
-    /// A queue that acknowledges only as long as this lock is not lost.
+    /// Acknowledges commits only while this process still owns the lock file.
     pub fn owned_by(mut self, lock: Arc<Lock>) -> Self {
         self.lock = Some(lock);
         self
     }
 
-    /// `writer_stopped`, from now on, once the directory of the store or its `LOCK` was removed or replaced.
+    /// Stops the queue, with `writer_stopped`, once the directory of the store or its `LOCK` was removed or replaced.
     pub fn check_owned(&self) -> Result<()> {
         let Some(lost) = self.lock.as_ref().and_then(|lock| lock.is_lost()) else { return Ok(()) };
         let _ = self.stopped.set(lost.clone());
         Err(stopped_error(&lost))
     }
 
-    /// Appends frames to a log that belongs to this process before and after.
+    /// Appends frames; checks before and after that this process still owns the store.
     fn append(&self, frames: &[QueuedFrame], sync: bool) -> std::result::Result<(), AppendError> {
         let owned = || self.check_owned().map_err(|error| AppendError { error, untouched: false });
         owned()?;
@@ -158,7 +159,7 @@ impl CommitQueue {
         owned()
     }
 
-    /// The same that hands on commits which are no longer the current one.
+    /// Passes states that are no longer the current one to `past`.
     pub fn with_past(self, past: Arc<RetainedCommits>) -> Self {
         Self { past, ..self }
     }
@@ -173,7 +174,7 @@ impl CommitQueue {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same lock for a caller that reads rows of these series under it: waits until their chunks can be read.
+    /// Like [`lock`](Self::lock), for a caller that reads rows of these series: waits until their chunks can be read.
     pub fn lock_to_read<'k>(&self, keys: impl Iterator<Item = &'k SeriesKey> + Clone) -> MutexGuard<'_, QueuedCommits> {
         let mut pending = self.lock();
         while pending.loading.is_some_and(|id| keys.clone().any(|key| pending.state.keys.get(key) == Some(&id)))
@@ -198,7 +199,7 @@ impl CommitQueue {
         let _ = self.lock().stopped.set(cause.to_string());
     }
 
-    /// Whether changes are decided here at all.
+    /// Whether the store accepts changes.
     pub fn takes_writes(&self) -> bool {
         self.check_owned().and_then(|()| self.lock().check_writable()).is_ok()
     }
@@ -263,7 +264,7 @@ impl CommitQueue {
         }
     }
 
-    /// Waits until a batch is decided and everything written is durable: for what moves it out of the log.
+    /// Waits until a batch is decided and every written frame is durable: required before rows move out of the log.
     pub fn settled(&self, batch: &CommitBatch) -> Result<()> {
         if !planted(Bug::SettledBeforeDecided) {
             self.wait(batch)?;
@@ -296,7 +297,7 @@ impl CommitQueue {
         pending
     }
 
-    /// Ends the turn of a leader: its state is published, or its commits are refused with everything after them.
+    /// Ends the turn of a leader: its state is published, or its commits and all queued after them are refused.
     fn settle(
         &self,
         pending: &mut QueuedCommits,
@@ -321,7 +322,7 @@ impl CommitQueue {
                 if failure.error.code() == ErrorCode::StorageFull {
                     self.past.give_up_history();
                 }
-                // Nothing queued after it can exist without what failed.
+                // Every commit queued after it depends on it.
                 let noticed_late = planted(Bug::FullNoticedLate) && failure.error.code() == ErrorCode::StorageFull;
                 let error = if failure.untouched || noticed_late {
                     pending.rewind();
@@ -341,8 +342,8 @@ impl CommitQueue {
         outcome
     }
 
-    /// Shows a state to readers, with what maintenance changed since it was taken. `states` are those of the commits
-    /// that led to it, itself among them: they were acknowledged, so that each can be requested.
+    /// Publishes a state to readers, with the maintenance applied since the leader took it. `states` are the states of
+    /// the commits that led to it, including itself: clients know their numbers and can read them.
     fn publish(&self, pending: &QueuedCommits, state: &Arc<StoreState>, states: &[(Arc<StoreState>, u64)]) {
         let before = self.published.load_full();
         if before.commit < state.commit {
@@ -362,7 +363,7 @@ impl CommitQueue {
         self.published.store(Arc::new(state));
     }
 
-    /// Refuses everything that is queued: the store returns to the published state.
+    /// Refuses all queued commits: the pending state returns to the published one.
     fn refuse_queued(&self, pending: &mut QueuedCommits, error: &Error) {
         pending.state = self.published.load_full();
         pending.frames.clear();
@@ -378,12 +379,13 @@ impl CommitQueue {
         }
     }
 
-    /// Makes a commit that is not in the log: everything decided before it becomes durable and visible, then `write`
-    /// makes it count on disk, then readers see it. Commits decided meanwhile wait for it, and are refused with it.
+    /// Commits without a frame in the log: all earlier commits become durable and visible, then `write` makes this one
+    /// durable by a manifest edit, then readers see it. Commits decided meanwhile wait for it; they are refused if it
+    /// fails.
     ///
-    /// `decide` gets the state before it and returns the one after it; `None` when there is nothing to commit after
-    /// all, and nothing was changed. `write` returns the number of the manifest edit. Before it the files of new chunks
-    /// of the series `id` need not exist.
+    /// `decide` gets the state before the commit and returns the state after it, or `None` when there is nothing to
+    /// commit; then nothing was changed. `write` returns the number of the manifest edit; until it has returned, the
+    /// files of new chunks of the series `id` need not exist.
     pub fn commit_beside<T>(
         &self,
         id: SeriesId,
@@ -403,7 +405,7 @@ impl CommitQueue {
         let unsynced = pending.durable_lsn < pending.written_lsn;
         drop(pending);
 
-        // What is decided before it must not be lost when it is not.
+        // If this commit survives a crash, all earlier ones must survive too.
         let logged = match (turn.frames.is_empty(), unsynced) {
             (false, _) => self.append(&turn.frames, true),
             (true, true) => self.log().sync().map_err(|error| AppendError { error, untouched: false }),
@@ -436,7 +438,7 @@ impl CommitQueue {
                 Ok(Some(()))
             }
             Err(error) => {
-                // When the edit may be on disk or not, its publisher has stopped the writer.
+                // Where it is unknown whether the edit is on disk, the publisher has stopped the writer.
                 let error = pending.stopped.get().map_or(error, |cause| stopped_error(cause));
                 pending.rewind();
                 self.refuse_queued(&mut pending, &error);
@@ -457,7 +459,7 @@ impl CommitQueue {
         work(&mut pending, &mut log)
     }
 
-    /// Writes a marker frame when acknowledged frames are last in the log, so that a later recovery knows they were
+    /// Writes a marker frame when the log ends with acknowledged frames, so that a later recovery knows they were
     /// synced.
     pub fn mark(&self) -> Result<()> {
         self.with_log(|pending, log| {
@@ -537,13 +539,13 @@ impl CommitQueue {
         Ok(())
     }
 
-    /// Lets the next frames find the disk full.
+    /// Makes the next append fail as on a full disk.
     #[cfg(test)]
     pub fn fill_disk_once(&self) {
         self.fail_segment_once(Error::new(ErrorCode::StorageFull, "no space"));
     }
 
-    /// Lets the segment for the next frames fail with this error.
+    /// Makes the creation of the next segment fail with this error.
     #[cfg(test)]
     pub fn fail_segment_once(&self, error: Error) {
         self.log().fail_once = Some(error);
@@ -568,7 +570,7 @@ impl QueuedCommits {
         }
     }
 
-    /// The numbers of frames that are not written any more are free again.
+    /// Releases the LSNs of frames that will not be written.
     fn rewind(&mut self) {
         self.next_lsn = self.written_lsn + 1;
     }
@@ -598,7 +600,7 @@ impl QueuedCommits {
         Ok(Arc::clone(&self.batch))
     }
 
-    /// `writer_stopped` once a write or sync failed, and in a store that is only read.
+    /// `writer_stopped` once a write or sync failed, and in a read-only store.
     pub fn check_writable(&self) -> Result<()> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());

@@ -82,7 +82,7 @@ struct Segment {
 #[derive(Debug)]
 pub struct AppendError {
     pub error: Error,
-    /// No byte of any frame was written: the caller may go on later.
+    /// No byte of any frame was written: the caller may retry later.
     pub untouched: bool,
 }
 

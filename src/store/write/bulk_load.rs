@@ -383,7 +383,7 @@ impl LoadedChunk {
     }
 }
 
-/// The partitions that rising timestamps touch: name, and positions of the timestamps inside.
+/// The partitions that ascending timestamps touch: name, and positions of the timestamps inside.
 fn spans<'a>(series: &'a SeriesState, ts: &'a [i64]) -> impl Iterator<Item = (String, std::ops::Range<usize>)> + 'a {
     let mut at = 0;
     std::iter::from_fn(move || {

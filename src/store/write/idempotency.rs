@@ -1,4 +1,4 @@
-//! Idempotency keys: the receipt of the first write answers every repeat.
+//! Idempotency keys: a repeated write returns the receipt of the first one.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::store::clock::wall_ms;
 use crate::store::wal::commit_queue::QueuedCommits;
 use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteOutcome};
 
-/// How long a receipt answers retries: 24 hours.
+/// How long a retry gets the receipt of its write: 24 hours.
 pub const RECEIPT_KEEP_MS: i64 = 86_400_000;
 
 /// Most receipts at once.

@@ -1,4 +1,4 @@
-//! Changes that a caller asks for: rows, registrations, deletes, snapshots.
+//! Changes requested by callers: rows, registrations, deletes, snapshots.
 
 pub mod bulk_load;
 pub mod delete;

@@ -1,4 +1,4 @@
-//! The wing of changes that a caller asks for.
+//! The component that carries out the changes requested by callers.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::store::read::reads::Reads;
 use crate::store::wal::wing::Wal;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Changes that a caller asks for.
+/// Carries out the changes requested by callers.
 #[derive(Debug)]
 pub struct Writes {
     pub(super) root: DiskPath,

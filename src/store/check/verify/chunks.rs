@@ -378,7 +378,7 @@ impl VerifyRun<'_> {
     /// A value index: its directory, its pages and how many rows it is about.
     fn value_index(&mut self, chunk: &ChunkUnderTest<'_>, meta: Option<&ChunkMeta>) -> Result<()> {
         let path = value_index_path(&chunk.path);
-        // It was written with the chunk when the registration asked for it then, and it still does.
+        // It must exist if the registration required it when the chunk was written, and still does.
         let now = self.defs.get(&chunk.record.series_id).cloned();
         let wanted = meta.zip(now.as_ref()).map_or_else(Vec::new, |(meta, def)| wanted_columns(meta, def));
         let then = meta.map_or_else(Vec::new, |meta| wanted_columns(meta, &meta.series));
