@@ -1,16 +1,17 @@
-//! Maintenance of the store: long operations as jobs, and the result of the last check.
+//! Maintenance of the store: long operations as jobs.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::jobs::{Job, JobList};
-use super::snapshots::rfc3339;
-use super::{BackupRequest, CompactReply, Scope, Service};
 use crate::disk::DiskPath;
 use crate::error::{Error, Result};
+use crate::service::backup::BackupRequest;
+use crate::service::caller::Scope;
+use crate::service::health_state::LastFindings;
+use crate::service::jobs::{Job, JobList};
+use crate::service::replies::CompactReply;
+use crate::service::shared::Service;
 use crate::store::{OrphanReport, OverlapReport, Severity, TaskControl, VerifyReport, orphans};
 use crate::types::SeriesKey;
 
@@ -54,61 +55,6 @@ pub struct CompactRequest {
     pub series: Vec<SeriesKey>,
 }
 
-/// Findings of the last check, until a check is clean or every damaged file it found is removed.
-#[derive(Debug, Default)]
-pub(super) struct LastVerify(Mutex<Option<LastFindings>>);
-
-#[derive(Clone, Debug)]
-struct LastFindings {
-    text: String,
-    /// The damaged files; empty when a missing file is among the findings.
-    files: Vec<PathBuf>,
-}
-
-impl LastVerify {
-    fn lock(&self) -> MutexGuard<'_, Option<LastFindings>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, found: Option<LastFindings>) {
-        *self.lock() = found;
-    }
-
-    /// The findings, without access to the disk.
-    pub fn findings(&self) -> Option<String> {
-        self.lock().as_ref().map(|found| found.text.clone())
-    }
-
-    /// The findings, unless every damaged file has been removed since.
-    pub fn current(&self) -> Option<String> {
-        let files = self.lock().as_ref().map(|found| found.files.clone())?;
-        if !files.is_empty() && files.iter().all(|file| matches!(file.try_exists(), Ok(false))) {
-            let mut last = self.lock();
-            // Another check may have recorded findings meanwhile.
-            if last.as_ref().is_some_and(|found| found.files == files) {
-                *last = None;
-            }
-        }
-        self.findings()
-    }
-}
-
-/// Time since which each health check has a problem.
-#[derive(Debug, Default)]
-pub(super) struct HealthHistory(Mutex<BTreeMap<&'static str, i64>>);
-
-impl HealthHistory {
-    /// Records whether a check has a problem now, and returns since when.
-    pub fn since(&self, name: &'static str, has_problem: bool, now_ms: i64) -> Option<String> {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !has_problem {
-            since.remove(name);
-            return None;
-        }
-        Some(rfc3339(*since.entry(name).or_insert(now_ms)))
-    }
-}
-
 impl Service {
     /// The jobs of this store; for a caller limited to some series, only the jobs it started.
     ///
@@ -146,7 +92,7 @@ impl Service {
     /// The current state of a job that this caller started.
     ///
     /// # Errors
-    /// Those of [`Jobs::get`](super::Jobs::get).
+    /// Those of [`Jobs::get`](crate::service::Jobs::get).
     pub fn poll_job(&self, job: &Job) -> Result<Job> {
         self.jobs.get(&job.id)
     }
@@ -154,7 +100,7 @@ impl Service {
     /// Waits until a job is finished, and returns it.
     ///
     /// # Errors
-    /// Those of [`Jobs::wait`](super::Jobs::wait).
+    /// Those of [`Jobs::wait`](crate::service::Jobs::wait).
     pub fn wait_for_job(&self, job: &Job) -> Result<Job> {
         self.jobs.wait(&job.id)
     }
@@ -173,7 +119,7 @@ impl Service {
     /// its reply becomes the result of the job.
     ///
     /// # Errors
-    /// Those of [`Jobs::start_for`](super::Jobs::start_for).
+    /// Those of [`Jobs::start_for`](crate::service::Jobs::start_for).
     pub fn start_job<R: Serialize>(
         &self,
         verb: &'static str,
@@ -209,10 +155,10 @@ impl Service {
         self.start_job("scrub", "bytes", control, move |service, control| service.scrub(request.dry_run, control))
     }
 
-    /// Creates a backup for a client, as a job whose result is a [`BackupReply`](super::BackupReply).
+    /// Creates a backup for a client, as a job whose result is a [`BackupReply`](crate::service::BackupReply).
     ///
     /// # Errors
-    /// `permission_denied` and `invalid_argument` for the directory, and those of [`Jobs::start_for`](super::Jobs::start_for).
+    /// `permission_denied` and `invalid_argument` for the directory, and those of [`Jobs::start_for`](crate::service::Jobs::start_for).
     pub fn start_backup(&self, request: BackupRequest) -> Result<Job> {
         self.caller.require_store(Scope::Admin)?;
         self.check_backup(&request)?;
@@ -223,7 +169,7 @@ impl Service {
     /// Compacts the store, as a job whose result is a [`CompactReply`].
     ///
     /// # Errors
-    /// `series_not_found`, and those of [`Jobs::start_for`](super::Jobs::start_for).
+    /// `series_not_found`, and those of [`Jobs::start_for`](crate::service::Jobs::start_for).
     pub fn start_compact(&self, request: CompactRequest) -> Result<Job> {
         self.caller.require_scope(Scope::Admin)?;
         if request.series.is_empty() {

@@ -1,15 +1,16 @@
 //! Backups: into any directory for the command line, below one configured directory for clients of a server.
 
 use std::path::{Component, Path, PathBuf};
-use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::registry::RegistryCopy;
-use super::{Scope, Service, wall_ms};
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::BackupDamage;
+use crate::service::caller::Scope;
+use crate::service::registry::catalog::RegistryCopy;
+use crate::service::shared::Service;
+use crate::service::wall_clock::wall_ms;
 use crate::store::{BackupOptions, BackupReport, RestoreOptions, RestoreReport, TaskControl, restore};
 
 /// Options of a backup.
@@ -307,9 +308,6 @@ fn resolve_below(top: &DiskPath, name: &str) -> Result<PathBuf> {
     }
     Ok(path.to_path_buf())
 }
-
-/// The directory for backups of clients, once configured.
-pub(super) type BackupDir = OnceLock<PathBuf>;
 
 #[cfg(test)]
 mod tests {

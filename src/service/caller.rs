@@ -1,4 +1,4 @@
-//! Authorisation: who the caller is and what it may do. Every operation of [`Service`](super::Service) checks here
+//! Authorisation: who the caller is and what it may do. Every operation of [`Service`](crate::service::Service) checks here
 //! first, so that no interface can omit it.
 
 use std::sync::Arc;

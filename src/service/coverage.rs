@@ -1,18 +1,16 @@
 //! The operation `coverage`, `latest_complete` of reads, and the ratio in the inventory.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::read::range_of;
-use super::{Scope, Service};
 use crate::egress::TimeFormat;
 use crate::error::{Error, Result};
 use crate::query::coverage::{CompleteTail, CoverageSpec, Gap, coverage, last_complete, ratio};
 use crate::query::{Query, TimeValue};
-use crate::store::{SeriesId, SeriesState, StoreState};
+use crate::service::caller::Scope;
+use crate::service::read::range_of;
+use crate::service::shared::Service;
+use crate::store::{SeriesState, StoreState};
 use crate::types::{Calendar, Grid, SeriesKey, TimeUnit, time};
 
 /// Default and maximum number of gaps listed.
@@ -140,25 +138,6 @@ pub struct CoverageReply {
     pub truncated: bool,
     /// The gap with the most missing buckets, the earliest of equal ones; null without gaps.
     pub longest_gap: Option<GapReply>,
-}
-
-/// Cached ratios by series and version.
-#[derive(Debug, Default)]
-pub struct Ratios(Mutex<HashMap<SeriesId, (u64, Option<f64>)>>);
-
-impl Ratios {
-    fn get(&self, series: &SeriesState) -> Option<Option<f64>> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&series.id).filter(|(version, _)| *version == series.version).map(|(_, ratio)| *ratio)
-    }
-
-    fn insert(&self, series: &SeriesState, ratio: Option<f64>, state: &StoreState) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() > 2 * state.series.len() + 1_000 {
-            known.retain(|id, _| state.series.contains_key(id));
-        }
-        known.insert(series.id, (series.version, ratio));
-    }
 }
 
 /// A count in a request that must be at least 1.

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Scope, Service};
 use crate::error::Result;
 use crate::query::CancelFlag;
+use crate::service::caller::Scope;
+use crate::service::shared::Service;
 use crate::store::SeriesFile;
 use crate::types::SeriesKey;
 

@@ -9,13 +9,12 @@ use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::snapshots::rfc3339;
 use crate::error::{Error, ErrorCode, Result};
+use crate::service::wall_clock::{rfc3339, wall_ms};
 use crate::store::TaskControl;
 
 /// Maximum number of queued jobs of one operation.
@@ -447,8 +446,7 @@ fn new_id() -> Result<String> {
 
 /// Wall-clock time, for display only.
 fn now() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    rfc3339(i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+    rfc3339(wall_ms())
 }
 
 #[cfg(test)]

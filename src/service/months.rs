@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::InventoryMonth;
 use crate::error::Result;
+use crate::service::replies::InventoryMonth;
 use crate::store::{MapCache, SeriesState};
 use crate::types::Partition;
 

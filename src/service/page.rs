@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::Caller;
-use super::replies::SeriesFilter;
 use crate::error::{Error, Result};
+use crate::service::caller::Caller;
+use crate::service::replies::SeriesFilter;
 use crate::store::{SeriesState, StoreState};
 use crate::types::SeriesKey;
 

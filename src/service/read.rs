@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::registry::AsOfView;
-use super::{Scope, Service};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::{Selection, select};
 use crate::query::{
     Block, CancelFlag, KeyRanges, MultiLayout, MultiScan, NumberFormat, Predicate, Query, ResultSchema, RowOrder, Scan,
     ScanMember, ScanSpec, ScanStats, TimeValue, latest_start_until, multi, predicate,
 };
+use crate::service::caller::Scope;
+use crate::service::registry::as_of::AsOfView;
+use crate::service::shared::Service;
 use crate::store::{RetainedCommits, SeriesState, StoreState};
 use crate::types::time::{self, Bound};
 use crate::types::{Column, ColumnType, SeriesDef, SeriesKey, TimeUnit};

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Scope, Service, SnapshotDropped, SnapshotInfo, SnapshotList};
 use crate::error::Result;
+use crate::service::caller::Scope;
+use crate::service::replies::{SnapshotDropped, SnapshotInfo, SnapshotList};
+use crate::service::shared::Service;
+use crate::service::wall_clock::rfc3339;
 use crate::store::{Snapshot, StoreState};
-use crate::types::{SeriesKey, TimeUnit, time};
+use crate::types::SeriesKey;
 
 impl Service {
     /// Creates a named snapshot of the current commit; `snapshot_exists`.
@@ -45,11 +48,4 @@ impl Service {
 
 fn info(name: String, snapshot: Snapshot) -> SnapshotInfo {
     SnapshotInfo { name, commit: snapshot.commit, created_at: rfc3339(snapshot.created_ms) }
-}
-
-/// A wall-clock time as text.
-pub(super) fn rfc3339(wall_ms: i64) -> String {
-    let mut text = Vec::new();
-    time::write_rfc3339(&mut text, wall_ms, TimeUnit::Ms);
-    String::from_utf8_lossy(&text).into_owned()
 }

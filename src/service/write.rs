@@ -8,11 +8,14 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Durability, Precondition, RowMode, Scope, Service, WriteManyReply, WriteReply};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::receipt::SeriesReceipt;
 use crate::ingest::ParsedRows;
-use crate::store::{DecidedWrite, ExpectedVersion, IfVersion, SeriesWrite, WriteMode, WriteOutcome};
+use crate::service::caller::Scope;
+use crate::service::replies::{RowMode, WriteManyReply, WriteReply};
+use crate::service::series::Precondition;
+use crate::service::shared::Service;
+use crate::store::{DecidedWrite, Durability, ExpectedVersion, IfVersion, SeriesWrite, WriteMode, WriteOutcome};
 use crate::types::schema::MergeRule;
 use crate::types::{Kind, SeriesKey, SeriesSpec};
 

@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{DATASET, Service};
 use crate::error::{Error, ErrorCode, Result};
 use crate::registry::{RecordKind, RecordRef, RecordStatus};
-use crate::store::StoreState;
+use crate::service::shared::Service;
+use crate::store::{DATASET_SNAPSHOT as DATASET, StoreState};
 use crate::types::SeriesKey;
 
 /// A state to read from, and the series that are visible in it.
 #[derive(Clone, Debug)]
-pub(in crate::service) struct AsOfView {
+pub struct AsOfView {
     pub state: Arc<StoreState>,
     restriction: Option<VisibleSeries>,
 }

@@ -3,12 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
-use super::super::snapshots::rfc3339;
-use super::super::wall_ms;
-use super::{
-    DATASET, Dataset, DatasetMember, DatasetPage, DatasetSpec, PARTS_MAX, RecordFilter, Service, TEXT_CHARS_MAX,
-    WORD_CHARS_MAX, check_count, check_first_status, check_text,
-};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::{Selection, select};
 use crate::query::{Scan, ScanSpec};
@@ -17,8 +11,14 @@ use crate::registry::{
     DatasetFields, DatasetMemberRow, PendingSnapshot, Record, RecordKind, RecordRef, RecordSeries, RecordStatus,
     SeriesRole, check_name,
 };
-use crate::service::Scope;
-use crate::store::{SeriesState, StoreState};
+use crate::service::caller::Scope;
+use crate::service::registry::records::{
+    PARTS_MAX, TEXT_CHARS_MAX, WORD_CHARS_MAX, check_count, check_first_status, check_text,
+};
+use crate::service::registry::replies::{Dataset, DatasetMember, DatasetPage, DatasetSpec, RecordFilter};
+use crate::service::shared::Service;
+use crate::service::wall_clock::{rfc3339, wall_ms};
+use crate::store::{DATASET_SNAPSHOT as DATASET, SeriesState, StoreState};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, time};
 
 impl Service {
