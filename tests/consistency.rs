@@ -252,9 +252,14 @@ fn layers_point_strictly_down() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The files of the store, each with the files it uses outside its tests. Files are named by their module.
-fn store_uses() -> BTreeMap<String, BTreeSet<String>> {
-    let files = files("src/store", ".rs");
+/// Folders whose files name each other by their path, so that circles between them can be found.
+const FOLDERS_WITHOUT_CIRCLES: [&str; 2] = ["store", "service"];
+
+/// The files of a folder, each with the files of it that it uses outside its tests. Files are named by their module.
+fn uses_within(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let root = format!("src/{folder}");
+    let files = files(&root, ".rs");
+    let depth = folder.split('/').count();
     let name = |file: &str| file.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
     let modules: BTreeSet<String> = files.iter().map(|(file, _)| name(file)).collect();
     let mut uses = BTreeMap::new();
@@ -264,14 +269,16 @@ fn store_uses() -> BTreeMap<String, BTreeSet<String>> {
         }
         let source = code(source.split("#[cfg(test)]\nmod tests").next().unwrap());
         let beside = words(&source).any(|(word, rest)| word == "super" && rest.starts_with("::"));
-        assert!(!beside, "src/store/{file} names a file by super:: instead of its path from the crate");
+        assert!(!beside, "{root}/{file} names a file by super:: instead of its path from the crate");
         let mut used = BTreeSet::new();
-        for path in paths(&source).iter().filter(|path| path[0] == "store" && path.len() > 1) {
-            let longest = (1..=path.len()).rev().map(|n| path[1..n].join("::")).find(|to| modules.contains(to));
-            let to = longest.unwrap_or_else(|| panic!("src/store/{file} uses crate::{}", path.join("::")));
+        let is_within = |path: &&Vec<String>| path.len() > depth && path[..depth].join("/") == folder;
+        for path in paths(&source).iter().filter(is_within) {
+            let ends = (depth + 1..=path.len()).rev();
+            let longest = ends.map(|end| path[depth..end].join("::")).find(|to| modules.contains(to));
+            let to = longest.unwrap_or_else(|| panic!("{root}/{file} uses crate::{}", path.join("::")));
             assert!(
                 files.iter().any(|(file, _)| *file == format!("{}.rs", to.replace("::", "/"))),
-                "src/store/{file} uses crate::{} through the list of a wing instead of its file",
+                "{root}/{file} uses crate::{} through a list instead of its file",
                 path.join("::")
             );
             used.insert(to);
@@ -290,7 +297,7 @@ fn wings_of_the_store_point_strictly_down() {
         found.unwrap_or_else(|| panic!("store::{wing} has no height: add it to WINGS and docs/architecture.md")).1
     };
     let mut wrong = Vec::new();
-    for (file, used) in store_uses() {
+    for (file, used) in uses_within("store") {
         for to in used {
             let (from_wing, to_wing) = (wing(&file), wing(&to));
             if from_wing != to_wing && height(&to_wing) >= height(&from_wing) {
@@ -302,27 +309,33 @@ fn wings_of_the_store_point_strictly_down() {
 }
 
 #[test]
-fn files_of_the_store_use_each_other_without_a_circle() {
-    let mut uses = store_uses();
-    // A file that uses none of those left, or that none of them uses, is in no circle.
-    loop {
-        let left: BTreeSet<String> = uses.keys().cloned().collect();
-        let used: BTreeSet<String> = uses.values().flatten().cloned().collect();
-        let before = uses.len();
-        uses.retain(|file, to| used.contains(file) && to.iter().any(|to| left.contains(to)));
-        if uses.len() == before {
-            break;
+fn files_use_each_other_without_a_circle() {
+    for folder in FOLDERS_WITHOUT_CIRCLES {
+        let mut uses = uses_within(folder);
+        // A file that uses none of those left, or that none of them uses, is in no circle.
+        loop {
+            let left: BTreeSet<String> = uses.keys().cloned().collect();
+            let used: BTreeSet<String> = uses.values().flatten().cloned().collect();
+            let before = uses.len();
+            uses.retain(|file, to| used.contains(file) && to.iter().any(|to| left.contains(to)));
+            if uses.len() == before {
+                break;
+            }
         }
+        assert!(uses.is_empty(), "these files of src/{folder} use each other in a circle: {:?}", uses.keys());
     }
-    assert!(uses.is_empty(), "these files use each other in a circle: {:?}", uses.keys());
 }
 
 #[test]
-fn the_lists_of_the_store_hold_nothing_else() {
-    for (file, source) in files("src/store", ".rs").iter().filter(|(file, _)| file.ends_with("mod.rs")) {
-        let items = code(source);
-        let other = words(&items).find(|(word, _)| ["fn", "struct", "enum", "impl", "const", "type"].contains(word));
-        assert!(other.is_none(), "src/store/{file} does more than list and re-export");
+fn lists_of_files_hold_nothing_else() {
+    for folder in FOLDERS_WITHOUT_CIRCLES {
+        for (file, source) in files(&format!("src/{folder}"), ".rs").iter().filter(|(file, _)| file.ends_with("mod.rs"))
+        {
+            let items = code(source);
+            let other =
+                words(&items).find(|(word, _)| ["fn", "struct", "enum", "impl", "const", "type"].contains(word));
+            assert!(other.is_none(), "src/{folder}/{file} does more than list and re-export");
+        }
     }
 }
 
