@@ -7,6 +7,7 @@
 use arrow::datatypes::{DataType, Schema};
 use arrow::ipc;
 
+use super::guarded::guarded;
 use crate::error::{Error, Result};
 
 fn broken(detail: impl AsRef<str>) -> Error {
@@ -64,7 +65,7 @@ fn read_schema(header: &[u8], labels: Option<&str>) -> Result<(Schema, Option<i6
             return Err(broken(format!("column {name:?} has an unknown type")));
         }
     }
-    super::guarded("arrow", || Ok((ipc::convert::fb_to_schema(schema), id)))
+    guarded("arrow", || Ok((ipc::convert::fb_to_schema(schema), id)))
 }
 
 fn is_integer(int: ipc::Int<'_>) -> bool {

@@ -11,9 +11,13 @@ use arrow::record_batch::RecordBatch;
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
-use super::batch::{ColumnReader, check_schema};
-use super::multi::{BodyKeys, Part, SERIES, no_series_column};
-use super::{DecodeOptions, Reservation, arrow_guard, guarded};
+use super::arrow_guard;
+use super::body_keys::{BodyKeys, SERIES, no_series_column};
+use super::columns::{ColumnReader, check_schema};
+use super::guarded::guarded;
+use super::memory::Reservation;
+use super::options::DecodeOptions;
+use super::parsed::Part;
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
 

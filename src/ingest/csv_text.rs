@@ -5,9 +5,11 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
-use super::DecodeOptions;
-use super::cell::{RowReader, fields_of_header};
-use super::multi::{BodyKeys, Part, SERIES, SeriesReaders, fields_by_series, no_series_column};
+use super::body_keys::{BodyKeys, SERIES, SeriesReaders, fields_by_series, no_series_column};
+use super::header::fields_of_header;
+use super::options::DecodeOptions;
+use super::parsed::Part;
+use super::row_reader::RowReader;
 
 type Records<'b> = csv::Reader<&'b [u8]>;
 

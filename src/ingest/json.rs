@@ -13,12 +13,14 @@ use serde_json::value::RawValue;
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result};
 use crate::types::{SeriesDef, SeriesKey, time};
 
-use super::DecodeOptions;
-use super::batch::ColumnSet;
-use super::cell::{
-    CellValue, FieldFinder, RowReader, fields_of_header, quote, repeated_column, text_cell, unknown_columns,
-};
-use super::multi::{BodyKeys, Part, SERIES};
+use super::body_keys::{BodyKeys, SERIES};
+use super::cell::{CellValue, text_cell};
+use super::columns::ColumnSet;
+use super::header::{FieldFinder, fields_of_header, repeated_column, unknown_columns};
+use super::options::DecodeOptions;
+use super::parsed::Part;
+use super::row_errors::quote;
+use super::row_reader::RowReader;
 
 /// Text of a body, without a byte order mark.
 pub(super) fn as_text(body: &[u8]) -> Result<&str> {

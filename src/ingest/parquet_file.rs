@@ -15,10 +15,13 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
-use super::batch::{ColumnReader, check_schema, check_size};
-use super::multi::{BodyKeys, Part, SERIES, no_series_column};
+use super::body_keys::{BodyKeys, SERIES, no_series_column};
+use super::columns::{ColumnReader, check_schema, check_size};
+use super::guarded::guarded;
+use super::memory::{DECODED_BYTES_MAX, Reservation};
+use super::options::DecodeOptions;
 use super::parquet_guard::{check_footer, check_pages};
-use super::{DECODED_BYTES_MAX, DecodeOptions, Reservation, guarded};
+use super::parsed::Part;
 
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 16_384;

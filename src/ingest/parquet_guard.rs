@@ -9,7 +9,7 @@ use parquet::file::metadata::ParquetMetaData;
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::schema::COLUMNS_MAX;
 
-use super::DECODED_BYTES_MAX;
+use super::memory::DECODED_BYTES_MAX;
 
 /// Maximum number of schema elements: the root, `ts` and the columns, with a margin so that a surplus column can be
 /// named.

@@ -1,12 +1,14 @@
 //! Rules between the cells of a row: the order of open, high, low and close, and the valid time range.
 
 use crate::error::Result;
-use crate::types::number::{write_decimal, write_f64, write_i64};
+use crate::types::number::{NumberError, write_decimal, write_f64, write_i64};
 use crate::types::{Column, ColumnType, Kind, Rows, SeriesDef, time};
 
-use super::cell::{CellValue, RowErrors};
-use super::{DecodeOptions, ParsedRows, RowRules, TimeBounds, timestamp_rules};
-use crate::types::number::NumberError;
+use super::cell::{CellValue, raw_word};
+use super::options::{DecodeOptions, RowRules};
+use super::parsed::{ParsedRows, TimeBounds};
+use super::row_errors::RowErrors;
+use super::timestamp_rules;
 
 /// Checks rows in stored form: time range, finite and bounded cells, and the rules of klines unless the options disable
 /// them.
@@ -24,7 +26,7 @@ pub fn validate(def: &SeriesDef, rows: &Rows, options: &DecodeOptions) -> Result
     for (at, (column, words)) in def.columns.iter().zip(&rows.columns).enumerate() {
         for (row, word) in (0_u64..).zip(words) {
             let bad = match column.kind {
-                ColumnType::Decimal { .. } => super::cell::raw_word(*word).err(),
+                ColumnType::Decimal { .. } => raw_word(*word).err(),
                 ColumnType::Float64 => (!double(*word).is_finite()).then_some(NumberError::NotFinite),
                 ColumnType::Int64 => None,
             };

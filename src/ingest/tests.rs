@@ -6,9 +6,12 @@ use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use std::sync::Arc;
+
+use super::guarded::guarded;
 use super::*;
 use crate::error::ErrorCode;
-use crate::types::{SeriesKey, SeriesSpec, TimeUnit};
+use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
 
 fn def(json: &str) -> SeriesDef {
     serde_json::from_str::<SeriesSpec>(json).unwrap().resolve().unwrap()

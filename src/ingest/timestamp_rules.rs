@@ -1,17 +1,11 @@
 //! Rules for the timestamps of rows: each starts an interval of the timeframe and is in the unit of the series.
 
-use super::cell::RowErrors;
-use super::{DecodeOptions, GridRule, ImplausibleTs, ParsedRows, TimeBounds};
+use super::options::{DecodeOptions, GridRule, ImplausibleTs};
+use super::parsed::{ParsedRows, TimeBounds};
+use super::row_errors::{IMPLAUSIBLE_TS, RowErrors};
 use crate::types::grid::{OFF_GRID, off_grid_message, starts_with_first_row};
 use crate::types::time::{coarser_unit_of, coarser_units_span, convert, is_old, rfc3339};
 use crate::types::{Grid, SeriesDef};
-
-/// Reason of a row error: the timestamp appears to be in another unit.
-pub(super) const IMPLAUSIBLE_TS: &str = "implausible_ts";
-/// How the caller of a rejected write can fix it.
-pub(super) const IMPLAUSIBLE_TS_HINT: &str = "send ts in the unit of the series, or register the series with the unit of \
-    the data (unit=ms, us or ns; seconds are converted by the sender); implausible_ts=allow (--implausible-ts allow on \
-    the command line) stores early 1970 as it is";
 
 /// Adds an error for each row whose timestamp breaks a rule, unless the row already has one. Rows whose grid starts
 /// with the first stored row are listed in `parsed.phase_pending` instead.
@@ -71,7 +65,7 @@ fn misread_message(def: &SeriesDef, ts: i64, unit: &str, per_second: i64) -> Str
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BodyFormat, parse_into};
+    use super::super::{BodyFormat, MissingCells, parse_into};
     use super::*;
     use crate::error::{ErrorCode, Result};
     use crate::types::{SeriesKey, SeriesSpec, TimeUnit};
@@ -177,7 +171,7 @@ mod tests {
 
     #[test]
     fn skipped_rows_do_not_shift_the_positions_of_others() {
-        let options = DecodeOptions { missing: super::super::MissingCells::Skip, ..DecodeOptions::default() };
+        let options = DecodeOptions { missing: MissingCells::Skip, ..DecodeOptions::default() };
         let minutes = scalar("1m", TimeUnit::Ms);
         for (format, body) in [
             (BodyFormat::Csv, "ts,value\n0,1\n60000,\n60001,2\n120000,\n180001,3\n"),

@@ -1,11 +1,13 @@
 //! Records in the tables, and queries on them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_from_iter};
 
-use super::{RecordKind, RecordRef, RecordStatus, Registry, RollbackReason, VERSION_MAX};
+use super::database::{Registry, RollbackReason};
+use super::name::{RecordKind, RecordRef, RecordStatus, VERSION_MAX};
 use crate::error::{Error, Result};
 
 /// Maximum number of records of a lineage in each direction.
@@ -315,7 +317,7 @@ fn parts(connection: &Connection, id: i64) -> rusqlite::Result<Vec<RecordSeries>
 }
 
 /// Keys of the members of a dataset.
-pub fn members(connection: &Connection, dataset: &RecordRef) -> rusqlite::Result<BTreeSet<String>> {
+fn members(connection: &Connection, dataset: &RecordRef) -> rusqlite::Result<BTreeSet<String>> {
     let mut statement = connection.prepare(
         "SELECT part.series FROM part JOIN record ON record.id = part.record \
          WHERE record.kind = ? AND record.name = ? AND record.version = ? AND part.role = 'member'",
@@ -460,6 +462,11 @@ fn check_all_visible(
 }
 
 impl Registry {
+    /// Keys of the members of a dataset.
+    pub fn members(&self, dataset: &RecordRef) -> Result<Arc<BTreeSet<String>>> {
+        self.members_or(dataset, || self.read("read members in", |connection| members(connection, dataset)))
+    }
+
     /// Assigns the next version of a dataset, above `taken`, and records the snapshot that is about to be created for
     /// it, or the `existing` one. The caller later calls [`insert_dataset`](Self::insert_dataset) or
     /// [`settle`](Self::settle).

@@ -5,6 +5,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::*;
+use crate::error::ErrorCode;
 
 fn dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();

@@ -11,7 +11,10 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::schema::DECIMAL_LIMIT;
+/// Maximum number of digits of a decimal column.
+pub const DIGITS_MAX: u8 = 18;
+/// A decimal cell lies strictly between `-DECIMAL_LIMIT` and `DECIMAL_LIMIT`.
+pub const DECIMAL_LIMIT: i64 = 1_000_000_000_000_000_000;
 
 /// Handling of numbers with more digits than the column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,13 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::key::{Kind, SeriesKey};
+use super::number::DIGITS_MAX;
 use super::time::TimeUnit;
 use crate::error::{Error, ErrorCode, Result};
 
-/// Maximum number of digits of a decimal column.
-pub const DIGITS_MAX: u8 = 18;
-/// A decimal cell lies strictly between `-DECIMAL_LIMIT` and `DECIMAL_LIMIT`.
-pub const DECIMAL_LIMIT: i64 = 1_000_000_000_000_000_000;
 /// Maximum number of columns of a series, without `ts`.
 pub const COLUMNS_MAX: usize = 64;
 

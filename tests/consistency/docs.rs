@@ -81,7 +81,7 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
         (
             "series of one write or answer ([multi-series.md](multi-series.md))",
             &[
-                ("src/ingest/multi.rs", "const SERIES_MAX: usize ="),
+                ("src/ingest/body_keys.rs", "const SERIES_MAX: usize ="),
                 ("src/query/select.rs", "const SERIES_MAX: usize ="),
             ],
         ),

@@ -1,7 +1,8 @@
 //! The commands of klines.
 
+use super::args::{InputArgs, KlineArgs, RangeArgs};
 use super::contract::{KlineInventory, KlineRange, KlineRecord, KlinesWritten, WriteKlines};
-use super::{InputArgs, KlineArgs, RangeArgs, rows, series};
+use super::{rows, series};
 use crate::error::{Error, Result};
 use crate::types::schema::series_not_found;
 use crate::types::{SeriesKey, SeriesSpec};

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{InputArgs, RangeArgs};
+use super::args::{InputArgs, RangeArgs};
 use crate::cli::target::{BodyOptions, CommandTarget, OutputOptions};
 use crate::cli::write::read_input;
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::query::{NumberFormat, Query, TimeValue};
 use crate::service::{RowMode, WriteMethod, WriteOptions};
-use crate::types::schema::DECIMAL_LIMIT;
+use crate::types::number::DECIMAL_LIMIT;
 use crate::types::{Partition, SeriesKey, TimeUnit};
 
 /// Reads the input of a write.

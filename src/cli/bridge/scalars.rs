@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::args::{InputArgs, RangeArgs, ScalarArgs};
 use super::contract::{
     BridgeMatch, BridgeStats, IndicatorRange, PredicateAnswer, ScalarInventory, ScalarRange, ScalarRecord,
     ScalarsWritten, WriteScalars,
 };
 use super::predicate::PredicateArgs;
-use super::{InputArgs, RangeArgs, ScalarArgs, rows, series};
+use super::{rows, series};
 use crate::cli::target::{CommandTarget, OutputOptions};
 use crate::error::{Error, Result};
 use crate::query::{Query, ScanStats};
@@ -16,8 +17,6 @@ use crate::service::SeriesInfo;
 use crate::types::schema::{ColumnSpec, ValueIndexSpec, timeframe_ms};
 use crate::types::{SeriesKey, SeriesSpec};
 
-/// Category of indicators.
-pub const INDICATOR: &str = "indicator";
 const COLUMNS: [&str; 2] = ["ts", "value"];
 
 fn key(args: &ScalarArgs) -> Result<SeriesKey> {

@@ -7,7 +7,8 @@ use crate::cli::engine;
 use crate::cli::target::{BodyOptions, CommandTarget, TargetArgs};
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{InventoryRow, SeriesFilter, SeriesInfo};
-use crate::types::schema::{DIGITS_MAX, timeframe_months, timeframe_ms};
+use crate::types::number::DIGITS_MAX;
+use crate::types::schema::{timeframe_months, timeframe_ms};
 use crate::types::{ColumnType, SeriesKey, SeriesSpec, TimeUnit};
 
 const DAY_MS: i64 = 86_400_000;

@@ -6,12 +6,11 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::service::RowMode;
-use crate::types::number::parse_f64;
-use crate::types::schema::DIGITS_MAX;
+use crate::types::number::{DIGITS_MAX, parse_f64};
 use crate::types::{Rounding, SeriesKey};
 
 use super::super::target::TargetArgs;
-use super::clock::AssumedZone;
+use super::clock::{AssumedZone, EpochUnit};
 use super::forms::Forms;
 
 /// `fastk import FILE… --series KEY (--root DIR | --server URL)`
@@ -93,27 +92,6 @@ pub struct ImportArgs {
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// Unit of epoch integers in a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum EpochUnit {
-    S,
-    Ms,
-    Us,
-    Ns,
-}
-
-impl EpochUnit {
-    /// Ticks per second.
-    pub fn per_second(self) -> i64 {
-        match self {
-            EpochUnit::S => 1,
-            EpochUnit::Ms => 1_000,
-            EpochUnit::Us => 1_000_000,
-            EpochUnit::Ns => 1_000_000_000,
-        }
-    }
 }
 
 /// `--rounding`.

@@ -10,10 +10,30 @@ use jiff::tz::TimeZone;
 use crate::error::{Error, Result};
 use crate::types::TimeUnit;
 
-use super::args::EpochUnit;
 use super::cell::SourceCell;
 
 const SECONDS_MAX: u64 = crate::types::time::MAX_SECOND.unsigned_abs();
+
+/// Unit of epoch integers in a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EpochUnit {
+    S,
+    Ms,
+    Us,
+    Ns,
+}
+
+impl EpochUnit {
+    /// Ticks per second.
+    pub fn per_second(self) -> i64 {
+        match self {
+            EpochUnit::S => 1,
+            EpochUnit::Ms => 1_000,
+            EpochUnit::Us => 1_000_000,
+            EpochUnit::Ns => 1_000_000_000,
+        }
+    }
+}
 
 /// A point in time: whole seconds since the epoch, and nanoseconds after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,10 +5,9 @@ use std::cmp::Ordering;
 
 use crate::types::grid::OFF_GRID;
 use crate::types::number::{
-    NumberError, f64_to_decimal, parse_decimal, parse_f64, parse_i64, shortest_digits, write_decimal, write_f64,
-    write_i64,
+    DIGITS_MAX, NumberError, f64_to_decimal, parse_decimal, parse_f64, parse_i64, shortest_digits, write_decimal,
+    write_f64, write_i64,
 };
-use crate::types::schema::DIGITS_MAX;
 use crate::types::time::rfc3339;
 use crate::types::{ColumnType, Grid, Kind, Rounding, SeriesDef};
 

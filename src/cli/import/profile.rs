@@ -12,8 +12,8 @@
 use indicatif::ProgressBar;
 
 use crate::error::Result;
-use crate::types::number::{fraction_digits, shortest_digits};
-use crate::types::schema::{ColumnSpec, DIGITS_MAX};
+use crate::types::number::{DIGITS_MAX, fraction_digits, shortest_digits};
+use crate::types::schema::ColumnSpec;
 use crate::types::{ColumnType, SeriesSpec, TimeUnit};
 
 use super::args::ImportSettings;

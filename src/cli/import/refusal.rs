@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::{Error, ErrorCode};
 use crate::types::SeriesDef;
 use crate::types::grid::OFF_GRID;
-use crate::types::schema::DIGITS_MAX;
+use crate::types::number::DIGITS_MAX;
 
 use super::args::{ImportSettings, OnDuplicate, OnInvalid};
 use super::check::InputSummary;

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::types::Rows;
-use crate::types::schema::{ColumnType, DECIMAL_LIMIT, MergeRule, SeriesDef};
+use crate::types::number::DECIMAL_LIMIT;
+use crate::types::schema::{ColumnType, MergeRule, SeriesDef};
 
 fn rule_of(def: &SeriesDef, column: usize, first: Option<MergeRule>) -> (MergeRule, ColumnType) {
     let own = def.columns.get(column).map_or((MergeRule::Last, ColumnType::Int64), |c| (c.merge, c.kind));

@@ -14,12 +14,15 @@ use arrow::datatypes::{
 use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::types::number::{NumberError, decimal_to_f64, f64_to_decimal, parse_decimal, rescale};
-use crate::types::schema::DECIMAL_LIMIT;
+use crate::types::number::{DECIMAL_LIMIT, NumberError, decimal_to_f64, f64_to_decimal, parse_decimal, rescale};
 use crate::types::{ColumnType, Rounding, Rows, SeriesDef, time};
 
-use super::cell::{CellValue, RowErrors, double_word, fields_of_header, number_word, quote, raw_word};
-use super::{DECODED_BYTES_MAX, DecimalInput, DecodeOptions, MissingCells, ParsedRows};
+use super::cell::{CellValue, double_word, number_word, raw_word};
+use super::header::fields_of_header;
+use super::memory::DECODED_BYTES_MAX;
+use super::options::{DecimalInput, DecodeOptions, MissingCells};
+use super::parsed::{ParsedRows, Part};
+use super::row_errors::{RowErrors, quote};
 
 /// Columns filled one after the other, block by block. A bad cell is stored as 0, so that positions stay aligned.
 pub(super) struct ColumnSet<'a> {
@@ -120,7 +123,7 @@ impl<'a> ColumnSet<'a> {
     }
 
     /// The rows, without those that lack a value, and their errors.
-    pub(super) fn into_parts(mut self) -> (ParsedRows, RowErrors) {
+    pub(super) fn into_parts(mut self) -> Part {
         self.missing.sort_unstable();
         self.missing.dedup();
         if !self.missing.is_empty() {
@@ -218,7 +221,7 @@ impl<'a> ColumnReader<'a> {
         self.set.errors.len()
     }
 
-    pub(super) fn into_parts(self) -> (ParsedRows, RowErrors) {
+    pub(super) fn into_parts(self) -> Part {
         self.set.into_parts()
     }
 }
