@@ -46,8 +46,8 @@ fn read(store: &Store, range: (i64, i64), rows: usize) -> i64 {
     let mut sum = 0_i64;
     for block in Scan::new(series, store.cache(), &spec) {
         let block = block.expect("an intact block");
-        found += block.rows;
-        sum = (0..block.columns.len()).fold(sum, |sum, column| sum.wrapping_add(block.words(column)[0]));
+        found += block.rows();
+        sum = (0..block.column_count()).fold(sum, |sum, column| sum.wrapping_add(block.words(column)[0]));
     }
     assert_eq!(found, rows);
     sum
@@ -199,7 +199,7 @@ fn sum(store: &Store, range: (i64, i64)) -> i64 {
     let series = state.get(&key()).expect("registered");
     let blocks = Scan::new(series, store.cache(), &ScanSpec::range(range)).map(|block| block.expect("an intact block"));
     blocks.fold(0, |sum, block| {
-        let columns = (0..block.columns.len()).flat_map(|column| block.words(column));
+        let columns = (0..block.column_count()).flat_map(|column| block.words(column));
         columns.fold(sum, |sum: i64, word| sum.wrapping_add(*word))
     })
 }
@@ -292,7 +292,7 @@ fn select(store: &Store, predicate: &str) -> (usize, f64) {
     let predicate = Predicate::parse(predicate).expect("a predicate");
     let filter = compile(&series.def, &[predicate], NumberFormat::Raw).expect("a known column");
     let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
-    let rows = scan.by_ref().map(|block| black_box(block.expect("an intact block")).rows).sum();
+    let rows = scan.by_ref().map(|block| black_box(block.expect("an intact block")).rows()).sum();
     let stats = scan.stats();
     (rows, stats.zones_scanned as f64 / stats.zones_considered.max(1) as f64)
 }

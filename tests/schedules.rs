@@ -62,7 +62,7 @@ fn cells(store: &Store, state: &StoreState, symbol: &str) -> BTreeMap<i64, i64> 
     let mut found = BTreeMap::new();
     for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
         let block = block.unwrap();
-        for row in 0..block.rows {
+        for row in 0..block.rows() {
             found.insert(block.words(0)[row], block.words(1)[row]);
             assert_eq!(block.words(1)[row], block.words(5)[row], "half of a row");
         }

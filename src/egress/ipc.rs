@@ -92,16 +92,16 @@ impl BodyWriter for FixedWidthWriter {
 
     fn print(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         let Some(block) = self.block.take() else { return Ok(true) };
-        if let (true, Some(verbatim)) = (self.is_plain, block.verbatim) {
-            out.push(verbatim.message);
+        if let (true, Some(stored)) = (self.is_plain, block.message()) {
+            out.push(stored.bytes());
             return Ok(true);
         }
         let conversions = std::iter::once(&Conversion::None).chain(&self.conversions);
-        let series = self.keys.as_ref().map(|_| block.labels.positions(block.rows).into_inner());
-        let numbers = block.columns.into_iter().zip(conversions).map(|(buffer, conversion)| match conversion {
+        let series = self.keys.as_ref().map(|_| block.series_indexes().into_inner());
+        let numbers = block.columns().zip(conversions).map(|(buffer, conversion)| match conversion {
             Conversion::None => buffer,
             Conversion::Double(digits) => {
-                let mut doubles = Vec::with_capacity(block.rows);
+                let mut doubles = Vec::with_capacity(block.rows());
                 number::decimals_to_f64(buffer.typed_data::<i64>(), *digits, &mut doubles);
                 Buffer::from_vec(doubles)
             }
@@ -112,7 +112,7 @@ impl BodyWriter for FixedWidthWriter {
         });
         let columns: Vec<Buffer> = series.into_iter().chain(numbers).collect();
         let sizes: Vec<usize> = columns.iter().map(Buffer::len).collect();
-        out.open.extend(ipc::framed(&ipc::batch_header(block.rows, &sizes)));
+        out.open.extend(ipc::framed(&ipc::batch_header(block.rows(), &sizes)));
         for column in columns {
             let padding = ipc::padded(column.len()) - column.len();
             out.push(Bytes::from_owner(ColumnBuffer(column)));

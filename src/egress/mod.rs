@@ -283,11 +283,10 @@ where
                 None => EncodeStage::Finish((self.closing)(&self.blocks)),
                 Some(block) => {
                     let block = block?;
-                    let is_complete = (0..self.columns).all(|column| block.words(column).len() == block.rows);
-                    if !is_complete || block.columns.len() != self.columns {
+                    if block.column_count() != self.columns {
                         return Err(Error::internal("a block does not have the columns of its result"));
                     }
-                    if block.rows == 0 {
+                    if block.rows() == 0 {
                         return Ok(true);
                     }
                     self.writer.accept(block)?;

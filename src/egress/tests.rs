@@ -10,7 +10,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
 use crate::query::result::ResultColumn;
-use crate::query::{NumberFormat, SeriesIndexes, Subject, Verbatim};
+use crate::query::{NumberFormat, StoredMessage, Subject};
 use crate::types::{ColumnType, SeriesKey, TimeUnit};
 
 fn shape(numbers: NumberFormat) -> ResultSchema {
@@ -41,12 +41,7 @@ fn block(first: usize, rows: usize) -> Block {
         range().map(|row| bits(row as f64 + 0.1)).collect(),
         range().map(|row| row - 3).collect(),
     ];
-    Block {
-        rows,
-        labels: SeriesIndexes::Only,
-        columns: buffers.into_iter().map(Buffer::from_vec).collect(),
-        verbatim: None,
-    }
+    Block::new(rows, buffers.map(Buffer::from_vec)).unwrap()
 }
 
 fn pieces(shape: &ResultSchema, options: EncodeOptions, blocks: Vec<Result<Block>>) -> Vec<Result<Bytes>> {
@@ -158,14 +153,14 @@ fn arrow_streams_read_back_as_the_same_batches() {
 #[test]
 fn complete_chunk_blocks_are_not_copied_when_no_number_is_converted() {
     let message = Bytes::from(vec![7_u8; 100_000]);
-    let verbatim = Verbatim { header: Bytes::new(), body: Bytes::new(), message: message.clone() };
-    for (numbers, is_verbatim) in
+    let stored = StoredMessage::new(message.clone(), 64);
+    for (numbers, is_stored) in
         [(NumberFormat::Stored, true), (NumberFormat::Raw, true), (NumberFormat::Float64, false)]
     {
-        let block = Block { verbatim: Some(verbatim.clone()), ..block(0, 16_384) };
+        let block = block(0, 16_384).stored_as(stored.clone());
         let pieces = pieces(&shape(numbers), of(OutFormat::Arrow), vec![Ok(block)]);
         let found = pieces.iter().any(|piece| piece.as_ref().unwrap().as_ptr() == message.as_ptr());
-        assert_eq!(found, is_verbatim, "{numbers:?}");
+        assert_eq!(found, is_stored, "{numbers:?}");
     }
 }
 

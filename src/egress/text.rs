@@ -292,12 +292,12 @@ impl BodyWriter for RowWriter {
     fn print(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         let Some(block) = &self.block else { return Ok(true) };
         let row_bytes = self.row_bytes_max;
-        let end = block.rows.min(self.row + (STEP_BYTES_MAX / row_bytes).max(1));
+        let end = block.rows().min(self.row + (STEP_BYTES_MAX / row_bytes).max(1));
         let columns: Vec<(&CellWriter, &[i64])> =
             self.cells.iter().enumerate().map(|(column, cell)| (cell, block.words(column))).collect();
         let length_before = out.open.len();
         // Reserve space for the rest of the block at once: a short response is not moved while it grows.
-        out.open.reserve(((block.rows - self.row) * row_bytes).min(PIECE_BYTES + OutputBuffer::STEP_BYTES));
+        out.open.reserve(((block.rows() - self.row) * row_bytes).min(PIECE_BYTES + OutputBuffer::STEP_BYTES));
         out.open.resize(length_before + (end - self.row) * row_bytes + number::TEXT_BUFFER_BYTES, 0);
         let mut line = LineBuffer { buffer: &mut out.open, at: length_before, is_short: false };
         let mut scratch = Vec::new();
@@ -307,7 +307,7 @@ impl BodyWriter for RowWriter {
             }
             self.is_first = false;
             if let Some(series) = &self.series {
-                let cell = series.get(block.labels.at(row));
+                let cell = series.get(block.series_of(row));
                 line.put(cell.ok_or_else(|| Error::internal("a row belongs to no series of its result"))?);
             }
             for (cell, words) in &columns {
@@ -322,7 +322,7 @@ impl BodyWriter for RowWriter {
         }
         out.open.truncate(written);
         self.row = end;
-        let done = end == block.rows;
+        let done = end == block.rows();
         if done {
             self.block = None;
         }
@@ -376,17 +376,17 @@ impl ColumnWriter {
             self.block = 0;
             return Ok(false);
         };
-        let end = block.rows.min(self.row + CELLS_PER_STEP);
+        let end = block.rows().min(self.row + CELLS_PER_STEP);
         for row in self.row..end {
             if row + self.block > 0 {
                 out.open.push(b',');
             }
-            let cell = series.get(block.labels.at(row));
+            let cell = series.get(block.series_of(row));
             out.open
                 .extend_from_slice(cell.ok_or_else(|| Error::internal("a row belongs to no series of its result"))?);
         }
         self.row = end;
-        if end == block.rows {
+        if end == block.rows() {
             (self.block, self.row) = (self.block + 1, 0);
         }
         Ok(false)

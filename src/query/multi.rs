@@ -9,6 +9,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::StringArray;
@@ -17,11 +18,11 @@ use arrow::buffer::Buffer;
 use super::cancel::CancelFlag;
 use super::predicate::KeyRanges;
 use super::request::{MultiLayout, RowOrder};
-use super::result::{Block, NumberFormat, ResultColumn, ResultSchema, SeriesIndexes, Subject};
-use super::scan::{BlockRows, Scan, ScanSpec, ScanStats};
+use super::result::{NumberFormat, ResultColumn, ResultSchema, Subject};
+use super::scan::{Scan, ScanSpec, ScanStats};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::block_rows;
-use crate::store::{MapCache, SeriesState, SourceBlock};
+use crate::store::{Block, BlockRows, MapCache, SeriesIndexes, SeriesState};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, cells, number};
 
 /// How the words of one column of one series are converted, so that all series have the same type in the result.
@@ -65,6 +66,24 @@ impl ScanMember {
             filter: self.filter.as_ref().clone(),
         };
         Scan::new(&self.series, cache, &spec).stopped_by(self.stop.clone())
+    }
+
+    /// The block with the column types of the result.
+    fn cast(&self, block: Block) -> Result<Block> {
+        if self.casts.iter().all(|cast| *cast == ColumnCast::Keep) {
+            return Ok(block);
+        }
+        let casts = std::iter::once(&ColumnCast::Keep).chain(&self.casts);
+        let columns = block.columns().zip(casts).map(|(column, cast)| {
+            if *cast == ColumnCast::Keep {
+                return Ok(column);
+            }
+            let mut words = Vec::with_capacity(block.rows());
+            append_cast(&mut words, column.typed_data::<i64>().iter().copied(), *cast)
+                .map_err(|raw| too_large(self, *cast, raw))?;
+            Ok(Buffer::from_vec(words))
+        });
+        Block::new(block.rows(), columns.collect::<Result<Vec<_>>>()?)
     }
 }
 
@@ -256,6 +275,8 @@ struct TimeMerge {
 struct MergeInput {
     scan: Option<Box<Scan>>,
     piece: Option<BlockRows>,
+    /// Rows of the piece that are not used yet.
+    rest: Range<usize>,
     /// Position of the piece among those of the block being built.
     slot: Option<usize>,
 }
@@ -271,8 +292,7 @@ struct RowSlice {
 /// A piece some of whose rows go into the block being built.
 struct UsedBlock {
     member: usize,
-    block: Arc<SourceBlock>,
-    picked: Option<Arc<Vec<u32>>>,
+    piece: BlockRows,
 }
 
 impl MultiScan {
@@ -337,7 +357,7 @@ impl MultiScan {
                     &mut self.stats,
                 )?;
                 if let Some(block) = block {
-                    self.rows_left -= block.rows as u64;
+                    self.rows_left -= block.rows() as u64;
                     return Ok(Some(block));
                 }
                 if self.is_limited && self.rows_left == 0 {
@@ -356,19 +376,9 @@ impl MultiScan {
             let open = scan.get_or_insert_with(|| Box::new(member.scan(&self.cache, self.order, limit)));
             match open.next() {
                 Some(block) => {
-                    let mut block = block?;
-                    self.rows_left = self.rows_left.saturating_sub(block.rows as u64);
-                    block.verbatim = None;
-                    block.labels = SeriesIndexes::All(label(*at));
-                    for (column, cast) in block.columns.iter_mut().skip(1).zip(&member.casts) {
-                        if *cast != ColumnCast::Keep {
-                            let mut words = Vec::with_capacity(block.rows);
-                            append_cast(&mut words, column.typed_data::<i64>().iter().copied(), *cast)
-                                .map_err(|raw| too_large(member, *cast, raw))?;
-                            *column = Buffer::from_vec(words);
-                        }
-                    }
-                    return Ok(Some(block));
+                    let block = member.cast(block?)?;
+                    self.rows_left = self.rows_left.saturating_sub(block.rows() as u64);
+                    return Ok(Some(block.of_series(SeriesIndexes::All(label(*at)))));
                 }
                 None => {
                     self.stats.add(&open.stats());
@@ -444,14 +454,14 @@ fn time_key(ts: i64, order: RowOrder) -> i64 {
     }
 }
 
-/// Timestamp of the n-th remaining row of a piece.
-fn nth_ts(piece: &BlockRows, n: usize, order: RowOrder) -> Option<i64> {
-    if n >= piece.rows() {
+/// Timestamp of the n-th of some rows of a piece.
+fn nth_ts(piece: &BlockRows, rows: &Range<usize>, n: usize, order: RowOrder) -> Option<i64> {
+    if n >= rows.len() {
         return None;
     }
     piece.ts(match order {
-        RowOrder::Asc => piece.lo + n,
-        RowOrder::Desc => piece.hi - 1 - n,
+        RowOrder::Asc => rows.start + n,
+        RowOrder::Desc => rows.end - 1 - n,
     })
 }
 
@@ -465,12 +475,13 @@ impl MergeInput {
         stats: &mut ScanStats,
     ) -> Result<Option<i64>> {
         loop {
-            if let Some(ts) = self.piece.as_ref().and_then(|piece| nth_ts(piece, 0, order)) {
+            if let Some(ts) = self.piece.as_ref().and_then(|piece| nth_ts(piece, &self.rest, 0, order)) {
                 return Ok(Some(ts));
             }
             self.slot = None;
             let scan = self.scan.get_or_insert_with(|| Box::new(member.scan(cache, order, None).in_small_steps()));
             self.piece = scan.next_piece()?;
+            self.rest = 0..self.piece.as_ref().map_or(0, BlockRows::rows);
             if self.piece.is_none() {
                 stats.add(&scan.stats());
                 return Ok(None);
@@ -546,24 +557,21 @@ impl TimeMerge {
                 continue;
             }
             let rival = self.heads.peek().map(|Reverse(rival)| *rival);
-            let Some(piece) = &mut input.piece else { continue };
-            let count = rows_before_rival(piece, position, rival, order).min(rows_max - rows);
+            let Some(piece) = &input.piece else { continue };
+            let count = rows_before_rival(piece, &input.rest, position, rival, order).min(rows_max - rows);
             let slot = *input.slot.get_or_insert_with(|| {
-                used.push(UsedBlock {
-                    member: position,
-                    block: Arc::clone(&piece.block),
-                    picked: piece.picked.clone(),
-                });
+                used.push(UsedBlock { member: position, piece: piece.clone() });
                 used.len() - 1
             });
+            let Range { start, end } = input.rest;
             let (lo, hi) = match order {
-                RowOrder::Asc => (piece.lo, piece.lo + count),
-                RowOrder::Desc => (piece.hi - count, piece.hi),
+                RowOrder::Asc => (start, start + count),
+                RowOrder::Desc => (end - count, end),
             };
-            match order {
-                RowOrder::Asc => piece.lo = hi,
-                RowOrder::Desc => piece.hi = lo,
-            }
+            input.rest = match order {
+                RowOrder::Asc => hi..end,
+                RowOrder::Desc => start..lo,
+            };
             runs.push(RowSlice { slot, lo, hi });
             rows += count;
             match input.head(member, cache, order, stats)? {
@@ -578,15 +586,21 @@ impl TimeMerge {
     }
 }
 
-/// Number of rows of a piece that come before the next row of all other inputs; at least one.
-fn rows_before_rival(piece: &BlockRows, position: usize, rival: Option<(i64, usize)>, order: RowOrder) -> usize {
-    let Some(rival) = rival else { return piece.rows() };
-    let is_before = |n: usize| nth_ts(piece, n, order).is_some_and(|ts| (time_key(ts, order), position) < rival);
+/// Number of the remaining rows of a piece that come before the next row of all other inputs; at least one.
+fn rows_before_rival(
+    piece: &BlockRows,
+    rows: &Range<usize>,
+    position: usize,
+    rival: Option<(i64, usize)>,
+    order: RowOrder,
+) -> usize {
+    let Some(rival) = rival else { return rows.len() };
+    let is_before = |n: usize| nth_ts(piece, rows, n, order).is_some_and(|ts| (time_key(ts, order), position) < rival);
     if !is_before(1) {
         return 1;
     }
     // The first row that does not come before lies within `low..=high`.
-    let (mut low, mut high) = (2, piece.rows());
+    let (mut low, mut high) = (2, rows.len());
     while low < high {
         let middle = low + (high - low) / 2;
         if is_before(middle) {
@@ -626,8 +640,7 @@ fn gather(
                         (member.casts.get(at).copied().unwrap_or(ColumnCast::Keep), cells::at(&member.columns, at) + 1)
                     }
                 };
-                let words: &[i64] = cells::column(&used.block.columns.columns, stored).typed_data();
-                (words, used.picked.as_deref(), cast, used.member)
+                (used.piece.block().words(stored), used.piece.picked(), cast, used.member)
             })
             .collect();
         let mut words: Vec<i64> = Vec::with_capacity(rows);
@@ -657,5 +670,5 @@ fn gather(
         }
         columns.push(Buffer::from_vec(words));
     }
-    Ok(Block { rows, labels: SeriesIndexes::Each(labels.into()), columns, verbatim: None })
+    Ok(Block::new(rows, columns)?.of_series(SeriesIndexes::Each(labels.into())))
 }

@@ -1,9 +1,7 @@
-//! Results of reads: a [`ResultSchema`] with the names and types of the columns, and [`Block`]s of at most one chunk
-//! block.
+//! The schema of a result: names and types of its columns, and its [`Block`]s as Arrow record batches.
 //!
-//! A block's columns are buffers of 8-byte words, mostly slices of a mapped chunk: nothing is copied on the way from
-//! the file to an Arrow array. `numbers` sets how the words are converted, as the last step. A result of several series
-//! has a `series` column before `ts`: positions in the list of keys of its schema.
+//! `numbers` sets how the words of a block are converted, as the last step. A result of several series has a `series`
+//! column before `ts`: positions in the list of keys of its schema.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,12 +13,12 @@ use arrow::array::{
 use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::format::chunk::{DECIMAL_PRECISION, decimal_scale, stored_type, timestamp_type};
-use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, cells, number};
+use crate::store::Block;
+use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, number};
 
 /// Representation of number columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +57,7 @@ pub enum Subject {
     Many {
         /// Keys and globs of the query.
         selectors: Arc<[String]>,
-        /// All selected series, by key, whether they have rows or not; [`SeriesIndexes`] point into this array.
+        /// All selected series, by key, whether they have rows or not; the series of a block's rows are positions in it.
         keys: Arc<StringArray>,
     },
 }
@@ -76,83 +74,6 @@ pub struct ResultSchema {
     pub commit: u64,
 }
 
-/// Series of the rows of a block: positions in the keys of [`Subject::Many`].
-#[derive(Clone, Debug, Default)]
-pub enum SeriesIndexes {
-    /// The only series of the result.
-    #[default]
-    Only,
-    /// All rows belong to this series.
-    All(i32),
-    /// One position per row.
-    Each(ScalarBuffer<i32>),
-}
-
-impl SeriesIndexes {
-    /// The position of a row's series.
-    pub fn at(&self, row: usize) -> usize {
-        let position = match self {
-            SeriesIndexes::Only => 0,
-            SeriesIndexes::All(position) => *position,
-            SeriesIndexes::Each(positions) => cells::at(positions, row),
-        };
-        usize::try_from(position).unwrap_or_default()
-    }
-
-    /// A position for each of `rows` rows.
-    pub fn positions(&self, rows: usize) -> ScalarBuffer<i32> {
-        match self {
-            SeriesIndexes::Only => vec![0; rows].into(),
-            SeriesIndexes::All(position) => vec![*position; rows].into(),
-            SeriesIndexes::Each(positions) => positions.clone(),
-        }
-    }
-}
-
-/// A block exactly as stored in a chunk file: header and body of its IPC message.
-#[derive(Clone, Debug)]
-pub struct Verbatim {
-    /// The flatbuffer, with its padding, without the eight bytes before it.
-    pub header: Bytes,
-    /// The columns, each padded to 64 bytes.
-    pub body: Bytes,
-    /// Prefix, header and body in one: the message as an Arrow stream carries it.
-    pub message: Bytes,
-}
-
-/// Consecutive rows of a result.
-#[derive(Clone, Debug)]
-pub struct Block {
-    pub rows: usize,
-    pub labels: SeriesIndexes,
-    /// `ts`, then the columns of the schema: each `rows` words of 8 bytes.
-    pub columns: Vec<Buffer>,
-    /// Set when the block is a complete chunk block with all its columns.
-    pub verbatim: Option<Verbatim>,
-}
-
-impl Block {
-    /// Size of the columns in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.columns.iter().map(|column| column.len() as u64).sum()
-    }
-
-    /// Rows `from..from + rows`, which must exist.
-    pub fn slice(&self, from: usize, rows: usize) -> Self {
-        let columns = self.columns.iter().map(|column| column.slice_with_length(8 * from, 8 * rows)).collect();
-        let labels = match &self.labels {
-            SeriesIndexes::Each(positions) => SeriesIndexes::Each(positions.slice(from, rows)),
-            same => same.clone(),
-        };
-        Block { rows, labels, columns, verbatim: None }
-    }
-
-    /// The words of one column; `ts` is column 0.
-    pub fn words(&self, column: usize) -> &[i64] {
-        cells::column(&self.columns, column).typed_data()
-    }
-}
-
 impl ResultSchema {
     /// Schema of these columns of a series, `None` for all.
     pub fn of(def: &SeriesDef, columns: Option<&[usize]>, numbers: NumberFormat, version: u64, commit: u64) -> Self {
@@ -167,7 +88,7 @@ impl ResultSchema {
         Self { subject, unit: def.unit, columns, numbers, commit }
     }
 
-    /// The keys that [`SeriesIndexes`] point into, where the result has a `series` column.
+    /// The keys of all series, where the result has a `series` column.
     pub fn keys(&self) -> Option<&Arc<StringArray>> {
         match &self.subject {
             Subject::One { .. } => None,
@@ -222,19 +143,19 @@ impl ResultSchema {
     /// The block as an Arrow record batch under [`ResultSchema::arrow_schema`] (passed in, since it is the same for all
     /// blocks).
     pub fn record_batch(&self, schema: &SchemaRef, block: &Block) -> Result<RecordBatch> {
-        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(block.columns.len() + 1);
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(block.column_count() + 1);
         if let Some(keys) = self.keys() {
-            let positions = Int32Array::new(block.labels.positions(block.rows), None);
+            let positions = Int32Array::new(block.series_indexes(), None);
             let words = DictionaryArray::try_new(positions, Arc::clone(keys) as ArrayRef).map_err(|error| {
                 Error::internal(format!("a row of {} belongs to none of its series: {error}", self.title()))
             })?;
             arrays.push(Arc::new(words));
         }
-        let mut buffers = block.columns.iter();
-        let ts = buffers.next().cloned().ok_or_else(|| Error::internal("a block without ts"))?;
+        let mut buffers = block.columns();
+        let ts = buffers.next().ok_or_else(|| Error::internal("a block without ts"))?;
         arrays.push(timestamp_array(ts.into(), self.unit));
         for (column, buffer) in self.columns.iter().zip(buffers) {
-            arrays.push(number_array(buffer, column.kind, self.numbers)?);
+            arrays.push(number_array(&buffer, column.kind, self.numbers)?);
         }
         RecordBatch::try_new(schema.clone(), arrays)
             .map_err(|error| Error::internal(format!("block of {} does not fit its schema: {error}", self.title())))

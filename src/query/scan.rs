@@ -13,10 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::cancel::CancelFlag;
 use super::predicate::KeyRanges;
-use super::result::{Block, SeriesIndexes, Verbatim};
 use crate::error::Result;
 use crate::format::chunk::block_rows;
-use crate::store::{MapCache, Merge, MergedRows, RUN_ROWS, SeriesState, SourceBlock, WantedKeys};
+use crate::store::{Block, BlockRows, MapCache, Merge, RUN_ROWS, SeriesState, WantedKeys};
 use crate::types::cells;
 
 /// Pieces of fewer rows are copied together into one block.
@@ -27,63 +26,6 @@ const CHECK_ROWS: usize = 256;
 
 /// Rows checked at a time where thousands of scans are merged, so that each holds little memory.
 const SMALL_STEP_ROWS: usize = 4096;
-
-/// Rows of one block, in time order.
-#[derive(Debug)]
-pub(super) struct BlockRows {
-    pub(super) block: Arc<SourceBlock>,
-    /// Rows that are not consecutive; without them `lo..hi` are the rows themselves.
-    pub(super) picked: Option<Arc<Vec<u32>>>,
-    /// Positions in `picked`, or in the block.
-    pub(super) lo: usize,
-    pub(super) hi: usize,
-}
-
-impl From<MergedRows> for BlockRows {
-    fn from(piece: MergedRows) -> Self {
-        Self { block: piece.block, picked: None, lo: piece.lo, hi: piece.hi }
-    }
-}
-
-impl BlockRows {
-    pub(super) fn rows(&self) -> usize {
-        self.hi - self.lo
-    }
-
-    /// Some of the rows.
-    fn cut(&self, lo: usize, hi: usize) -> Self {
-        Self { block: Arc::clone(&self.block), picked: self.picked.clone(), lo, hi }
-    }
-
-    fn words(&self, column: usize) -> &[i64] {
-        cells::column(&self.block.columns.columns, column).typed_data()
-    }
-
-    /// Timestamp at a position.
-    pub(super) fn ts(&self, at: usize) -> Option<i64> {
-        let row = match &self.picked {
-            Some(picked) => *picked.get(at)? as usize,
-            None => at,
-        };
-        self.words(0).get(row).copied()
-    }
-
-    /// Appends one column's cells, backwards under `desc`.
-    fn copy(&self, column: usize, desc: bool, to: &mut Vec<i64>) {
-        let words = self.words(column);
-        match &self.picked {
-            None => {
-                let words = cells::range(words, self.lo..self.hi);
-                if desc { to.extend(words.iter().rev()) } else { to.extend_from_slice(words) }
-            }
-            Some(picked) => {
-                let picked = cells::range(picked, self.lo..self.hi);
-                let cell = |row: &u32| cells::at(words, *row as usize);
-                if desc { to.extend(picked.iter().rev().map(cell)) } else { to.extend(picked.iter().map(cell)) }
-            }
-        }
-    }
-}
 
 /// Rows of one series, block by block.
 #[derive(Debug)]
@@ -109,11 +51,11 @@ pub struct Scan {
     /// Whether rows are loaded into memory before they are returned.
     prefetch: bool,
     /// Rows of the last piece of the merge that are not checked yet.
-    unchecked: Option<MergedRows>,
+    unchecked: Option<BlockRows>,
     /// Positions of the matches of one piece; a reused buffer.
     picked: Vec<u32>,
     /// The block of the last piece, to count blocks.
-    last_block: Option<Arc<SourceBlock>>,
+    last_block: Option<Block>,
     blocks_scanned: u64,
     rows_checked: u64,
     rows_matched: u64,
@@ -317,76 +259,61 @@ impl Scan {
                 continue;
             }
             let Some(piece) = self.merge.next_piece()? else { return Ok(None) };
-            if self.last_block.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &piece.block)) {
-                self.last_block = Some(Arc::clone(&piece.block));
+            if self.last_block.as_ref().is_none_or(|last| !last.shares_memory(piece.block())) {
+                self.last_block = Some(piece.block().clone());
                 self.blocks_scanned += 1;
             }
             if self.filter.is_empty() {
                 if self.by_range {
-                    self.rows_checked += (piece.hi - piece.lo) as u64;
-                    self.rows_matched += (piece.hi - piece.lo) as u64;
+                    self.rows_checked += piece.rows() as u64;
+                    self.rows_matched += piece.rows() as u64;
                 }
-                return Ok(Some(piece.into()));
+                return Ok(Some(piece));
             }
             self.unchecked = Some(piece);
         }
     }
 
     /// The next rows to check.
-    fn next_step(&mut self) -> Option<MergedRows> {
+    fn next_step(&mut self) -> Option<BlockRows> {
         let mut piece = self.unchecked.take()?;
-        if piece.scattered.is_some() || piece.hi - piece.lo <= self.step_rows {
+        if piece.picked().is_some() || piece.rows() <= self.step_rows {
             return Some(piece);
         }
-        let block = Arc::clone(&piece.block);
-        let (lo, hi) = if self.desc {
-            let lo = piece.hi - self.step_rows;
-            (lo, std::mem::replace(&mut piece.hi, lo))
-        } else {
-            let hi = piece.lo + self.step_rows;
-            (std::mem::replace(&mut piece.lo, hi), hi)
-        };
+        let step = piece.split_off(self.step_rows, self.desc);
         self.unchecked = Some(piece);
-        Some(MergedRows { block, lo, hi, scattered: None, place: None })
+        Some(step)
     }
 
     /// Queues the matching rows of a piece: as runs of consecutive rows, or one by one where runs are short.
-    fn split(&mut self, mut piece: MergedRows) {
-        if let Some(rows) = piece.scattered.take() {
-            return self.check_scattered(piece.block, rows);
+    fn split(&mut self, piece: BlockRows) {
+        if let Some(rows) = piece.picked() {
+            let rows = rows.to_vec();
+            return self.check_scattered(piece, rows);
         }
-        let rows = piece.hi - piece.lo;
-        let words = |condition: &KeyRanges| {
-            let column = cells::column(&piece.block.columns.columns, condition.column);
-            cells::range(column.typed_data::<i64>(), piece.lo..piece.hi)
-        };
+        let rows = piece.rows();
+        let words = |condition: &KeyRanges| piece.block().words(condition.column);
         self.picked.clear();
         let mut from = 0;
         while from < rows {
             let to = rows.min(from + CHECK_ROWS);
-            pick(
-                self.filter.iter().map(|condition| (condition, words(condition))),
-                from..to,
-                piece.lo,
-                &mut self.picked,
-            );
+            pick(self.filter.iter().map(|condition| (condition, words(condition))), from..to, &mut self.picked);
             from = to;
         }
         let matched = self.picked.len();
         self.rows_checked += rows as u64;
         self.rows_matched += matched as u64;
         if matched == rows {
-            return self.matching.push_back(piece.into());
+            return self.matching.push_back(piece);
         }
         let next = self.picked.get(1..).unwrap_or_default();
         let runs = self.picked.iter().zip(next).filter(|(row, next)| **next != **row + 1).count() + 1;
         if matched > RUN_ROWS && matched < runs * RUN_ROWS {
-            let picked = Arc::new(self.picked.clone());
-            return self.matching.push_back(BlockRows { block: piece.block, picked: Some(picked), lo: 0, hi: matched });
+            return self.matching.push_back(piece.pick(self.picked.clone()));
         }
         for run in self.picked.chunk_by(|row, next| *next == *row + 1) {
             let Some(lo) = run.first().map(|row| *row as usize) else { continue };
-            let run = BlockRows { block: Arc::clone(&piece.block), picked: None, lo, hi: lo + run.len() };
+            let run = piece.slice(lo, run.len());
             if self.desc {
                 self.matching.push_front(run);
             } else {
@@ -396,16 +323,15 @@ impl Scan {
     }
 
     /// Queues the matching ones of scattered rows.
-    fn check_scattered(&mut self, block: Arc<SourceBlock>, mut rows: Vec<u32>) {
+    fn check_scattered(&mut self, piece: BlockRows, mut rows: Vec<u32>) {
         self.rows_checked += rows.len() as u64;
         for condition in &self.filter {
-            let words: &[i64] = cells::column(&block.columns.columns, condition.column).typed_data();
+            let words = piece.block().words(condition.column);
             rows.retain(|row| condition.matches(cells::at(words, *row as usize)));
         }
         self.rows_matched += rows.len() as u64;
         if !rows.is_empty() {
-            let hi = rows.len();
-            self.matching.push_back(BlockRows { block, picked: Some(Arc::new(rows)), lo: 0, hi });
+            self.matching.push_back(piece.pick(rows));
         }
     }
 
@@ -415,31 +341,24 @@ impl Scan {
 
     fn gather(&mut self, part: &BlockRows) {
         for (buffer, position) in self.gathered.iter_mut().zip(&self.columns) {
-            part.copy(*position, self.desc, buffer);
+            part.append_to(*position, self.desc, buffer);
         }
     }
 
-    fn take_gathered(&mut self) -> Block {
+    fn take_gathered(&mut self) -> Result<Block> {
         let rows = self.gathered_rows();
-        let columns = self.gathered.iter_mut().map(|words| Buffer::from_vec(std::mem::take(words))).collect();
-        Block { rows, labels: SeriesIndexes::Only, columns, verbatim: None }
+        let columns: Arc<[Buffer]> =
+            self.gathered.iter_mut().map(|words| Buffer::from_vec(std::mem::take(words))).collect();
+        Block::new(rows, columns)
     }
 
-    fn slice_piece(&self, piece: &BlockRows) -> Block {
-        let rows = piece.hi - piece.lo;
-        let stored = &piece.block.columns;
-        let slice = |position: &usize| {
-            let column = stored.columns.get(*position)?.slice_with_length(piece.lo * 8, rows * 8);
-            if self.prefetch {
-                touch(&column);
-            }
-            Some(column)
-        };
-        let columns = self.columns.iter().filter_map(slice).collect();
-        let verbatim = stored.message.as_ref().filter(|_| self.all_columns && rows == stored.rows).map(|message| {
-            Verbatim { header: message.header.clone(), body: message.body.clone(), message: message.message.clone() }
-        });
-        Block { rows, labels: SeriesIndexes::Only, columns, verbatim }
+    /// The selected columns of adjacent rows, where they are.
+    fn slice_piece(&self, piece: BlockRows) -> Block {
+        let block = if self.all_columns { piece.into_block() } else { piece.block().select(&self.columns) };
+        if self.prefetch {
+            (0..block.column_count()).for_each(|column| touch(block.words(column)));
+        }
+        block
     }
 
     /// The next matching rows by reference, in the direction of the scan. Not to be mixed with blocks.
@@ -448,22 +367,15 @@ impl Scan {
             return Ok(Some(piece));
         }
         let Some(mut piece) = self.next_match()? else { return Ok(None) };
-        let rows = (piece.hi - piece.lo) as u64;
+        let rows = piece.rows() as u64;
         if self.rows_left == 0 {
-            self.next_ts = piece.ts(if self.desc { piece.hi.saturating_sub(1) } else { piece.lo });
+            self.next_ts = next_ts_of(&piece, self.desc);
             return Ok(None);
         }
         if rows > self.rows_left {
-            let keep = usize::try_from(self.rows_left).unwrap_or(usize::MAX);
-            if self.desc {
-                let cut = piece.hi.saturating_sub(keep);
-                self.next_ts = piece.ts(cut.saturating_sub(1));
-                piece.lo = cut;
-            } else {
-                let cut = piece.lo + keep;
-                self.next_ts = piece.ts(cut);
-                piece.hi = cut;
-            }
+            let kept = piece.split_off(usize::try_from(self.rows_left).unwrap_or(usize::MAX), self.desc);
+            self.next_ts = next_ts_of(&piece, self.desc);
+            piece = kept;
             self.rows_left = 0;
             self.ended = true;
         } else {
@@ -475,65 +387,61 @@ impl Scan {
     fn next_block(&mut self) -> Result<Option<Block>> {
         loop {
             if self.gathered_rows() >= self.block_rows_max {
-                return Ok(Some(self.take_gathered()));
+                return self.take_gathered().map(Some);
             }
             let piece = if self.ended && self.pending.is_none() { None } else { self.next_piece()? };
-            let Some(piece) = piece else {
+            let Some(mut piece) = piece else {
                 self.ended = true;
-                return Ok((self.gathered_rows() > 0).then(|| self.take_gathered()));
+                return (self.gathered_rows() > 0).then(|| self.take_gathered()).transpose();
             };
-            if self.desc || piece.picked.is_some() || piece.rows() < GATHER_ROWS {
+            if self.desc || piece.picked().is_some() || piece.rows() < GATHER_ROWS {
                 // A descending piece can be an entire run: cut it to what still fits.
                 let free_rows = self.block_rows_max.saturating_sub(self.gathered_rows()).max(1);
                 self.gather_within(piece, free_rows);
             } else if self.gathered_rows() > 0 {
                 self.pending = Some(piece);
-                return Ok(Some(self.take_gathered()));
-            } else if piece.hi - piece.lo > self.block_rows_max {
+                return self.take_gathered().map(Some);
+            } else if piece.rows() > self.block_rows_max {
                 // A run can be longer than a block.
-                let cut = piece.lo + self.block_rows_max;
-                let head = piece.cut(piece.lo, cut);
-                self.pending = Some(piece.cut(cut, piece.hi));
-                return Ok(Some(self.slice_piece(&head)));
+                let head = piece.split_off(self.block_rows_max, false);
+                self.pending = Some(piece);
+                return Ok(Some(self.slice_piece(head)));
             } else {
-                return Ok(Some(self.slice_piece(&piece)));
+                return Ok(Some(self.slice_piece(piece)));
             }
         }
     }
 
-    fn gather_within(&mut self, piece: BlockRows, rows_max: usize) {
-        if piece.hi - piece.lo <= rows_max {
+    fn gather_within(&mut self, mut piece: BlockRows, rows_max: usize) {
+        if piece.rows() <= rows_max {
             self.gather(&piece);
             return;
         }
-        let (now, later) = if self.desc {
-            let cut = piece.hi - rows_max;
-            ((cut, piece.hi), (piece.lo, cut))
-        } else {
-            let cut = piece.lo + rows_max;
-            ((piece.lo, cut), (cut, piece.hi))
-        };
-        self.gather(&piece.cut(now.0, now.1));
-        self.pending = Some(piece.cut(later.0, later.1));
+        let now = piece.split_off(rows_max, self.desc);
+        self.gather(&now);
+        self.pending = Some(piece);
     }
 }
 
-/// Reads a byte of every page, so that the thread that sends the bytes does not wait for the disk.
-fn touch(bytes: &[u8]) {
-    const PAGE_BYTES: usize = 4096;
-    let sum = bytes.iter().step_by(PAGE_BYTES).chain(bytes.last()).fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+/// Timestamp of the first row in the direction of the scan.
+fn next_ts_of(piece: &BlockRows, desc: bool) -> Option<i64> {
+    piece.ts(if desc { piece.rows().saturating_sub(1) } else { 0 })
+}
+
+/// Reads a cell of every page, so that the thread that sends the cells does not wait for the disk.
+fn touch(words: &[i64]) {
+    const PAGE_WORDS: usize = 4096 / 8;
+    let sum = words.iter().step_by(PAGE_WORDS).chain(words.last()).fold(0_i64, |sum, word| sum.wrapping_add(*word));
     std::hint::black_box(sum);
 }
 
-/// Adds the positions in the block of those of `rows`, at most [`CHECK_ROWS`], that meet every condition. `rows` are
-/// relative to the piece, whose first row is row `first` of the block.
+/// Adds the positions of those of `rows`, at most [`CHECK_ROWS`], that meet every condition.
 fn pick<'w>(
     mut conditions: impl ExactSizeIterator<Item = (&'w KeyRanges, &'w [i64])>,
     rows: Range<usize>,
-    first: usize,
     picked: &mut Vec<u32>,
 ) {
-    let positions = (first + rows.start) as u32..(first + rows.end) as u32;
+    let positions = rows.start as u32..rows.end as u32;
     let mut marks = [true; CHECK_ROWS];
     let marks = marks.get_mut(..rows.len()).unwrap_or_default();
     let only = conditions.len() == 1;
@@ -612,9 +520,9 @@ pub fn latest_start_until(
         let mut scan = Scan::new(series, cache, &spec).stopped_by(stop.clone());
         // Only positions are needed: pieces are counted, not copied.
         while let Some(piece) = scan.next_match()? {
-            let rows = (piece.hi - piece.lo) as u64;
+            let rows = piece.rows() as u64;
             if rows >= rows_left {
-                let at = piece.hi - usize::try_from(rows_left).unwrap_or(usize::MAX).min(piece.hi);
+                let at = piece.rows().saturating_sub(usize::try_from(rows_left).unwrap_or(usize::MAX));
                 return Ok(piece.ts(at).unwrap_or(range.0));
             }
             rows_left -= rows;
@@ -654,10 +562,10 @@ mod tests {
         // A run of rows without a match is checked in several steps, between which the scan can be cancelled.
         let mut scan = Scan::new(series, store.cache(), &spec).stopped_by(stop.clone());
         let piece = scan.merge.next_piece().unwrap().unwrap();
-        assert_eq!(piece.hi - piece.lo, 300_000);
+        assert_eq!(piece.rows(), 300_000);
         scan.unchecked = Some(piece);
         let step = scan.next_step().unwrap();
-        assert!(step.hi - step.lo <= block_rows(1), "{}", step.hi - step.lo);
+        assert!(step.rows() <= block_rows(1), "{}", step.rows());
         stop.cancel();
         assert_eq!(scan.next().unwrap().unwrap_err().code(), ErrorCode::DeadlineExceeded);
         // So can the search for the last rows that match.

@@ -125,7 +125,7 @@ impl Iterator for QueryResult {
     fn next(&mut self) -> Option<Self::Item> {
         let block = self.buffered.pop_front().map(Ok).or_else(|| self.scan.next());
         if let Some(Ok(block)) = &block {
-            self.counts.rows += block.rows as u64;
+            self.counts.rows += block.rows() as u64;
             self.counts.bytes += block.bytes();
         }
         block

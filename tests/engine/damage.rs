@@ -95,8 +95,8 @@ fn rows_of(state: &StoreState, store: &Store, key: &SeriesKey) -> QueryResult {
     let mut rows = Vec::new();
     for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
         let block = block?;
-        let columns: Vec<&[i64]> = (0..block.columns.len()).map(|column| block.words(column)).collect();
-        rows.extend((0..block.rows).map(|row| columns.iter().map(|column| column[row]).collect::<Vec<i64>>()));
+        let columns: Vec<&[i64]> = (0..block.column_count()).map(|column| block.words(column)).collect();
+        rows.extend((0..block.rows()).map(|row| columns.iter().map(|column| column[row]).collect::<Vec<i64>>()));
     }
     Ok(rows)
 }

@@ -136,14 +136,14 @@ fn a_complete_block_is_served_from_the_map_and_equals_the_file() {
     let state = store.snapshot();
     let spec = ScanSpec::range((i64::MIN, i64::MAX));
     let blocks: Vec<_> = Scan::new(state.get(&key()).unwrap(), store.cache(), &spec).map(Result::unwrap).collect();
-    assert_eq!(blocks.iter().map(|b| b.rows).collect::<Vec<_>>(), [16_384, 16_384, 7_232]);
+    assert_eq!(blocks.iter().map(|b| b.rows()).collect::<Vec<_>>(), [16_384, 16_384, 7_232]);
     let report = fastk::format::inspect::inspect(&chunk).unwrap();
     for (position, block) in blocks.iter().enumerate() {
-        let verbatim = block.verbatim.as_ref().unwrap();
+        let stored = block.message().unwrap();
         let at = report["blocks"][position]["offset"].as_u64().unwrap() as usize;
-        assert!(chunk[at..at + verbatim.message.len()] == verbatim.message[..], "block {position} as in the file");
-        for column in &block.columns {
-            assert!(verbatim.body.as_ptr_range().contains(&column.as_ptr()), "the column is inside the map");
+        assert!(chunk[at..at + stored.bytes().len()] == stored.bytes()[..], "block {position} as in the file");
+        for column in block.columns() {
+            assert!(stored.body().as_ptr_range().contains(&column.as_ptr()), "the column is inside the map");
             assert_eq!(column.capacity(), column.len(), "the buffer does not claim the whole map");
         }
     }
@@ -151,8 +151,8 @@ fn a_complete_block_is_served_from_the_map_and_equals_the_file() {
     store.write(&key(), minutes(20_000, 1), WriteMode::Upsert, None).unwrap();
     let state = store.snapshot();
     let blocks: Vec<_> = Scan::new(state.get(&key()).unwrap(), store.cache(), &spec).map(Result::unwrap).collect();
-    assert!(blocks[0].verbatim.is_some() && blocks[blocks.len() - 1].verbatim.is_some());
-    assert_eq!(blocks.iter().map(|b| b.rows).sum::<usize>(), 40_000);
+    assert!(blocks[0].message().is_some() && blocks[blocks.len() - 1].message().is_some());
+    assert_eq!(blocks.iter().map(|b| b.rows()).sum::<usize>(), 40_000);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn one_flipped_bit_is_an_error_for_its_block_and_the_other_blocks_still_read() {
     for (range, rows) in [((0, 16_383 * MINUTE), 16_384), ((32_768 * MINUTE, i64::MAX), 7_232)] {
         let spec = ScanSpec::range(range);
         let found: usize =
-            Scan::new(state.get(&key()).unwrap(), store.cache(), &spec).map(|block| block.unwrap().rows).sum();
+            Scan::new(state.get(&key()).unwrap(), store.cache(), &spec).map(|block| block.unwrap().rows()).sum();
         assert_eq!(found, rows);
     }
 }
@@ -602,7 +602,7 @@ fn scattered_rows_of_an_index_equal_those_of_a_scan() {
                 let blocks = reader.select(key, &select).unwrap().map(|block| block.unwrap());
                 let mut columns: Vec<Vec<i64>> = Vec::new();
                 for block in blocks {
-                    columns.resize(block.columns.len(), Vec::new());
+                    columns.resize(block.column_count(), Vec::new());
                     columns.iter_mut().enumerate().for_each(|(at, column)| column.extend(block.words(at)));
                 }
                 columns

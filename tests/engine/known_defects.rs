@@ -35,8 +35,8 @@ pub(crate) fn rows_of(series: &SeriesState, store: &Store, range: (i64, i64), de
     let mut rows = Vec::new();
     for block in Scan::new(series, store.cache(), &ScanSpec { desc, ..ScanSpec::range(range) }) {
         let block = block.unwrap();
-        let columns: Vec<&[i64]> = (0..block.columns.len()).map(|column| block.words(column)).collect();
-        rows.extend((0..block.rows).map(|row| columns.iter().map(|column| column[row]).collect::<Vec<i64>>()));
+        let columns: Vec<&[i64]> = (0..block.column_count()).map(|column| block.words(column)).collect();
+        rows.extend((0..block.rows()).map(|row| columns.iter().map(|column| column[row]).collect::<Vec<i64>>()));
     }
     rows
 }
@@ -147,7 +147,7 @@ fn sixty_four_threads_reading_one_chunk_get_identical_rows() {
                         let mut row = first;
                         for block in Scan::new(state.get(key).unwrap(), store.cache(), &spec) {
                             let block = block.unwrap();
-                            let end = row + block.rows;
+                            let end = row + block.rows();
                             assert!(block.words(0) == &expected.ts[row..end], "reader {reader}, times from row {row}");
                             for column in 0..5 {
                                 let same = block.words(column + 1) == &expected.columns[column][row..end];
@@ -471,7 +471,7 @@ fn an_idle_reader_or_snapshot_delays_no_checkpoint() {
     let state = store.snapshot();
     let mut idle = Scan::new(state.get(&key()).unwrap(), store.cache(), &ScanSpec::range(ALL));
     let first = idle.next().unwrap().unwrap();
-    assert!(first.rows < 60_000);
+    assert!(first.rows() < 60_000);
     store.create_snapshot("kept").unwrap();
     for round in 0..5 {
         for part in 0..20 {
@@ -665,7 +665,7 @@ fn a_scan_started_before_its_chunks_were_replaced_returns_the_rows_of_its_snapsh
         let mut row = 0;
         for block in before.map(Ok).into_iter().chain(scan) {
             let block = block.unwrap();
-            let end = row + block.rows;
+            let end = row + block.rows();
             assert!(block.words(0) == &expected.ts[row..end], "{name}: times from row {row}");
             for column in 0..5 {
                 assert!(block.words(column + 1) == &expected.columns[column][row..end], "{name}: cells from row {row}");

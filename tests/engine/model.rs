@@ -559,9 +559,9 @@ fn check_range(
     let mut found: Vec<Vec<i64>> = Vec::new();
     for block in scan.by_ref() {
         let block = block.unwrap();
-        assert!(block.rows > 0 && block.columns.len() == wanted_columns.len() + 1);
-        for row in 0..block.rows {
-            found.push((0..block.columns.len()).map(|column| block.words(column)[row]).collect());
+        assert!(block.rows() > 0 && block.column_count() == wanted_columns.len() + 1);
+        for row in 0..block.rows() {
+            found.push((0..block.column_count()).map(|column| block.words(column)[row]).collect());
         }
     }
     assert_eq!(found.len(), expectation.len(), "rows of {key} in {range:?}, descending {desc}, limit {limit:?}");

@@ -101,8 +101,8 @@ fn shown(store: &Store, state: &Arc<StoreState>, what: &str) -> (Shown, usize) {
         for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
             match block {
                 Ok(block) => {
-                    let columns: Vec<&[i64]> = (0..block.columns.len()).map(|column| block.words(column)).collect();
-                    rows.extend((0..block.rows).map(|row| columns.iter().map(|c| c[row]).collect::<Vec<i64>>()));
+                    let columns: Vec<&[i64]> = (0..block.column_count()).map(|column| block.words(column)).collect();
+                    rows.extend((0..block.rows()).map(|row| columns.iter().map(|c| c[row]).collect::<Vec<i64>>()));
                 }
                 Err(error) => {
                     assert_eq!(error.code(), ErrorCode::CorruptData, "{what}: {error}");

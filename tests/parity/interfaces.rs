@@ -229,7 +229,7 @@ impl World {
                 .unwrap()
                 .map(Result::unwrap)
                 .flat_map(|block| {
-                    (0..block.rows)
+                    (0..block.rows())
                         .map(move |row| {
                             (block.words(0)[row], std::array::from_fn(|column| block.words(column + 1)[row]))
                         })

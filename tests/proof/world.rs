@@ -85,11 +85,11 @@ fn read_hash(store: &Store, series: &SeriesState) -> fastk::Result<(u64, u64)> {
     let (mut rows, mut hash) = (0, 1);
     for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
         let block = block?;
-        let columns: Vec<&[i64]> = (0..block.columns.len()).map(|column| block.words(column)).collect();
-        for row in 0..block.rows {
+        let columns: Vec<&[i64]> = (0..block.column_count()).map(|column| block.words(column)).collect();
+        for row in 0..block.rows() {
             hash = columns.iter().fold(hash, |hash, column| mix(hash, column[row]));
         }
-        rows += block.rows as u64;
+        rows += block.rows() as u64;
     }
     Ok((rows, hash))
 }
@@ -673,7 +673,7 @@ pub fn observe(store: &Store) -> (Arc<Shot>, Vec<Once>) {
             for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
                 let block = block.unwrap();
                 let cells = |row: usize| std::array::from_fn(|column| block.words(column + 1)[row]);
-                rows.extend((0..block.rows).map(|row| (block.words(0)[row], cells(row))));
+                rows.extend((0..block.rows()).map(|row| (block.words(0)[row], cells(row))));
             }
             let (id, version, def, hash) = (series.id, series.version, Arc::clone(&series.def), hash_of(&rows));
             (which, Arc::new(Series { id, version, def, rows, hash }))

@@ -714,7 +714,7 @@ fn a_backup_includes_the_registry_and_a_restored_store_has_it() {
             as_of: Some("dataset:a@1".into()),
             ..Default::default()
         };
-        let rows: usize = backup.read(&query).unwrap().map(|block| block.unwrap().rows).sum();
+        let rows: usize = backup.read(&query).unwrap().map(|block| block.unwrap().rows()).sum();
         assert_eq!(rows, 3_000);
         let spec = serde_json::from_value(json!({"name": "a", "members": ["kline/X/1m"]})).unwrap();
         assert_eq!(backup.create_dataset(&spec).unwrap_err().code().name(), "writer_stopped");
@@ -744,7 +744,7 @@ fn a_backup_includes_the_registry_and_a_restored_store_has_it() {
     let read = |version: u32| {
         let as_of = Some(format!("dataset:a@{version}"));
         let query = fastk::query::Query { series: vec!["kline/X/1m".into()], as_of, ..Default::default() };
-        restored.read(&query).map(|answer| answer.map(|block| block.unwrap().rows).sum::<usize>())
+        restored.read(&query).map(|answer| answer.map(|block| block.unwrap().rows()).sum::<usize>())
     };
     assert_eq!(read(1).unwrap(), 3_000);
     assert_eq!(read(2).unwrap_err().code().name(), "snapshot_not_found");

@@ -9,7 +9,7 @@ use arrow::ipc::writer::StreamWriter;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::chunk_schema;
 use crate::ingest::ParsedRows;
-use crate::query::{Block, NumberFormat, ResultSchema, SeriesIndexes};
+use crate::query::{Block, NumberFormat, ResultSchema};
 use crate::service::{Precondition, RowMode, SeriesInfo, WriteMethod, WriteOptions};
 use crate::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
@@ -147,10 +147,9 @@ fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
     let broken = |error: ArrowError| Error::internal(format!("cannot encode rows as Arrow: {error}"));
     let schema = Arc::new(chunk_schema(def));
     let count = rows.len();
-    let columns = std::iter::once(rows.ts).chain(rows.columns).map(Buffer::from_vec).collect();
+    let columns: Vec<Buffer> = std::iter::once(rows.ts).chain(rows.columns).map(Buffer::from_vec).collect();
     let shape = ResultSchema::of(def, None, NumberFormat::Stored, 0, 0);
-    let batch =
-        shape.record_batch(&schema, &Block { rows: count, labels: SeriesIndexes::Only, columns, verbatim: None })?;
+    let batch = shape.record_batch(&schema, &Block::new(count, columns)?)?;
     let mut writer =
         StreamWriter::try_new(Vec::with_capacity(count * 8 * (def.columns.len() + 1)), &schema).map_err(broken)?;
     for first in (0..count).step_by(MESSAGE_ROWS) {

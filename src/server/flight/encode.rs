@@ -118,10 +118,9 @@ impl FlightEncoder {
         }
     }
 
-    /// Fails unless the block has the columns of its result, each of the expected length.
+    /// Fails unless the block has the columns of its result.
     pub(super) fn check(&self, block: &Block) -> Result<()> {
-        let has_lengths = block.columns.iter().all(|column| column.len() == 8 * block.rows);
-        if has_lengths && block.columns.len() == self.shape.columns.len() + 1 {
+        if block.column_count() == self.shape.columns.len() + 1 {
             return Ok(());
         }
         Err(Error::internal(format!("a block of {} does not have the columns of its result", self.shape.title())))
@@ -133,11 +132,11 @@ impl FlightEncoder {
             let batch = self.shape.record_batch(&self.schema, block)?;
             return if self.has_text { text_message(batch) } else { Ok(converted_message(&batch)) };
         }
-        if let Some(verbatim) = &block.verbatim {
-            return Ok(message(verbatim.header.clone(), verbatim.body.clone()));
+        if let Some(stored) = block.message() {
+            return Ok(message(stored.header(), stored.body()));
         }
-        let series = self.shape.keys().map(|_| block.labels.positions(block.rows).into_inner());
-        Ok(columns_message(block.rows, series.into_iter().chain(block.columns.iter().cloned())))
+        let series = self.shape.keys().map(|_| block.series_indexes().into_inner());
+        Ok(columns_message(block.rows(), series.into_iter().chain(block.columns())))
     }
 }
 
@@ -198,7 +197,7 @@ fn text_message(batch: RecordBatch) -> Result<FlightMessage> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::{NumberFormat, SeriesIndexes, Verbatim};
+    use crate::query::{NumberFormat, StoredMessage};
     use crate::types::SeriesSpec;
     use arrow_flight::FlightData;
     use arrow_flight::utils::flight_data_to_batches;
@@ -231,7 +230,7 @@ mod tests {
     fn block() -> Block {
         let half = [0.5_f64, -1.25, 3.0].map(|x| i64::from_ne_bytes(x.to_ne_bytes()));
         let columns = vec![words(&[1, 2, 3]), words(&[100, 250, -75]), words(&half), words(&[1, 2, 3])];
-        Block { rows: 3, labels: SeriesIndexes::Only, columns, verbatim: None }
+        Block::new(3, columns).unwrap()
     }
 
     #[test]
@@ -257,12 +256,7 @@ mod tests {
     fn slices_of_a_large_buffer_are_sent_without_the_rest() {
         let large = words(&(0..100_000).collect::<Vec<_>>());
         let slice = |at: usize| large.slice_with_length(at * 8, 24);
-        let block = Block {
-            rows: 3,
-            labels: SeriesIndexes::Only,
-            columns: vec![slice(5), slice(50), slice(500), slice(5_000)],
-            verbatim: None,
-        };
+        let block = Block::new(3, [5, 50, 500, 5_000].map(slice)).unwrap();
         let shape = shape(NumberFormat::Raw);
         let message = received(FlightEncoder::new(&shape).block_message(&block).unwrap());
         assert_eq!(message.data_body.len(), 4 * ipc::ALIGNMENT);
@@ -270,11 +264,13 @@ mod tests {
 
     #[test]
     fn a_whole_block_is_sent_as_stored_unless_numbers_are_converted() {
-        let plain = received(columns_message(3, block().columns.into_iter()));
+        let plain = received(columns_message(3, block().columns()));
         // Longer than what is copied instead of sent as its own piece.
         let body = Bytes::from([plain.data_body.as_ref(), &[0; 32 * 1024]].concat());
-        let verbatim = Verbatim { header: plain.data_header.clone(), body: body.clone(), message: Bytes::new() };
-        let whole = Block { verbatim: Some(verbatim), ..block() };
+        let framed = ipc::framed(&plain.data_header);
+        let stored = Bytes::from([framed.as_slice(), &body].concat());
+        let body = stored.slice(framed.len()..);
+        let whole = block().stored_as(StoredMessage::new(stored, framed.len()));
         let mut out = OutputBuffer::default();
         FlightEncoder::new(&shape(NumberFormat::Stored)).block_message(&whole).unwrap().write(&mut out).unwrap();
         assert_eq!(out.pieces()[1].as_ptr(), body.as_ptr(), "the body was copied");

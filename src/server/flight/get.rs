@@ -177,17 +177,17 @@ impl GetScan {
     fn piece(&mut self) -> Result<Option<Block>> {
         let block = match self.rest.take() {
             Some(rest) => rest,
-            None => match self.result.find(|block| !matches!(block, Ok(block) if block.rows == 0)) {
+            None => match self.result.find(|block| !matches!(block, Ok(block) if block.rows() == 0)) {
                 None => return Ok(None),
                 Some(block) => block?,
             },
         };
         self.encoder.check(&block)?;
         let rows_max = self.encoder.rows_max();
-        if block.rows <= rows_max {
+        if block.rows() <= rows_max {
             return Ok(Some(block));
         }
-        self.rest = Some(block.slice(rows_max, block.rows - rows_max));
+        self.rest = Some(block.slice(rows_max, block.rows() - rows_max));
         Ok(Some(block.slice(0, rows_max)))
     }
 

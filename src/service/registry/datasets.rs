@@ -103,12 +103,12 @@ impl Service {
         let mut bounds: Option<(i64, i64)> = None;
         for block in Scan::new(series, self.store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
             let block = block?;
-            let columns: Vec<&[i64]> = (0..block.columns.len()).map(|column| block.words(column)).collect();
+            let columns: Vec<&[i64]> = (0..block.column_count()).map(|column| block.words(column)).collect();
             let ts = columns.first().copied().unwrap_or_default();
             if let (Some(first), Some(last)) = (ts.first(), ts.last()) {
                 bounds = Some((bounds.map_or(*first, |(first, _)| first), *last));
             }
-            rows.update(&columns, block.rows);
+            rows.update(&columns, block.rows());
         }
         Ok(DatasetMemberRow {
             version: series.version,

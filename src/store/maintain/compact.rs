@@ -19,6 +19,7 @@ use crate::store::publish::publisher::{PublishedFiles, SealedSeries};
 use crate::store::publish::stager::{ChunkWrite, STAGED_MAX, StagedChunk};
 use crate::store::read::chunk::ChunkFile;
 use crate::store::read::series_state::{SeriesId, SeriesState};
+use crate::types::cells;
 
 /// Partitions that are compacted before the result is published.
 const PARTS_MAX: usize = 64;
@@ -226,22 +227,23 @@ impl Maintenance {
         let mut row = 0;
         let mut block = None;
         while let Some(piece) = old.next_piece()? {
-            let mut lo = piece.lo;
-            while lo < piece.hi {
+            let mut lo = 0;
+            while lo < piece.rows() {
                 let current = match block.take() {
                     Some(current) => current,
                     None => open.block(position, &series.def)?,
                 };
-                let count = (piece.hi - lo).min(current.rows - row);
-                let same = piece.block.columns.columns.iter().zip(&current.columns).all(|(a, b)| {
-                    a.typed_data::<i64>().get(lo..lo + count) == b.typed_data::<i64>().get(row..row + count)
+                let count = (piece.rows() - lo).min(current.rows() - row);
+                let same = (0..=series.def.columns.len()).all(|column| {
+                    cells::range(piece.block().words(column), lo..lo + count)
+                        == cells::range(current.words(column), row..row + count)
                 });
                 if !same || count == 0 {
                     return Err(wrong(format!("other cells in block {position}")));
                 }
                 lo += count;
                 row += count;
-                if row < current.rows {
+                if row < current.rows() {
                     block = Some(current);
                 } else {
                     row = 0;

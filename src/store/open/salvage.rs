@@ -483,7 +483,7 @@ type LostRunRows = (u64, Option<(i64, i64)>);
 fn count(series: &SeriesState, cache: &Arc<MapCache>) -> Result<LostRunRows> {
     let all = (i64::MIN, i64::MAX);
     let rows = series.merge(cache, all, false).count_rows()?;
-    let first = series.merge(cache, all, false).next_piece()?.and_then(|piece| piece.timestamps().first().copied());
-    let last = series.merge(cache, all, true).next_piece()?.and_then(|piece| piece.timestamps().last().copied());
+    let first = series.merge(cache, all, false).next_piece()?.and_then(|piece| piece.ts(0));
+    let last = series.merge(cache, all, true).next_piece()?.and_then(|piece| piece.ts(piece.rows().checked_sub(1)?));
     Ok((rows, first.zip(last)))
 }

@@ -6,7 +6,7 @@ use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
 use crate::format::coverage::Coverage;
 use crate::format::zone_map::ZoneMap;
 use crate::store::read::merge::Merge;
-use crate::types::ColumnType;
+use crate::types::{ColumnType, cells};
 
 /// A chunk and its sidecars, growing together.
 pub struct ChunkBuilder<W> {
@@ -65,12 +65,12 @@ pub fn fill(
     let mut any = false;
     while let Some(piece) = merge.next_piece()? {
         any = true;
-        let mut lo = piece.lo;
-        while lo < piece.hi {
+        let mut lo = 0;
+        while lo < piece.rows() {
             let room = full - buffered.first().map_or(0, Vec::len);
-            let hi = piece.hi.min(lo + room);
-            for (column, buffer) in buffered.iter_mut().zip(&piece.block.columns.columns) {
-                column.extend_from_slice(buffer.typed_data::<i64>().get(lo..hi).unwrap_or_default());
+            let hi = piece.rows().min(lo + room);
+            for (position, buffer) in buffered.iter_mut().enumerate() {
+                buffer.extend_from_slice(cells::range(piece.block().words(position), lo..hi));
             }
             lo = hi;
             if buffered.first().map_or(0, Vec::len) == full {

@@ -43,7 +43,7 @@ fn zone_map_of(open: &OpenChunk) -> Result<ZoneMap> {
     zones.footer_crc = open.footer_crc();
     for position in 0..open.blocks().len() {
         let block = open.block(position, &meta.series)?;
-        let columns: Vec<&[i64]> = block.columns.iter().map(|column| column.typed_data::<i64>()).collect();
+        let columns: Vec<&[i64]> = (0..block.column_count()).map(|column| block.words(column)).collect();
         zones.add_block(&columns, |column| is_float(meta, column));
     }
     Ok(zones)
@@ -66,8 +66,13 @@ fn stage_value_index(open: &OpenChunk, tmp: &DiskPath, positions: &[usize]) -> R
         let mut entries: Vec<(i64, u32)> = Vec::with_capacity(rows as usize);
         for block in 0..open.blocks().len() {
             let block = open.block(block, &meta.series)?;
-            let words = block.columns.get(*position).map_or(&[][..], |column| column.typed_data::<i64>());
-            entries.extend(words.iter().zip(entries.len() as u32..).map(|(word, row)| (order_key(*word, float), row)));
+            entries.extend(
+                block
+                    .words(*position)
+                    .iter()
+                    .zip(entries.len() as u32..)
+                    .map(|(word, row)| (order_key(*word, float), row)),
+            );
         }
         entries.sort_unstable();
         let (column, end) = write_pages(&entries, *position, offset, |page| out.write_all(page)).map_err(fail)?;

@@ -70,7 +70,7 @@ impl AppendBuffer {
 
     /// The first rows, column by column. A column spans its own written cells and nothing else: code that reads all of
     /// its memory, or adds up its size, touches no cell of another row.
-    pub fn columns(&self, rows: usize) -> Vec<Buffer> {
+    pub fn columns(&self, rows: usize) -> Arc<[Buffer]> {
         let AppendCells { words, capacity, columns, ref written, .. } = *self.0;
         debug_assert!(rows <= written.load(Ordering::Acquire), "only written rows are shown");
         let rows = rows.min(written.load(Ordering::Acquire));

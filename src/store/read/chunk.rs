@@ -11,10 +11,9 @@ use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{self, BlockMeta, ChunkMeta};
 use crate::format::coverage::Coverage;
-use crate::format::ipc::PREFIX_BYTES;
 use crate::format::manifest::ChunkRecord;
 use crate::planted::{Bug, planted};
-use crate::store::read::block::{BlockColumns, BlockMessage};
+use crate::store::read::block::{Block, StoredMessage};
 use crate::store::read::chunk_paths::{chunk_name, series_dir};
 use crate::store::read::presence::PresenceCache;
 use crate::store::read::sidecar::{self, IndexFile, Zones};
@@ -265,21 +264,22 @@ impl OpenChunk {
 
     /// A checked block under the registration `def`, whose columns may have gained digits since the file was
     /// written.
-    pub fn block(&self, position: usize, def: &SeriesDef) -> Result<BlockColumns> {
+    pub fn block(&self, position: usize, def: &SeriesDef) -> Result<Block> {
         let block = self.verify(position)?;
         let rows = usize::try_from(block.rows).unwrap_or(0);
         let (offset, length) = self.message_at(block);
         let header_bytes = usize::try_from(block.header_bytes).unwrap_or(0);
         let body_at = offset + header_bytes;
         let column = |position: usize| self.map.column(body_at + chunk::column_offset(rows, position), rows * 8);
-        let same = self.meta.series.columns == def.columns;
+        if self.meta.series.columns == def.columns {
+            let columns: Arc<[Buffer]> = (0..def.columns.len() + 1).map(column).collect();
+            return Ok(
+                Block::new(rows, columns)?.stored_as(StoredMessage::new(self.map.slice(offset, length), header_bytes))
+            );
+        }
         let mut columns = Vec::with_capacity(def.columns.len() + 1);
         columns.push(column(0));
-        for (position, wanted) in def.columns.iter().enumerate() {
-            if same {
-                columns.push(column(position + 1));
-                continue;
-            }
+        for wanted in &def.columns {
             let stored = self
                 .meta
                 .series
@@ -288,12 +288,7 @@ impl OpenChunk {
             let kind = self.meta.series.columns.get(stored).map(|column| column.kind);
             columns.push(rescaled(column(stored + 1), kind, wanted.kind)?);
         }
-        let message = same.then(|| BlockMessage {
-            message: self.map.slice(offset, length),
-            header: self.map.slice(offset + PREFIX_BYTES, header_bytes.saturating_sub(PREFIX_BYTES)),
-            body: self.map.slice(body_at, length - header_bytes),
-        });
-        Ok(BlockColumns { rows, columns, message })
+        Block::new(rows, columns)
     }
 
     /// Timestamps of a checked block.

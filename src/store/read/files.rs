@@ -125,8 +125,8 @@ pub fn series_files(
             check()?;
         }
         pieces += 1;
-        let Some((chunk_id, first_row)) = piece.place else {
-            found.rows_outside += (piece.hi - piece.lo) as u64;
+        let Some((chunk_id, first_row)) = piece.place() else {
+            found.rows_outside += piece.rows() as u64;
             continue;
         };
         let at = shared.binary_search_by_key(&chunk_id, |(id, _)| *id).ok();
@@ -136,7 +136,7 @@ pub fn series_files(
                 "a merge gave rows of chunk {chunk_id}, which is none of its sources"
             )));
         };
-        let (start, end) = ((first_row + piece.lo) as u64, (first_row + piece.hi) as u64);
+        let (start, end) = (first_row as u64, (first_row + piece.rows()) as u64);
         match own.last_mut() {
             Some(last) if last.end == start => last.end = end,
             _ => {

@@ -9,7 +9,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::store::read::block::BlockColumns;
+use crate::store::read::block::{Block, BlockRows};
 use crate::store::read::chunk::{MapCache, OpenChunk};
 use crate::store::read::merge_source::{MergeSource, coalesce, hidden_ranges};
 use crate::store::read::pruning::{MergeContext, MergeStats, WantedKeys, count_blocks, rows_to_check};
@@ -19,37 +19,6 @@ use crate::types::SeriesDef;
 
 /// Stretches of rows that are shorter than this on average are yielded and selected row by row.
 pub const RUN_ROWS: usize = 16;
-
-/// Adjacent rows of one source in the result: positions `lo..hi` of a block.
-#[derive(Debug)]
-pub struct MergedRows {
-    pub block: Arc<SourceBlock>,
-    pub lo: usize,
-    pub hi: usize,
-    /// Only these of `lo..hi`, ascending, where the merge selects rows that lie far apart; else all of them.
-    pub scattered: Option<Vec<u32>>,
-    /// Id of the chunk it is of, and the position in that chunk of the first row of `block`; `None` for rows of a run.
-    pub place: Option<(u64, usize)>,
-}
-
-impl MergedRows {
-    /// Timestamps of its rows.
-    pub fn timestamps(&self) -> &[i64] {
-        self.block.ts().get(self.lo..self.hi).unwrap_or_default()
-    }
-}
-
-/// A block in memory: of a mapped chunk, or an entire run.
-#[derive(Debug)]
-pub struct SourceBlock {
-    pub columns: BlockColumns,
-}
-
-impl SourceBlock {
-    fn ts(&self) -> &[i64] {
-        self.columns.columns.first().map_or(&[], |buffer| buffer.typed_data::<i64>())
-    }
-}
 
 /// Reads one source in one direction, row positions relative to its current block.
 #[derive(Debug)]
@@ -62,7 +31,7 @@ struct SourceCursor {
     /// Current block; the cursor is at its end when this is past the last one.
     block: usize,
     block_count: usize,
-    loaded: Option<Arc<SourceBlock>>,
+    loaded: Option<Block>,
     /// Rows not yet yielded: `lo..hi` of the current block.
     lo: usize,
     hi: usize,
@@ -131,23 +100,26 @@ impl SourceCursor {
         self.hi = self.span(block).2;
     }
 
-    fn load(&mut self, context: &MergeContext<'_>) -> Result<Arc<SourceBlock>> {
-        if let Some(loaded) = &self.loaded {
-            return Ok(Arc::clone(loaded));
-        }
-        let columns = match (&self.open, &self.source) {
+    /// The current block: of a mapped chunk, or an entire run.
+    fn load(&mut self, context: &MergeContext<'_>) -> Result<&Block> {
+        let block = match self.loaded.take() {
+            Some(loaded) => loaded,
+            None => self.read_block(context)?,
+        };
+        Ok(self.loaded.insert(block))
+    }
+
+    fn read_block(&self, context: &MergeContext<'_>) -> Result<Block> {
+        match (&self.open, &self.source) {
             (Some(open), _) => {
                 if context.cache.prefetch && !open.is_verified(self.block) {
                     open.populate(self.block);
                 }
-                open.block(self.block, context.def)?
+                open.block(self.block, context.def)
             }
-            (None, MergeSource::Run(run)) => run.columns(),
-            (None, MergeSource::Chunk(_)) => return Err(crate::Error::internal("a chunk is read before it is open")),
-        };
-        let loaded = Arc::new(SourceBlock { columns });
-        self.loaded = Some(Arc::clone(&loaded));
-        Ok(loaded)
+            (None, MergeSource::Run(run)) => run.block(),
+            (None, MergeSource::Chunk(_)) => Err(crate::Error::internal("a chunk is read before it is open")),
+        }
     }
 
     /// Leaves the current block in the direction of the merge.
@@ -230,6 +202,8 @@ impl SourceCursor {
 
     /// Those of the rows `lo..hi` of the block that need a check, where they are in several short stretches: yielding
     /// each one by itself would take longer than reading it.
+    ///
+    /// Positions are relative to `lo`.
     fn scattered(&self, lo: usize, hi: usize) -> Option<Vec<u32>> {
         let (kept, open) = (self.kept.as_ref()?, self.open.as_ref()?);
         let base = open.first_row(self.block);
@@ -244,7 +218,7 @@ impl SourceCursor {
         }
         let mut scattered = Vec::with_capacity(rows);
         for row in within.flatten() {
-            scattered.push(u32::try_from(row - base).ok()?);
+            scattered.push(u32::try_from(row - first).ok()?);
         }
         Some(scattered)
     }
@@ -263,13 +237,14 @@ impl SourceCursor {
             let (first, last, rows) = self.span(self.block);
             if context.desc {
                 if last > target {
-                    let loaded = self.load(context)?;
-                    self.hi = self.hi.min(upper_bound(loaded.ts(), target));
+                    let border = upper_bound(self.load(context)?.timestamps(), target);
+                    self.hi = self.hi.min(border);
                 }
             } else if first < target {
-                let loaded = self.load(context)?;
-                if loaded.ts().get(self.lo).is_none_or(|ts| *ts < target) {
-                    self.lo = self.lo.max(lower_bound(loaded.ts(), target));
+                let lo = self.lo;
+                let stored = self.load(context)?.timestamps();
+                if stored.get(lo).is_none_or(|ts| *ts < target) {
+                    self.lo = lo.max(lower_bound(stored, target));
                 }
             }
             debug_assert!(self.hi <= rows, "a cursor stays in its block");
@@ -317,9 +292,8 @@ impl SourceCursor {
         if context.desc && self.hi == rows {
             return Ok(last);
         }
-        let loaded = self.load(context)?;
         let at = if context.desc { self.hi.saturating_sub(1) } else { self.lo };
-        Ok(loaded.ts().get(at).copied().unwrap_or_default())
+        Ok(self.load(context)?.timestamps().get(at).copied().unwrap_or_default())
     }
 
     /// Farthest timestamp this cursor may yield without comparing with the others: the end of the range or the row
@@ -337,14 +311,14 @@ impl SourceCursor {
     }
 
     /// Yields the rows of the current block up to `limit` inclusive, and advances.
-    fn take(&mut self, limit: i64, context: &MergeContext<'_>) -> Result<MergedRows> {
+    fn take(&mut self, limit: i64, context: &MergeContext<'_>) -> Result<BlockRows> {
         let (first, last, _) = self.span(self.block);
-        let block = self.load(context)?;
         let (mut lo, mut hi) = (self.lo, self.hi);
+        let stored = self.load(context)?.timestamps();
         if context.desc && first < limit {
-            lo = lo.max(lower_bound(block.ts(), limit));
+            lo = lo.max(lower_bound(stored, limit));
         } else if !context.desc && last > limit {
-            hi = hi.min(upper_bound(block.ts(), limit));
+            hi = hi.min(upper_bound(stored, limit));
         }
         let scattered = self.scattered(lo, hi);
         if scattered.is_none() {
@@ -357,10 +331,14 @@ impl SourceCursor {
             self.lo = hi;
         }
         let place = match (&self.source, &self.open) {
-            (MergeSource::Chunk(chunk), Some(open)) => Some((chunk.record.id, open.first_row(self.block))),
+            (MergeSource::Chunk(chunk), Some(open)) => Some((chunk.record.id, open.first_row(self.block) + lo)),
             _ => None,
         };
-        let piece = MergedRows { block, lo, hi, scattered, place };
+        let piece = BlockRows::all(self.load(context)?.slice(lo, hi.saturating_sub(lo)), place);
+        let piece = match scattered {
+            Some(positions) => piece.pick(positions),
+            None => piece,
+        };
         if self.lo >= self.hi {
             self.next_block(context.desc);
         }
@@ -514,13 +492,13 @@ impl Merge {
     pub fn count_rows(mut self) -> Result<u64> {
         let mut rows = 0;
         while let Some(piece) = self.next_piece()? {
-            rows += (piece.hi - piece.lo) as u64;
+            rows += piece.rows() as u64;
         }
         Ok(rows)
     }
 
     /// The next piece in the direction of the merge, or `None` at the end.
-    pub fn next_piece(&mut self) -> Result<Option<MergedRows>> {
+    pub fn next_piece(&mut self) -> Result<Option<BlockRows>> {
         self.admit()?;
         let Some((key, rank, index)) = self.heads.pop() else { return Ok(None) };
         let head = self.ts_of(key);

@@ -1,9 +1,12 @@
 //! Runs: sorted, distinct rows of a series that are durable in the log or in a run file, and not yet in a chunk.
 
+use std::sync::Arc;
+
 use arrow::buffer::Buffer;
 
+use crate::error::Result;
 use crate::store::read::append_buffer::AppendBuffer;
-use crate::store::read::block::BlockColumns;
+use crate::store::read::block::Block;
 use crate::types::Rows;
 
 /// Maximum rows of a run that results from merging it with adjacent runs.
@@ -24,7 +27,7 @@ pub struct Run {
     /// Run file it is mapped from; `None` while only the log has it.
     pub file: Option<u64>,
     /// `ts`, then the columns; never empty.
-    pub(in crate::store) columns: Vec<Buffer>,
+    pub(in crate::store) columns: Arc<[Buffer]>,
     /// The buffer of the columns, when more rows can be appended to it.
     buffer: Option<AppendBuffer>,
 }
@@ -35,8 +38,7 @@ impl Run {
         if rows.is_empty() {
             return None;
         }
-        let mut columns = vec![Buffer::from_vec(rows.ts)];
-        columns.extend(rows.columns.into_iter().map(Buffer::from_vec));
+        let columns = std::iter::once(rows.ts).chain(rows.columns).map(Buffer::from_vec).collect();
         Some(Self { commit_lo, commit_hi, file: None, columns, buffer: None })
     }
 
@@ -82,7 +84,7 @@ impl Run {
     }
 
     /// A run in a mapped file, whose bytes were verified.
-    pub fn mapped(file: u64, (commit_lo, commit_hi): (u64, u64), columns: Vec<Buffer>) -> Self {
+    pub fn mapped(file: u64, (commit_lo, commit_hi): (u64, u64), columns: Arc<[Buffer]>) -> Self {
         Self { commit_lo, commit_hi, file: Some(file), columns, buffer: None }
     }
 
@@ -118,8 +120,8 @@ impl Run {
     }
 
     /// The rows as one block.
-    pub fn columns(&self) -> BlockColumns {
-        BlockColumns { rows: self.rows(), columns: self.columns.clone(), message: None }
+    pub fn block(&self) -> Result<Block> {
+        Block::new(self.rows(), Arc::clone(&self.columns))
     }
 
     /// Merges both runs; of equal timestamps the row of `newer` is kept.

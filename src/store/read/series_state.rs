@@ -252,16 +252,15 @@ impl SeriesState {
             let mut merge = self.merge(cache, (*ts, *last), false);
             let mut passed = 0;
             while let Some(piece) = merge.next_piece()? {
-                let columns = &piece.block.columns.columns;
-                let stored = piece.timestamps();
+                let block = piece.block();
+                let stored = block.timestamps();
                 let Some(high) = stored.last() else { continue };
                 let mut row = 0;
                 while let Some(ts) = wanted.get(at).filter(|ts| *ts <= high) {
                     row += stored.get(row..).map_or(0, |rest| rest.partition_point(|stored| stored < ts));
                     if let (true, Some(slot)) = (stored.get(row) == Some(ts), found.get_mut(at)) {
-                        let cells = columns.iter().skip(1);
-                        *slot =
-                            Some(cells.filter_map(|c| c.typed_data::<i64>().get(piece.lo + row).copied()).collect());
+                        let columns = 1..block.column_count();
+                        *slot = Some(columns.filter_map(|c| block.words(c).get(row).copied()).collect());
                     }
                     at += 1;
                     passed = 0;
@@ -293,9 +292,9 @@ impl SeriesState {
         let mut merge = self.merge(cache, (first, last), false);
         let mut left = n;
         while let Some(piece) = merge.next_piece()? {
-            let rows = (piece.hi - piece.lo) as u64;
+            let rows = piece.rows() as u64;
             if rows >= left {
-                return Ok(piece.timestamps().get(usize::try_from(left - 1).unwrap_or(usize::MAX)).copied());
+                return Ok(piece.ts(usize::try_from(left - 1).unwrap_or(usize::MAX)));
             }
             left -= rows;
         }
@@ -393,10 +392,7 @@ impl SeriesState {
         let edge = |desc: bool| -> Result<i64> {
             let piece = self.merge(cache, (first, last), desc).next_piece()?;
             piece
-                .and_then(|piece| {
-                    let ts = piece.timestamps();
-                    if desc { ts.last() } else { ts.first() }.copied()
-                })
+                .and_then(|piece| piece.ts(if desc { piece.rows().saturating_sub(1) } else { 0 }))
                 .ok_or_else(|| Error::internal(format!("{} lost count of its rows", self.def.key)))
         };
         Ok(Some((edge(false)?, edge(true)?)))
@@ -451,7 +447,7 @@ mod tests {
             let run = &then.runs[0];
             assert_eq!((run.rows(), run.ts_max()), (rows, rows as i64 - 1));
             assert_eq!(run.words(1).last(), Some(&((rows as i64 - 1) * 10)));
-            assert_eq!(run.columns().columns[1].capacity(), rows * 8, "a column claims no more than itself");
+            assert_eq!(run.columns[1].capacity(), rows * 8, "a column claims no more than itself");
         }
     }
 

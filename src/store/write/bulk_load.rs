@@ -443,9 +443,8 @@ mod tests {
         let mut rows = Vec::new();
         let mut merge = series.merge(store.cache(), (i64::MIN, i64::MAX), false);
         while let Some(piece) = merge.next_piece().unwrap() {
-            let words =
-                |column: usize| piece.block.columns.columns[column].typed_data::<i64>()[piece.lo..piece.hi].to_vec();
-            rows.extend(words(0).iter().map(|ts| ts / MINUTE).zip(words(1)));
+            let words = |column: usize| piece.block().words(column).iter().copied();
+            rows.extend(words(0).map(|ts| ts / MINUTE).zip(words(1)));
         }
         rows
     }
