@@ -31,7 +31,7 @@ const OWN_PREFIX: &str = "FASTK_";
 /// Variables that set no key: those of command line flags.
 const VARIABLES: [&str; 6] = [LOG_VARIABLE, "FASTK_CONFIG", "FASTK_TOKEN", "FASTK_CA", "FASTK_CERT", "FASTK_KEY"];
 /// Suffixes, after [`OWN_PREFIX`], of variables that only tests read.
-const TEST_VARIABLES: [&str; 8] = ["BIN", "BLESS", "KEEP", "PLANTED_BUG", "PROFILE", "PROOF", "TEST_DATA", "URL"];
+const TEST_VARIABLES: [&str; 8] = ["BIN", "BLESS", "KEEP", "PLANTED_FAULT", "PROFILE", "PROOF", "TEST_DATA", "URL"];
 
 /// Effective settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

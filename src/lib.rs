@@ -72,8 +72,6 @@ pub mod error;
 pub mod format;
 #[cfg(feature = "server")]
 pub mod ingest;
-#[doc(hidden)]
-pub mod planted;
 pub mod query;
 #[cfg(feature = "server")]
 pub mod registry;

@@ -13,7 +13,6 @@ mod docs;
 /// Height of each module. A module may use what is strictly lower.
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
-    ("planted", 0),
     ("sync", 0),
     ("types", 1),
     ("format", 2),
@@ -486,6 +485,15 @@ fn only_the_disk_opens_files() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_planted_fault_changes_a_text_that_occurs_once() {
+    let table: toml::Table = read("tests/faults/table.toml").parse().unwrap();
+    for change in table["change"].as_array().unwrap() {
+        let [file, from, to] = ["file", "from", "to"].map(|name| change[name].as_str().unwrap());
+        assert_eq!(read(file).matches(from).count(), 1, "{file}, where a fault changes\n{from}\nto\n{to}");
+    }
 }
 
 #[test]

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use super::{DiskFile, DiskPath, File, persist, read_exact_at, write_all_at};
 use crate::error::{Error, ErrorCode, Result};
-use crate::planted::{Bug, planted};
 
 /// How long to wait for a lock: while a program spawns a child, files it just closed stay open, and locked, until the
 /// child runs.
@@ -32,10 +31,10 @@ impl Lock {
     pub fn acquire(path: &DiskPath) -> Result<Self> {
         let parent = path.parent();
         let dir = match &parent {
-            Some(parent) => acquire_flock(path, || parent.disk().lock_dir(parent), || Ok(None))?,
+            Some(parent) => acquire_flock(path, || parent.disk().lock_dir(parent))?,
             None => None,
         };
-        let file = acquire_flock(path, || path.disk().lock(path), || super::open(path))?;
+        let file = acquire_flock(path, || path.disk().lock(path))?;
         let identity = persist(|| file.identity()).map_err(|e| Error::io("stat", path, &e))?;
         Ok(Self { file, path: path.clone(), identity, _dir: dir })
     }
@@ -100,23 +99,18 @@ impl SharedLock {
                 Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => Ok(None),
                 other => other,
             };
-            taken.extend(acquire_flock(path, lock, || Ok(None))?);
+            taken.extend(acquire_flock(path, lock)?);
         }
         Ok(Self(taken))
     }
 }
 
-/// Acquires a lock, retrying within [`LOCK_WAIT`]; `unlocked` replaces it where a planted bug skips the lock.
-fn acquire_flock<T>(
-    path: &DiskPath,
-    lock: impl Fn() -> std::io::Result<T>,
-    unlocked: impl Fn() -> Result<T>,
-) -> Result<T> {
+/// Acquires a lock, retrying within [`LOCK_WAIT`].
+fn acquire_flock<T>(path: &DiskPath, lock: impl Fn() -> std::io::Result<T>) -> Result<T> {
     let started = Instant::now();
     loop {
         match persist(&lock) {
             Ok(taken) => return Ok(taken),
-            Err(e) if e.kind() == ErrorKind::WouldBlock && planted(Bug::LockNotTaken) => return unlocked(),
             Err(e) if e.kind() == ErrorKind::WouldBlock && started.elapsed() < LOCK_WAIT => {
                 std::thread::sleep(LOCK_WAIT / 10);
             }

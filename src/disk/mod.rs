@@ -28,7 +28,6 @@ pub use path::DiskPath;
 pub use staged::{StagedFile, WriteFile, publish, replace};
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::planted::{Bug, planted};
 use mmap::Map;
 
 /// The file system operations the engine needs. All methods block.
@@ -184,7 +183,7 @@ pub fn create_dir(path: &DiskPath) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(e) => return Err(Error::io("create directory", path, &e)),
     }
-    let synced = parent.filter(|_| !planted(Bug::NewDirectoryNotSynced)).map_or(Ok(()), |parent| sync_dir(&parent));
+    let synced = parent.map_or(Ok(()), |parent| sync_dir(&parent));
     if synced.is_err() {
         // Left in place, a later call would assume that it is durable.
         remove_dir_if_empty(path);
@@ -210,7 +209,7 @@ pub fn create_dirs(paths: &[DiskPath]) -> Result<()> {
             }
         }
     }
-    if outcome.is_ok() && !planted(Bug::NewDirectoryNotSynced) {
+    if outcome.is_ok() {
         outcome = sync_dirs(parents);
     }
     if outcome.is_err() {

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DiskFile, DiskPath, File, file_bytes, persist, read, remove, sync_dir, write_all_at};
 use crate::error::{Error, Result};
-use crate::planted::{Bug, planted};
 
 /// A file being written under `tmp/`, whose temporary name is removed on drop.
 #[derive(Debug)]
@@ -66,14 +65,14 @@ impl StagedFile {
 
     /// Starts a background sync of the bytes written so far.
     pub fn begin_sync(&self) {
-        if !self.synced && !planted(Bug::FileNotSynced) {
+        if !self.synced {
             self.file.begin_sync();
         }
     }
 
     /// Syncs the bytes written so far; publishing syncs the rest.
     pub fn sync(&mut self) -> Result<()> {
-        if self.synced || planted(Bug::FileNotSynced) {
+        if self.synced {
             return Ok(());
         }
         self.file.sync().map_err(|e| Error::io("sync", &self.path, &e))?;
@@ -83,9 +82,6 @@ impl StagedFile {
 
     /// Syncs several files, concurrently on the disk of the operating system.
     pub fn sync_all(files: &mut [&mut StagedFile]) -> Result<()> {
-        if planted(Bug::FileNotSynced) {
-            return Ok(());
-        }
         let mut waiting: Vec<&mut &mut StagedFile> = files.iter_mut().filter(|staged| !staged.synced).collect();
         let Some(first) = waiting.first() else { return Ok(()) };
         let plain: Vec<&dyn DiskFile> = waiting.iter().map(|staged| staged.file.as_ref()).collect();
@@ -100,7 +96,7 @@ impl StagedFile {
     /// Syncs the bytes, links the file to `target` and syncs the directory. `false`, without a change, when `target`
     /// exists.
     pub fn publish(self, target: &DiskPath) -> Result<bool> {
-        let parent = target.parent().filter(|_| !planted(Bug::DirectoryNotSynced));
+        let parent = target.parent();
         // Opened before the file is linked: without a file descriptor nothing is changed.
         let dir = match &parent {
             Some(parent) => persist(|| parent.disk().open_dir(parent)).map_err(|e| Error::io("open", parent, &e))?,
@@ -119,9 +115,6 @@ impl StagedFile {
     /// Like [`StagedFile::publish`], without the sync of the directory, which the caller does once for many files.
     pub fn place(mut self, target: &DiskPath) -> Result<bool> {
         self.sync()?;
-        if planted(Bug::PublishReplaces) {
-            remove(target)?;
-        }
         match persist(|| target.disk().link(&self.path, target)) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
@@ -204,9 +197,7 @@ impl WriteFile {
     /// later sync then has no block to allocate), else the space is only reserved.
     pub fn create(tmp: &DiskPath, target: &DiskPath, head: &[u8], bytes: u64, zeroed: bool) -> Result<Self> {
         let mut staged = StagedFile::create(tmp)?;
-        if !planted(Bug::SpaceNotReserved) {
-            staged.reserve(bytes)?;
-        }
+        staged.reserve(bytes)?;
         staged.put(head)?;
         if zeroed {
             staged.put_zeros(bytes)?;
@@ -246,12 +237,7 @@ impl WriteFile {
     /// Makes the written bytes durable. A failed sync is never repeated: the system may have dropped the data it could
     /// not write, and a second sync would not report that.
     pub fn sync(&self) -> Result<()> {
-        let synced = match self.file.sync() {
-            Err(_) if planted(Bug::FailedSyncRetried) => self.file.sync(),
-            Err(_) if planted(Bug::FailedSyncIgnored) => Ok(()),
-            other => other,
-        };
-        synced.map_err(|e| Error::io("sync", &self.path, &e))
+        self.file.sync().map_err(|e| Error::io("sync", &self.path, &e))
     }
 
     pub fn bytes(&self) -> Result<u64> {

@@ -24,7 +24,6 @@ use serde::{Deserialize, Serialize};
 use super::bytes::ByteReader;
 use super::ipc;
 use crate::error::{Error, ErrorCode, Result};
-use crate::planted::{Bug, planted};
 use crate::types::schema::COLUMNS_MAX;
 use crate::types::{ColumnType, SeriesDef, TimeUnit};
 
@@ -469,7 +468,7 @@ pub fn decode_footer(footer: &[u8], file_bytes: u64) -> Result<(ChunkMeta, u32)>
     let mut crc = crc32c::crc32c(before);
     crc = crc32c::crc32c_append(crc, CRC_PLACEHOLDER.as_bytes());
     crc = crc32c::crc32c_append(crc, after);
-    if format!("{crc:08x}").as_bytes() != digits && !planted(Bug::FooterUnchecked) {
+    if format!("{crc:08x}").as_bytes() != digits {
         return Err(Error::corrupt(format!(
             "chunk footer: checksum {crc:08x}, expected {}",
             String::from_utf8_lossy(digits)

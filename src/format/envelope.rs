@@ -12,7 +12,6 @@
 
 use super::bytes::ByteReader;
 use crate::error::{Error, ErrorCode, Result};
-use crate::planted::{Bug, planted};
 
 /// Bytes before the payload.
 pub const ENVELOPE_BYTES: usize = 24;
@@ -61,7 +60,7 @@ pub fn open_first<'a>(
     let length = reader.u64()?;
     let payload = reader.take(usize::try_from(length).unwrap_or(usize::MAX))?;
     let crc = checksum(magic, found, length.to_le_bytes(), payload);
-    if crc != expected && !unchecked(what) {
+    if crc != expected {
         return Err(Error::corrupt(format!("{what}: checksum {crc:08x}, expected {expected:08x}")));
     }
     if found != version {
@@ -69,17 +68,6 @@ pub fn open_first<'a>(
         return Err(Error::new(code, format!("{what} has version {found}, this program supports {version}")));
     }
     Ok((payload, reader.rest()))
-}
-
-/// Whether a planted bug skips the checksum of this kind of file.
-fn unchecked(what: &str) -> bool {
-    planted(match what {
-        "manifest edit" => Bug::EditUnchecked,
-        "manifest checkpoint" => Bug::CheckpointUnchecked,
-        "receipt file" => Bug::ReceiptsUnchecked,
-        "tombstone" | "drop marker" => Bug::TombstoneUnchecked,
-        _ => Bug::SidecarUnchecked,
-    })
 }
 
 #[cfg(test)]

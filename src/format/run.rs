@@ -19,7 +19,6 @@ use std::ops::Range;
 
 use super::bytes::{ByteReader, put_words};
 use crate::error::{Error, ErrorCode, Result};
-use crate::planted::{Bug, planted};
 use crate::types::SeriesDef;
 use crate::types::schema::COLUMNS_MAX;
 
@@ -298,7 +297,7 @@ fn decode_index(file: &[u8]) -> Result<RunFile> {
     // The checksum uses the expected head; the actual head is checked separately.
     let mut found = crc32c::crc32c_append(crc32c::crc32c(&encode_head(origin)), index);
     found = crc32c::crc32c_append(found, trailer.get(..TRAILER_COVERED).unwrap_or_default());
-    let other = found != crc && !planted(Bug::RunUnchecked);
+    let other = found != crc;
     if other || Some(index.len()) != wide(count).checked_mul(RUN_ENTRY_BYTES) {
         return Err(damaged(&format!("the checksum of its index is {found:08x}, expected {crc:08x}")));
     }
@@ -370,7 +369,7 @@ pub fn decode_run(file: &[u8]) -> Result<RunFile> {
         if header_at(file, wide(at)).map(|(header, _)| header) != Some(*run) {
             return Err(damaged(&format!("the header of run {position} at byte {at} is damaged")));
         }
-        if run.columns_in(file).map(crc32c::crc32c) != Some(run.crc) && !planted(Bug::RunUnchecked) {
+        if run.columns_in(file).map(crc32c::crc32c) != Some(run.crc) {
             return Err(damaged(&format!(
                 "the checksum of run {position} (series {}, timestamps {} to {}) does not match",
                 run.series_id, run.ts_min, run.ts_max

@@ -15,7 +15,6 @@ use std::ops::Range;
 use super::bytes::ByteReader;
 use super::envelope::{self, ENVELOPE_BYTES};
 use crate::error::{Error, Result};
-use crate::planted::{Bug, planted};
 use crate::types::schema::COLUMNS_MAX;
 
 /// First bytes of a value index.
@@ -181,7 +180,7 @@ impl IndexPage {
     /// Checks the bytes of the page against its checksum.
     pub fn check(&self, bytes: &[u8]) -> Result<()> {
         let crc = crc32c::crc32c(bytes);
-        if bytes.len() != self.bytes() || (crc != self.crc && !planted(Bug::IndexPageUnchecked)) {
+        if bytes.len() != self.bytes() || crc != self.crc {
             return Err(Error::corrupt(format!(
                 "value index: page at byte {}: checksum {crc:08x}, expected {:08x}",
                 self.offset, self.crc

@@ -3,7 +3,6 @@
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
-use crate::planted::{Bug, planted};
 
 /// Says which format the store has.
 pub const FORMAT_FILE: &str = "FORMAT";
@@ -42,7 +41,7 @@ pub fn check_format(root: &DiskPath) -> Result<()> {
         return Err(damaged());
     }
     let format: StoreFormat = serde_json::from_str(body).map_err(|_| damaged())?;
-    let newer = format.format > FORMAT_VERSION && !planted(Bug::NewerFormatOpened);
+    let newer = format.format > FORMAT_VERSION;
     if newer || !format.required_features.is_empty() {
         return Err(Error::new(
             ErrorCode::UnsupportedFormat,

@@ -1,11 +1,10 @@
-//! Proofs on the simulated disk: the engine's own code under power cuts, failing operations and planted bugs.
+//! Proofs on the simulated disk: the engine's own code under power cuts and failing operations.
 //!
 //! `FASTK_PROOF` is the percentage of the amount stated at each test (1 when unset), `FASTK_SEED` replays one case. The
 //! dev profile is slow, so use `cargo nextest run --cargo-profile proof --no-default-features --test proof`.
 
 mod bit_flips;
 mod disk_faults;
-mod planted_faults;
 mod power_cuts;
 mod recovery;
 mod rounds;

@@ -219,6 +219,7 @@ impl World {
     }
 
     /// A new store with this durability.
+    #[allow(dead_code, reason = "only the tests of planted faults use it")]
     pub fn under(seed: u64, durability: Durability) -> Self {
         let mut rng = Rng(seed);
         let options = StoreOptions { durability, ..Self::options(&mut rng) };

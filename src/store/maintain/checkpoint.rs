@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{Edit, ReceiptsRecord, RunRecord, SnapshotRecord};
 use crate::format::receipt::{Receipt, encode_receipts};
 use crate::format::run::{RunOrigin, RunWriter};
-use crate::planted::{Bug, planted};
 use crate::store::clock::wall_ms;
 use crate::store::maintain::maintenance::Maintenance;
 use crate::store::publish::publisher::PublishedFiles;
@@ -54,9 +53,6 @@ impl Maintenance {
         let long = self.long_tails();
         self.publisher.seal_with(files, &long)?;
         let frozen = self.wal.queue.freeze(None)?;
-        if planted(Bug::TrimmedEarly) {
-            self.wal.queue.trim(frozen.segment)?;
-        }
         let outcome = self.settle(files, &frozen);
         if outcome.is_err() {
             self.wal.queue.apply(&mut self.wal.queue.lock(), Structural::Thaw(frozen.ids));
@@ -64,7 +60,7 @@ impl Maintenance {
         }
         // Segments before this one are released by the manifest: fewer than were frozen when nothing was published.
         let given_up = files.manifest.contents.wal_first_segment;
-        self.wal.queue.trim(if planted(Bug::TrimmedWithoutEdit) { frozen.segment } else { given_up })?;
+        self.wal.queue.trim(given_up)?;
         while self.merge_runs(files)? {}
         Ok(())
     }
@@ -146,9 +142,6 @@ impl Maintenance {
             state.series.values().flat_map(|series| &series.settled).filter_map(|run| run.file).collect();
         edit.runs_removed = contents.runs.keys().filter(|id| !used.contains(id)).copied().collect();
         let gone_runs = edit.runs_removed.clone();
-        if planted(Bug::RunsRemovedEarly) {
-            gone_runs.iter().try_for_each(|id| disk::remove(&run_path(&self.root, *id)))?;
-        }
         let number = self.publisher.publish(files, edit)?;
         self.show_runs(settled, Vec::new(), number);
         for id in gone_runs {
@@ -280,8 +273,8 @@ impl Maintenance {
             gone = contents.receipts.keys().copied().collect();
         }
         let unsettled = |receipt: &Receipt| receipt.written.iter().any(|w| w.commit > contents.base_commit);
-        let receipts = state.receipts.values().map(Arc::as_ref).filter(|receipt| whole || unsettled(receipt));
-        let receipts: Vec<&Receipt> = receipts.filter(|_| !planted(Bug::ReceiptsNotSettled)).collect();
+        let receipts = state.receipts.values().map(Arc::as_ref);
+        let receipts: Vec<&Receipt> = receipts.filter(|receipt| whole || unsettled(receipt)).collect();
         if let Some(newest_ms) = receipts.iter().map(|receipt| receipt.wall_ms).max() {
             let bytes = encode_receipts(receipts.into_iter());
             let mut staged = StagedFile::create(&self.root.join("tmp"))?;

@@ -11,7 +11,6 @@ use crate::format::manifest::{
     ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, decode_checkpoint,
     decode_edit, encode_checkpoint, encode_edit,
 };
-use crate::planted::{Bug, planted};
 
 /// Edits between two checkpoints.
 pub const CHECKPOINT_EDITS: u64 = 64;
@@ -309,9 +308,6 @@ impl Manifest {
     /// Writes a checkpoint and removes what the one before the last made superfluous.
     pub fn write_checkpoint(&mut self) -> Result<()> {
         let number = self.contents.number;
-        if planted(Bug::EditsRemovedEarly) {
-            self.remove_before(number)?;
-        }
         disk::publish(&self.tmp, &checkpoint_path(&self.dir, number), &self.contents.to_checkpoint())?;
         let kept = std::mem::replace(&mut self.checkpoint, number);
         self.remove_before(kept)

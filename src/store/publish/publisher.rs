@@ -6,7 +6,6 @@ use std::sync::{Arc, PoisonError, TryLockResult, Weak};
 use crate::disk::{self, DiskPath};
 use crate::error::{ErrorCode, Result};
 use crate::format::manifest::{ChunkRecord, Edit};
-use crate::planted::{Bug, planted};
 use crate::store::manifest::current::CurrentHint;
 use crate::store::manifest::edits::Manifest;
 use crate::store::publish::counters::Counters;
@@ -91,7 +90,7 @@ impl Publisher {
         edit.chunks_unlinked = self.vacuum_files(files);
         let number = files.manifest.publish(edit).inspect_err(|error| {
             let unchanged = error.code() == ErrorCode::StorageFull || error.is_refusal();
-            if !unchanged && !planted(Bug::WriterGoesOnAfterEdit) {
+            if !unchanged {
                 self.wal.queue.stop(error);
             }
         })?;
@@ -120,7 +119,7 @@ impl Publisher {
             edit.chunks.extend(part.added.iter().cloned());
             edit.chunks_removed.extend(part.removed.iter().map(|chunk| chunk.record.id));
         }
-        edit.next_file_id = if planted(Bug::FileIdsReused) { 0 } else { next_file_id };
+        edit.next_file_id = next_file_id;
         let number = self.publish(files, edit)?;
         let changes: Vec<NewChunks> = parts
             .iter()
@@ -190,7 +189,7 @@ impl Publisher {
         let mut unlinked = Vec::new();
         for record in files.manifest.contents.waiting.values() {
             // A chunk retired by this process unlinks itself when its last reader is dropped.
-            if files.is_read(record.id) && !planted(Bug::ReadersIgnored) {
+            if files.is_read(record.id) {
                 continue;
             }
             let path = series_dir(&self.root, record.series_id).join(chunk_name(&record.partition, record.id));

@@ -12,7 +12,6 @@ use std::time::Instant;
 use crate::disk;
 use crate::error::Result;
 use crate::format::manifest::Edit;
-use crate::planted::{Bug, planted};
 use crate::store::publish::counters::SealReport;
 use crate::store::publish::publisher::{PublishedFiles, Publisher, SealedSeries};
 use crate::store::publish::records::series_record;
@@ -34,8 +33,7 @@ pub struct SealInterval {
 
 impl SealInterval {
     pub fn of(fences: &[u64], commit: u64) -> Self {
-        let next =
-            if planted(Bug::FencesIgnored) { usize::MAX } else { fences.partition_point(|fence| *fence < commit) };
+        let next = fences.partition_point(|fence| *fence < commit);
         Self { upper: fences.get(next).copied().unwrap_or(u64::MAX) }
     }
 

@@ -9,7 +9,6 @@ use crate::format::manifest::{Edit, SeriesRecord, TombstoneRecord};
 use crate::format::tombstone::{
     DropFile, RegistrationFile, TombstoneFile, encode_drop, encode_registration, encode_tombstone,
 };
-use crate::planted::{Bug, planted};
 use crate::store::read::chunk::ChunkFile;
 use crate::store::read::chunk_paths::series_dir;
 use crate::store::read::series_state::SeriesState;
@@ -98,9 +97,7 @@ pub fn tombstone_files(
         if manifest.tombstones.contains(&(series_id, t.commit, t.start, t.end)) {
             continue;
         }
-        if !planted(Bug::TombstoneFilesLeftOut) {
-            tombstone_file(root, series, t)?;
-        }
+        tombstone_file(root, series, t)?;
         edit.tombstones.push(TombstoneRecord { series_id, commit: t.commit, start: t.start, end: t.end });
     }
     for (id, commit, start, end) in manifest.tombstones_of(series_id) {

@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::format::chunk::ChunkHead;
 use crate::format::coverage::Coverage;
 use crate::format::manifest::ChunkRecord;
-use crate::planted::{Bug, planted};
 use crate::store::publish::chunk_builder::fill;
 use crate::store::publish::records::chunk_record;
 use crate::store::publish::sidecars::index_new_chunk;
@@ -128,9 +127,7 @@ impl ChunkStager {
             }
             placed.push((record, def));
         }
-        if !planted(Bug::DirectoryNotSynced) {
-            disk::sync_dirs(dirs)?;
-        }
+        disk::sync_dirs(dirs)?;
         for (record, def) in placed {
             self.index(&ChunkFile::new(&self.root, record), &def);
         }

@@ -12,7 +12,6 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{self, BlockMeta, ChunkMeta};
 use crate::format::coverage::Coverage;
 use crate::format::manifest::ChunkRecord;
-use crate::planted::{Bug, planted};
 use crate::store::read::block::{Block, StoredMessage};
 use crate::store::read::chunk_paths::{chunk_name, series_dir};
 use crate::store::read::presence::PresenceCache;
@@ -175,7 +174,7 @@ impl OpenChunk {
             _ => error,
         })?;
         let found = disk::file_bytes(&file, path)?;
-        if found != record.file_bytes && !planted(Bug::ChunkLengthUnchecked) {
+        if found != record.file_bytes {
             return Err(Error::corrupt(format!("chunk {}: {found} bytes, expected {}", shown, record.file_bytes)));
         }
         let trailer_at = found.saturating_sub(chunk::TRAILER_BYTES as u64);
@@ -186,7 +185,7 @@ impl OpenChunk {
             .ok_or_else(|| Error::corrupt(format!("chunk {shown}: the footer is longer than the file")))?;
         let footer = disk::read_at(&file, path, footer_at, footer_bytes)?;
         let (meta, footer_crc) = chunk::decode_footer(&footer, found).map_err(name)?;
-        let other = footer_crc != record.footer_crc && !planted(Bug::FooterUnchecked);
+        let other = footer_crc != record.footer_crc;
         if other || meta.chunk_id != record.id || meta.series_id != record.series_id {
             return Err(Error::corrupt(format!(
                 "chunk {}: footer checksum {footer_crc:08x}, expected {:08x}",
@@ -246,7 +245,7 @@ impl OpenChunk {
         let (offset, length) = self.message_at(block);
         let bytes = self.map.as_slice().get(offset..offset.saturating_add(length)).unwrap_or_default();
         let crc = crc32c::crc32c(bytes);
-        if crc != block.crc && !planted(Bug::BlockUnchecked) {
+        if crc != block.crc {
             let error = Error::corrupt(format!(
                 "chunk {}: block {position} at byte {offset} (timestamps {} to {}): checksum {crc:08x}, expected {:08x}",
                 self.name, block.ts_min, block.ts_max, block.crc
@@ -516,7 +515,7 @@ impl MapCache {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.push_back(Arc::downgrade(chunk));
         let mut second_chances = open.len();
-        while open.len() > self.maps_max && !planted(Bug::MapsUnlimited) {
+        while open.len() > self.maps_max {
             let Some(front) = open.pop_front() else { break };
             let Some(candidate) = front.upgrade() else { continue };
             if second_chances > 0 && candidate.used.swap(false, Ordering::Relaxed) {

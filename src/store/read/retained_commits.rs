@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::planted::{Bug, planted};
 use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::store_state::StoreState;
 use crate::sync::Mutex;
@@ -149,7 +148,7 @@ impl RetainedCommits {
         let now = Instant::now();
         pins.retain(|_, pin| now.duration_since(pin.last_used) < self.keep);
         pins.insert(state.commit, RetainedCommit { state: Arc::clone(state), last_used: now });
-        while pins.len() > PINS_MAX && !planted(Bug::PinsUnlimited) {
+        while pins.len() > PINS_MAX {
             let oldest = pins.iter().min_by_key(|(_, pin)| pin.last_used).map(|(commit, _)| *commit);
             match oldest {
                 Some(commit) => pins.remove(&commit),

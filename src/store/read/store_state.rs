@@ -9,7 +9,6 @@ use imbl::HashMap;
 use imbl::OrdMap;
 
 use crate::format::receipt::Receipt;
-use crate::planted::{Bug, planted};
 use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::types::SeriesKey;
 
@@ -102,7 +101,7 @@ impl StoreState {
         self.snapshots.remove(name);
         self.set_fences();
         let gone = |series: &&Arc<SeriesState>| {
-            let dropped = series.dropped_commit.is_some_and(|dropped| dropped <= commit || planted(Bug::DropForeseen));
+            let dropped = series.dropped_commit.is_some_and(|dropped| dropped <= commit);
             dropped && !series.is_reachable(&self.fences)
         };
         let gone: Vec<SeriesId> = self.series.values().filter(gone).map(|series| series.id).collect();

@@ -16,7 +16,6 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use crate::disk::Lock;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::FrameKind;
-use crate::planted::{Bug, planted};
 use crate::store::options::Durability;
 use crate::store::read::retained_commits::RetainedCommits;
 use crate::store::read::series_state::SeriesId;
@@ -177,9 +176,7 @@ impl CommitQueue {
     /// Like [`lock`](Self::lock), for a caller that reads rows of these series: waits until their chunks can be read.
     pub fn lock_to_read<'k>(&self, keys: impl Iterator<Item = &'k SeriesKey> + Clone) -> MutexGuard<'_, QueuedCommits> {
         let mut pending = self.lock();
-        while pending.loading.is_some_and(|id| keys.clone().any(|key| pending.state.keys.get(key) == Some(&id)))
-            && !planted(Bug::LoadReadEarly)
-        {
+        while pending.loading.is_some_and(|id| keys.clone().any(|key| pending.state.keys.get(key) == Some(&id))) {
             pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
         }
         pending
@@ -266,10 +263,8 @@ impl CommitQueue {
 
     /// Waits until a batch is decided and every written frame is durable: required before rows move out of the log.
     pub fn settled(&self, batch: &CommitBatch) -> Result<()> {
-        if !planted(Bug::SettledBeforeDecided) {
-            self.wait(batch)?;
-        }
-        if planted(Bug::SettledBeforeSynced) { Ok(()) } else { self.sync() }
+        self.wait(batch)?;
+        self.sync()
     }
 
     /// Makes everything queued so far durable and visible.
@@ -280,9 +275,6 @@ impl CommitQueue {
 
     fn lead<'a>(&'a self, mut pending: MutexGuard<'a, QueuedCommits>) -> MutexGuard<'a, QueuedCommits> {
         let turn = pending.take_turn();
-        if planted(Bug::ShownBeforeWritten) {
-            self.published.store(Arc::clone(&turn.state));
-        }
         drop(pending);
 
         let sync = self.durability == Durability::Sync;
@@ -323,14 +315,11 @@ impl CommitQueue {
                     self.past.give_up_history();
                 }
                 // Every commit queued after it depends on it.
-                let noticed_late = planted(Bug::FullNoticedLate) && failure.error.code() == ErrorCode::StorageFull;
-                let error = if failure.untouched || noticed_late {
+                let error = if failure.untouched {
                     pending.rewind();
                     failure.error
                 } else {
-                    if !planted(Bug::WriterGoesOn) {
-                        let _ = pending.stopped.set(failure.error.to_string());
-                    }
+                    let _ = pending.stopped.set(failure.error.to_string());
                     let cause = pending.stopped.get().cloned().unwrap_or_else(|| failure.error.to_string());
                     stopped_error(&cause)
                 };
@@ -354,7 +343,7 @@ impl CommitQueue {
                 }
             }
         }
-        if pending.structural.is_empty() || planted(Bug::MaintenanceForgotten) {
+        if pending.structural.is_empty() {
             self.published.store(Arc::clone(state));
             return;
         }
@@ -374,9 +363,7 @@ impl CommitQueue {
     }
 
     fn wake(&self) {
-        if !planted(Bug::WaitersNotWoken) {
-            self.wake.notify_all();
-        }
+        self.wake.notify_all();
     }
 
     /// Commits without a frame in the log: all earlier commits become durable and visible, then `write` makes this one
@@ -420,9 +407,6 @@ impl CommitQueue {
         }
         pending.durable_lsn = pending.written_lsn;
         self.wake();
-        if planted(Bug::LoadShownEarly) {
-            self.publish(&pending, &after, &[]);
-        }
         drop(pending);
 
         let written = write(work);
@@ -464,7 +448,7 @@ impl CommitQueue {
     pub fn mark(&self) -> Result<()> {
         self.with_log(|pending, log| {
             let due = pending.frames.is_empty() && pending.durable_lsn > pending.marked_lsn;
-            if planted(Bug::MarkerNotWritten) || !due || pending.stopped.get().is_some() || !log.has_room_for_marker() {
+            if !due || pending.stopped.get().is_some() || !log.has_room_for_marker() {
                 return Ok(());
             }
             let marker = QueuedFrame {

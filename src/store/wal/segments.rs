@@ -17,7 +17,6 @@ use crate::format::wal::{
     self, FrameHeader, FrameKind, FrameRead, SEGMENT_HEADER_BYTES, SegmentHeader, decode_segment_header,
     encode_segment_header, frame_bytes,
 };
-use crate::planted::{Bug, planted};
 use crate::store::open_progress::{OpenProgress, OpenStep};
 
 /// Frames with shorter payloads are gathered and written together; longer ones are not copied. Proofs write few rows,
@@ -194,7 +193,7 @@ pub fn read_log(root: &DiskPath, start: ReplayStart, opening: &OpenProgress) -> 
     let behind = scan.next_lsn.unwrap_or(start.lsn).max(start.lsn);
     found.next_lsn = behind;
     let rotten = damage.iter().any(|damage| damage.was_synced || damage.lsn <= found.durable_lsn);
-    if rotten && !planted(Bug::RotTakenForTorn) {
+    if rotten {
         found.rot = damage.iter().map(|damage| damage.place.clone()).collect();
         // Frames before the first position are in the manifest.
         let needed = |(first, last): (u64, u64)| (first.max(start.lsn), last);
@@ -295,17 +294,13 @@ impl Log {
         log.segments = kept.into();
         let file = WriteFile::open(&segment_path(&log.dir, number))?;
         let bytes = file.bytes()?.min(stated_bytes);
-        if !planted(Bug::TornTailKept) {
-            clear_behind(&file, offset)?;
-        }
+        clear_behind(&file, offset)?;
         // What was read may be in the page cache only; from here on it counts as durable.
-        if !planted(Bug::RecoveryNotSynced) {
-            // The open segment can be empty, with unsynced frames in the one before it.
-            for (earlier, _) in log.segments.iter().filter(|(earlier, _)| *earlier != number) {
-                WriteFile::open(&segment_path(&log.dir, *earlier))?.sync()?;
-            }
-            file.sync()?;
+        // The open segment can be empty, with unsynced frames in the one before it.
+        for (earlier, _) in log.segments.iter().filter(|(earlier, _)| *earlier != number) {
+            WriteFile::open(&segment_path(&log.dir, *earlier))?.sync()?;
         }
+        file.sync()?;
         log.open = Some(Segment { number, file, epoch, offset, bytes });
         log.record_bytes();
         Ok(log)
@@ -334,13 +329,11 @@ impl Log {
 
     /// Publishes a new segment; durable on return.
     fn create(&mut self, number: u64, first_lsn: u64, bytes: u64, zeroed: bool) -> Result<Segment> {
-        let epoch = if planted(Bug::ConstantEpoch) { 1 } else { disk::random(&self.dir)? };
+        let epoch = disk::random(&self.dir)?;
         let header = encode_segment_header(&SegmentHeader { number, epoch, first_lsn, segment_bytes: bytes });
         let target = segment_path(&self.dir, number);
         // The name is not in use: a segment was prepared and then not needed.
-        if !planted(Bug::FailedRotationLeft) {
-            disk::remove(&target)?;
-        }
+        disk::remove(&target)?;
         let file = match self.spare.take().filter(|_| bytes == self.segment_bytes) {
             Some(spare) => WriteFile::begin(spare, &target, &header)?,
             None => WriteFile::create(&self.tmp, &target, &header, bytes, zeroed)?,
@@ -400,9 +393,7 @@ impl Log {
             if current.offset + buffer.len() as u64 + need > current.bytes {
                 // The old segment is durable before the new one has a frame.
                 self.put(&buffer)?;
-                if !planted(Bug::SegmentNotSyncedAtRotation) {
-                    self.sync()?;
-                }
+                self.sync()?;
                 buffer.clear();
                 durable_lsn = frame.lsn.saturating_sub(1);
                 let next = prepared.pop_front().ok_or_else(|| Error::internal("a log segment was not prepared"))?;
@@ -429,7 +420,7 @@ impl Log {
             wal::put_frame_padding(&mut buffer, frame.payload.len());
         }
         self.put(&buffer)?;
-        if sync && !planted(Bug::AppendNotSynced) { self.sync() } else { Ok(()) }
+        if sync { self.sync() } else { Ok(()) }
     }
 
     fn put(&mut self, buffer: &[u8]) -> Result<()> {
@@ -694,7 +685,7 @@ impl LogScan<'_> {
         let expected = self.next_lsn.unwrap_or(self.first_lsn);
         let first = self.next_lsn.is_none();
         // The first segment may start with frames that the manifest covers.
-        if frame.lsn != expected && !(first && frame.lsn < expected) && !planted(Bug::LsnGapUnnoticed) {
+        if frame.lsn != expected && !(first && frame.lsn < expected) {
             if self.damage.last().is_none_or(|damage| damage.lsn != expected || damage.lost.is_some()) {
                 let place = format!("{}: byte {offset}: lsn {} instead of {expected}", path.display(), frame.lsn);
                 self.note(place, (number, offset as u64), false);

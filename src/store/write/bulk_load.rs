@@ -19,7 +19,6 @@ use crate::format::coverage::Coverage;
 use crate::format::manifest::Edit;
 use crate::format::receipt::SeriesReceipt;
 use crate::format::zone_map::ZoneMap;
-use crate::planted::{Bug, planted};
 use crate::store::clock::wall_ms;
 use crate::store::publish::chunk_builder::ChunkBuilder;
 use crate::store::publish::publisher::PublishedFiles;
@@ -99,7 +98,7 @@ impl Writes {
         for _ in 0..ATTEMPTS {
             let state = self.settled_series(&write.key)?;
             let Some(series) = self.loadable(write, &state)? else { return Ok(None) };
-            if series.tail().next().is_some() && !planted(Bug::LoadOverTail) {
+            if series.tail().next().is_some() {
                 if self.publisher.seal_with(&mut files, &[series.id]).is_err() {
                     return Ok(None);
                 }
@@ -259,14 +258,14 @@ impl Writes {
             seen.id,
             |before| {
                 let same = |series: &&Arc<SeriesState>| {
-                    let tail = series.tail().next().is_some() && !planted(Bug::LoadOverTail);
+                    let tail = series.tail().next().is_some();
                     (series.id, series.version) == (seen.id, seen.version) && !tail
                 };
                 let Some(series) = before.get(&write.key).filter(same) else { return Ok(None) };
                 let commit = before.commit + 1;
                 let mut numbered = Vec::with_capacity(parts.len());
                 for part in parts {
-                    if part.summary.meta.commit_hi == commit || planted(Bug::LoadNotRenumbered) {
+                    if part.summary.meta.commit_hi == commit {
                         numbered.push((part, None));
                         continue;
                     }

@@ -7,7 +7,6 @@
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{Edit, SnapshotRecord};
 use crate::format::wal::{Commit, LoggedChange, encode_commit};
-use crate::planted::{Bug, planted};
 use crate::store::clock::wall_ms;
 use crate::store::read::snapshot_views::snapshot_not_found;
 use crate::store::read::store_state::Snapshot;
@@ -42,7 +41,7 @@ impl Writes {
             return Err(Error::new(ErrorCode::SnapshotExists, format!("a snapshot {name:?} exists"))
                 .with_hint("drop it first, or take another name"));
         }
-        if pending.state.snapshots.len() >= SNAPSHOTS_MAX && !planted(Bug::SnapshotsUnlimited) {
+        if pending.state.snapshots.len() >= SNAPSHOTS_MAX {
             return Err(Error::new(ErrorCode::TooLarge, format!("there are {SNAPSHOTS_MAX} snapshots already"))
                 .with_hint("drop some"));
         }

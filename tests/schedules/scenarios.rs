@@ -1,24 +1,15 @@
-//! Random schedules of threads through the commit queue, retained commits and the map cache, with a runner that decides
-//! at every lock and atomic which thread continues.
-//!
-//! `FASTK_PROOF` is the percentage of the stated amounts (1 when unset). A failure prints the schedule;
-//! `FASTK_SCHEDULE`, set to a file with it, replays it. Run it by `cargo nextest run --cargo-profile proof
-//! --no-default-features --features schedules --test schedules`.
+//! Scenarios of several threads, each for one schedule.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use fastk::disk::sim::{Fault, FaultPlan, SimDisk, SimState};
-use fastk::planted::{Bug, with};
 use fastk::query::{Scan, ScanSpec};
 use fastk::store::{Durability, SeriesWrite, Store, StoreOptions, StoreState, WriteMode};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};
 use fastk::{Error, ErrorCode};
 use shuttle::rand::{Rng, thread_rng};
-use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
-use shuttle::{Config, FailurePersistence, Runner, thread};
+use shuttle::{Config, FailurePersistence, thread};
 
 const MINUTE: i64 = 60_000;
 const ROOT: &str = "/store";
@@ -73,12 +64,12 @@ fn cells(store: &Store, state: &StoreState, symbol: &str) -> BTreeMap<i64, i64> 
 
 /// Writers of one series and of two, a reader, maintenance, sometimes a full or failing disk: acknowledged writes are
 /// visible from then on and survive a power cut; writes refused for a full disk are never visible.
-fn queue() {
+pub fn queue() {
     queue_with(options());
 }
 
 /// The same scenario with every row through the log.
-fn logged_queue() {
+pub fn logged_queue() {
     queue_with(StoreOptions { tail_rows_max: 1 << 40, ..options() });
 }
 
@@ -211,7 +202,7 @@ fn queue_with(options: StoreOptions) {
 }
 
 /// Retained commits and snapshots do not change while all files are rewritten and unlinked.
-fn pins() {
+pub fn pins() {
     let disk = SimDisk::new(SimState::default(), below(1 << 40));
     let store = store_on(&disk, StoreOptions { durability: Durability::None, maps_max: 1, ..options() });
     for at in 0..3 {
@@ -258,7 +249,7 @@ fn pins() {
 
 /// Readers of more chunks than may be mapped, while those are replaced: correct rows, at most the allowed maps once all
 /// are done, no file of a replaced chunk left over, no file of a live one missing.
-fn maps() {
+pub fn maps() {
     const CHUNKS: i64 = 4;
     let disk = SimDisk::new(SimState::default(), below(1 << 40));
     let maps_max = 1 + below(2) as usize;
@@ -301,82 +292,9 @@ fn maps() {
     assert_eq!(cells(&store, &store.snapshot(), "A").len() as i64, CHUNKS);
 }
 
-fn config() -> Config {
+pub fn config() -> Config {
     let mut config = Config::new();
     config.stack_size = 1 << 20;
     config.failure_persistence = FailurePersistence::Print;
     config
-}
-
-/// Runs a number of schedules of a scenario: half of them take random steps, half change priorities at a few random
-/// points.
-fn schedules(name: &str, scenario: fn(), stated: usize) {
-    let started_at = Instant::now();
-    if let Ok(path) = std::env::var("FASTK_SCHEDULE") {
-        let schedule = std::fs::read_to_string(path).unwrap();
-        Runner::new(ReplayScheduler::new_from_encoded(schedule.trim()), config()).run(scenario);
-        return;
-    }
-    let percent: usize = std::env::var("FASTK_PROOF").map_or(1, |text| text.parse().unwrap());
-    let each = (stated * percent / 200).max(1);
-    let mut tried = Runner::new(RandomScheduler::new_from_seed(7, each), config()).run(scenario);
-    for depth in 2..=4 {
-        tried +=
-            Runner::new(PctScheduler::new_from_seed(depth as u64, depth, each.div_ceil(3)), config()).run(scenario);
-    }
-    println!("proof {name}: {tried} schedules, {:.1} s", started_at.elapsed().as_secs_f64());
-}
-
-#[test]
-fn the_commit_queue_keeps_its_guarantees_under_any_schedule() {
-    schedules("the_commit_queue_keeps_its_guarantees_under_any_schedule", queue, 10_000);
-}
-
-#[test]
-fn retained_commits_stay_readable_under_any_schedule() {
-    schedules("retained_commits_stay_readable_under_any_schedule", pins, 5_000);
-}
-
-#[test]
-fn the_map_cache_stays_bounded_and_correct_under_any_schedule() {
-    schedules("the_map_cache_stays_bounded_and_correct_under_any_schedule", maps, 5_000);
-}
-
-/// Asserts that the schedules find a planted fault.
-fn finds(bug: Bug, scenario: fn()) {
-    let started_at = Instant::now();
-    let run = || Runner::new(RandomScheduler::new_from_seed(11, 20_000), config()).run(scenario);
-    let found = catch_unwind(AssertUnwindSafe(|| with(bug, run)));
-    assert!(found.is_err(), "{bug:?} went unnoticed");
-    println!("{bug:?} noticed, {:.1} s", started_at.elapsed().as_secs_f64());
-}
-
-#[test]
-fn schedules_find_waiters_that_are_not_woken() {
-    finds(Bug::WaitersNotWoken, queue);
-}
-
-#[test]
-fn schedules_find_maintenance_that_a_leader_forgets() {
-    finds(Bug::MaintenanceForgotten, logged_queue);
-}
-
-#[test]
-fn schedules_find_commits_shown_before_they_are_written() {
-    finds(Bug::ShownBeforeWritten, queue);
-}
-
-#[test]
-fn schedules_find_rows_read_before_their_chunks_are_there() {
-    finds(Bug::LoadReadEarly, pins);
-}
-
-#[test]
-fn schedules_find_files_taken_from_their_readers() {
-    finds(Bug::ReadersIgnored, pins);
-}
-
-#[test]
-fn schedules_find_maps_without_a_bound() {
-    finds(Bug::MapsUnlimited, maps);
 }

@@ -1,0 +1,22 @@
+//! Every planted fault makes a proof fail. Built in the copy of the package that `copy.py` makes:
+//!
+//! ```sh
+//! cargo nextest run --manifest-path "$(tests/faults/copy.py)/Cargo.toml" --cargo-profile proof --no-default-features \
+//!     --test faults -E 'test(/^detection::/)'
+//! ```
+
+#[path = "../proof/bit_flips.rs"]
+mod bit_flips;
+mod detection;
+#[path = "../proof/disk_faults.rs"]
+mod disk_faults;
+#[path = "../proof/power_cuts.rs"]
+mod power_cuts;
+#[path = "../proof/recovery.rs"]
+mod recovery;
+#[path = "../proof/rounds.rs"]
+mod rounds;
+#[path = "../proof/sync_order.rs"]
+mod sync_order;
+#[path = "../proof/world.rs"]
+mod world;
