@@ -30,10 +30,12 @@ mod reserve;
 mod row_errors;
 mod row_reader;
 mod row_rules;
+pub mod source;
 #[cfg(test)]
 mod tests;
 mod timestamp_rules;
 
+pub use cell::show_word;
 pub use decode::{from_batch, from_batch_into, parse, parse_into};
 pub use depth::check_depth;
 pub use format::BodyFormat;

@@ -15,9 +15,12 @@ pub(super) const IMPLAUSIBLE_TS_HINT: &str = "send ts in the unit of the series,
 
 /// Source text in quotes, truncated for messages.
 pub(super) fn quote(text: &[u8]) -> String {
-    const SHOWN: usize = 60;
-    let head = String::from_utf8_lossy(text.get(..SHOWN).unwrap_or(text));
-    if text.len() > SHOWN { format!("{head:?}…") } else { format!("{head:?}") }
+    const SHOWN_CHARS: usize = 60;
+    let head = String::from_utf8_lossy(text.get(..4 * SHOWN_CHARS).unwrap_or(text));
+    match head.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{:?}…", head.get(..end).unwrap_or_default()),
+        None => format!("{head:?}"),
+    }
 }
 
 /// Row errors of one body, and whether its timestamps include epoch integers. Counts all errors and keeps the first of

@@ -1,10 +1,10 @@
 //! Rules between the cells of a row: the order of open, high, low and close, and the valid time range.
 
 use crate::error::Result;
-use crate::types::number::{NumberError, write_decimal, write_f64, write_i64};
-use crate::types::{Column, ColumnType, Kind, Rows, SeriesDef, time};
+use crate::types::number::NumberError;
+use crate::types::{ColumnType, Kind, Rows, SeriesDef, time};
 
-use super::cell::{CellValue, raw_word};
+use super::cell::{CellValue, raw_word, show_word};
 use super::options::{DecodeOptions, RowRules};
 use super::parsed::{ParsedRows, TimeBounds};
 use super::row_errors::RowErrors;
@@ -31,7 +31,7 @@ pub fn validate(def: &SeriesDef, rows: &Rows, options: &DecodeOptions) -> Result
                 ColumnType::Int64 => None,
             };
             if let Some(error) = bad {
-                errors.add_cell(def, row, at, CellValue::Bad(error), || show(*word, column));
+                errors.add_cell(def, row, at, CellValue::Bad(error), || show_word(*word, column.kind));
             }
         }
     }
@@ -56,20 +56,8 @@ fn double(word: i64) -> f64 {
     f64::from_bits(word.cast_unsigned())
 }
 
-/// A stored word as text.
-fn show(word: i64, column: &Column) -> String {
-    let mut out = Vec::new();
-    match column.kind {
-        ColumnType::Decimal { digits } => write_decimal(&mut out, word, digits),
-        ColumnType::Float64 if double(word).is_finite() => write_f64(&mut out, double(word)),
-        ColumnType::Float64 => out.extend_from_slice(double(word).to_string().as_bytes()),
-        ColumnType::Int64 => write_i64(&mut out, word),
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 /// A comparable key of a word: doubles by value (all finite, zeros equal), integers unchanged.
-fn ordered(word: i64, kind: ColumnType) -> i64 {
+pub(super) fn ordered(word: i64, kind: ColumnType) -> i64 {
     if kind == ColumnType::Float64 { double_order(word) } else { word }
 }
 
@@ -129,7 +117,7 @@ fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &DecodeOptions, errors: &mu
         if known_bad.binary_search(&row).is_ok() {
             continue;
         }
-        let word = |word: &i64| show(*word, price);
+        let word = |word: &i64| show_word(*word, price.kind);
         let greatest = [(o, open, open_at), (c, close, close_at), (l, low, low_at)].into_iter().max();
         if let Some((value, other, at)) = greatest
             && h < value
@@ -148,7 +136,7 @@ fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &DecodeOptions, errors: &mu
         }
         if v < 0 {
             errors.add(def, row, volume_at + 1, "negative_volume", |_| {
-                format!("volume {} is negative", show(*volume, volume_column))
+                format!("volume {} is negative", show_word(*volume, volume_column.kind))
             });
         }
     }

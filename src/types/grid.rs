@@ -5,8 +5,9 @@
 //!   `origin` sets the phase of every timeframe.
 //! - A label that does not imply a length needs `interval_ms`.
 
+use super::civil_days::{civil_from_days, days_from_civil};
 use super::schema::{SeriesDef, timeframe_months, timeframe_ms};
-use super::time::{self, TimeUnit, civil_from_days, days_from_civil};
+use super::time::{self, TimeUnit};
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
 
 const SECONDS_PER_DAY: i64 = 86_400;

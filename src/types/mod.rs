@@ -2,6 +2,7 @@
 
 pub mod calendar;
 pub mod cells;
+pub mod civil_days;
 pub mod grid;
 pub mod key;
 pub mod number;

@@ -1,9 +1,11 @@
-//! Time: units, calendar dates, and parsing and formatting of text.
+//! Time: units, and parsing and formatting of text.
 //!
 //! Timestamps are UTC epoch integers in the unit of the series. Ranges are closed.
 
+use jiff::civil;
 use serde::{Deserialize, Serialize};
 
+use super::civil_days::civil_from_days;
 use super::number::{NumberError, parse_i64, write_i64};
 use crate::error::{Error, Result};
 
@@ -60,40 +62,6 @@ pub enum Bound {
     End,
 }
 
-/// Days from 1970-01-01 of a date of the proleptic Gregorian calendar.
-pub fn days_from_civil(year: i64, month: u8, day: u8) -> i64 {
-    // Years start in March, so that a leap day is the last of its year; 400 years are 146,097 days.
-    let year = year - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let month = i64::from(month);
-    let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + i64::from(day) - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
-}
-
-/// Year, month and day of a number of days from 1970-01-01.
-pub fn civil_from_days(days: i64) -> (i64, u8, u8) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    (year, u8::try_from(month).unwrap_or(1), u8::try_from(day).unwrap_or(1))
-}
-
-fn days_in_month(year: i64, month: u8) -> u8 {
-    match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
 /// A point in time parsed from text.
 struct Instant {
     /// Seconds from 1970-01-01T00:00:00Z.
@@ -122,13 +90,13 @@ impl Instant {
 }
 
 /// Parses `count` digits.
-fn take_number(text: &mut &[u8], count: usize) -> Option<u8> {
+fn take_number(text: &mut &[u8], count: usize) -> Option<i16> {
     let (digits, rest) = text.split_at_checked(count)?;
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
     *text = rest;
-    Some(digits.iter().fold(0, |sum: u8, digit| sum.wrapping_mul(10).wrapping_add(digit - b'0')))
+    Some(digits.iter().fold(0, |sum: i16, digit| sum.wrapping_mul(10).wrapping_add((digit - b'0').into())))
 }
 
 fn take_byte(text: &mut &[u8], byte: u8) -> Option<()> {
@@ -140,17 +108,15 @@ fn take_byte(text: &mut &[u8], byte: u8) -> Option<()> {
 fn read_instant(text: &[u8]) -> Option<Instant> {
     let mut rest = text;
     let century = take_number(&mut rest, 2)?;
-    let year = i64::from(century) * 100 + i64::from(take_number(&mut rest, 2)?);
+    let year = century * 100 + take_number(&mut rest, 2)?;
     take_byte(&mut rest, b'-')?;
-    let month = take_number(&mut rest, 2)?;
+    let month = i8::try_from(take_number(&mut rest, 2)?).ok()?;
     take_byte(&mut rest, b'-')?;
-    let day = take_number(&mut rest, 2)?;
-    if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
-        return None;
-    }
-    let midnight = days_from_civil(year, month, day) * SECONDS_PER_DAY;
+    let day = i8::try_from(take_number(&mut rest, 2)?).ok()?;
+    let date = civil::Date::new(year, month, day).ok()?;
     if rest.is_empty() {
-        return Some(Instant { second: midnight, fraction: Fraction::default(), is_date: true });
+        let second = second_of(date.to_datetime(civil::Time::midnight()));
+        return Some(Instant { second, fraction: Fraction::default(), is_date: true });
     }
     rest = match rest {
         [b'T' | b't' | b' ', rest @ ..] => rest,
@@ -176,12 +142,15 @@ fn read_instant(text: &[u8]) -> Option<Instant> {
             rest = tail;
         }
     }
-    if hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    let offset = read_offset(rest)?;
-    let of_day = i64::from(hour) * 3_600 + i64::from(minute) * 60 + i64::from(second);
-    Some(Instant { second: midnight + of_day - offset, fraction, is_date: false })
+    let part = |value: i16| i8::try_from(value).ok();
+    let time = civil::Time::new(part(hour)?, part(minute)?, part(second)?, 0).ok()?;
+    let second = second_of(date.to_datetime(time)) - read_offset(rest)?;
+    Some(Instant { second, fraction, is_date: false })
+}
+
+/// Seconds from 1970-01-01T00:00:00 to a wall clock of whole seconds.
+fn second_of(wall: civil::DateTime) -> i64 {
+    wall.duration_since(civil::DateTime::constant(1970, 1, 1, 0, 0, 0, 0)).as_secs()
 }
 
 /// Seconds east of UTC of `Z`, `+01:00`, `+0100`, `+01` or empty text; a space is a `+` decoded from a URL.
@@ -284,7 +253,7 @@ pub fn parse_cell_as(text: &[u8], unit: TimeUnit) -> Result<(i64, TimeNotation),
 }
 
 /// Seconds from the epoch to 1990-01-01 and to 2100-01-01, the period of most market data.
-const MODERN: std::ops::Range<i64> = 631_152_000..4_102_444_800;
+pub const MODERN: std::ops::Range<i64> = 631_152_000..4_102_444_800;
 /// Common units of epoch integers, with their ticks per second.
 const EPOCH_UNITS: [(&str, i64); 4] = [("s", 1), ("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000)];
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use fastk::query::coverage::{CoverageReport, CoverageSpec, Gap, coverage, last_complete, ratio};
 use fastk::query::{Scan, ScanSpec};
 use fastk::store::{Store, StoreOptions, WriteMode};
-use fastk::types::time::{civil_from_days, days_from_civil};
+use fastk::types::civil_days::{civil_from_days, days_from_civil};
 use fastk::types::{Calendar, Rows, SeriesKey, SeriesSpec, TimeUnit};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

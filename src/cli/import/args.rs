@@ -4,14 +4,16 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
 use crate::error::{Error, Result};
+use crate::ingest::source::{EpochUnit, NumberForms, parse_zone};
+use crate::ingest::{DecodeOptions, GridRule, RowRules};
 use crate::service::RowMode;
 use crate::types::number::{DIGITS_MAX, parse_f64};
 use crate::types::{Rounding, SeriesKey};
 
 use super::super::target::TargetArgs;
-use super::clock::{AssumedZone, EpochUnit};
-use super::forms::Forms;
 
 /// `fastk import FILE… --series KEY (--root DIR | --server URL)`
 #[derive(Clone, Debug, clap::Args)]
@@ -38,7 +40,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "CHAR")]
     pub delimiter: Option<String>,
     /// Unit of epoch times [default: by their magnitude]
-    #[arg(long, value_name = "UNIT")]
+    #[arg(long, value_name = "UNIT", value_parser = epoch_units())]
     pub time_unit: Option<EpochUnit>,
     /// strftime format of textual times, such as "%d/%m/%Y %H:%M"
     #[arg(long, value_name = "FORMAT")]
@@ -142,6 +144,15 @@ pub enum ValidateFlag {
     None,
 }
 
+impl From<ValidateFlag> for RowRules {
+    fn from(flag: ValidateFlag) -> Self {
+        match flag {
+            ValidateFlag::Ohlc => RowRules::Ohlc,
+            ValidateFlag::None => RowRules::None,
+        }
+    }
+}
+
 /// `--on-invalid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnInvalid {
@@ -167,6 +178,21 @@ pub enum OffGrid {
     Reject,
     /// The row is stored and counted
     Allow,
+}
+
+impl From<OffGrid> for GridRule {
+    fn from(flag: OffGrid) -> Self {
+        match flag {
+            OffGrid::Reject => GridRule::Reject,
+            OffGrid::Allow => GridRule::Allow,
+        }
+    }
+}
+
+/// The units of `--time-unit`.
+fn epoch_units() -> impl TypedValueParser<Value = EpochUnit> {
+    PossibleValuesParser::new(EpochUnit::ALL.map(EpochUnit::name))
+        .try_map(|name| EpochUnit::from_name(&name).ok_or("not a unit"))
 }
 
 /// The date for times of day.
@@ -197,19 +223,19 @@ pub struct ImportSettings {
     pub delimiter: Option<u8>,
     pub time_unit: Option<EpochUnit>,
     pub time_format: Option<String>,
-    pub zone: AssumedZone,
+    /// The zone of textual times without an offset.
+    pub zone: jiff::tz::TimeZone,
     pub base_date: Option<BaseDate>,
-    pub forms: Forms,
+    pub number_forms: NumberForms,
     pub price_digits: Option<u8>,
     pub volume_digits: Option<u8>,
     pub value_digits: Option<u8>,
     pub extra: Vec<ExtraColumn>,
-    pub rounding: Rounding,
+    /// The rules of the validation.
+    pub rules: DecodeOptions,
     pub mode: RowMode,
-    pub validate: ValidateFlag,
     pub on_invalid: OnInvalid,
     pub on_duplicate: OnDuplicate,
-    pub off_grid: OffGrid,
     pub dry_run: bool,
 }
 
@@ -256,9 +282,9 @@ impl ImportSettings {
             delimiter: args.delimiter.as_deref().map(parse_delimiter).transpose()?,
             time_unit: args.time_unit,
             time_format: args.time_format.clone(),
-            zone: AssumedZone::parse(&args.time_zone)?,
+            zone: parse_zone(&args.time_zone)?,
             base_date: args.base_date.as_deref().map(parse_base_date).transpose()?,
-            forms: Forms {
+            number_forms: NumberForms {
                 thousands: args.thousands.as_deref().map(parse_thousands).transpose()?,
                 magnitudes: args.magnitudes,
             },
@@ -266,12 +292,15 @@ impl ImportSettings {
             volume_digits: args.volume_digits,
             value_digits: args.value_digits,
             extra,
-            rounding: args.rounding.into(),
+            rules: DecodeOptions {
+                rounding: args.rounding.into(),
+                validate: args.validate.into(),
+                grid: args.off_grid.into(),
+                ..DecodeOptions::default()
+            },
             mode: args.mode.into(),
-            validate: args.validate,
             on_invalid: args.on_invalid,
             on_duplicate: args.on_duplicate,
-            off_grid: args.off_grid,
             dry_run: args.dry_run,
         })
     }
@@ -368,12 +397,11 @@ pub mod tests {
         assert_eq!(settings.delimiter, Some(b';'));
         assert_eq!(settings.extra.first().unwrap(), &ExtraColumn { name: "quote_volume".into(), digits: Some(4) });
         assert_eq!(settings.extra.last().unwrap().digits, None);
-        assert_eq!(settings.rounding, Rounding::Exact);
-        assert_eq!((settings.on_duplicate, settings.off_grid), (OnDuplicate::Reject, OffGrid::Reject));
+        assert_eq!((settings.on_duplicate, settings.rules), (OnDuplicate::Reject, DecodeOptions::default()));
         let line = "- --series kline/X/1m --root r --base-date 2013-10-07 --thousands ' --magnitudes";
         let settings = ImportSettings::of(&args(line)).unwrap();
         assert_eq!(settings.base_date, Some(BaseDate::Given(jiff::civil::date(2013, 10, 7))));
-        assert_eq!(settings.forms, Forms { thousands: Some(b'\''), magnitudes: true });
+        assert_eq!(settings.number_forms, NumberForms { thousands: Some(b'\''), magnitudes: true });
     }
 
     #[test]

@@ -6,19 +6,17 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use indicatif::ProgressBar;
 
 use crate::error::Result;
-use crate::types::time::{TimeUnit, days_from_civil};
+use crate::ingest::show_word;
+use crate::ingest::source::{Converted, Converter, Issue};
+use crate::types::time::MODERN;
 
 use super::args::ImportSettings;
-use super::convert::{Converted, Converter, Issue, show_raw};
 use super::plan::{ImportPlan, SourceRow};
 use super::repeats::{RepeatCollector, RepeatedRows, RowPosition, TimeOrder};
 use super::steps::StepCounts;
 
 /// Most rows of one kind that are listed; the rest are only counted.
 pub const FINDINGS_MAX: usize = 1_000;
-/// Times of earlier years are suspect: wrong units and missing dates give them, market data rarely does.
-const USUAL_YEAR: i64 = 1990;
-
 /// A row worth reporting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowFinding {
@@ -102,12 +100,7 @@ impl RowGroup {
 
 /// The position of a row in the input.
 pub fn place(row: &SourceRow<'_>) -> RowPosition {
-    RowPosition { file: row.file, row: row.row, line: row.line, number: row.number }
-}
-
-/// First timestamp of the year from which times are plausible.
-fn plausible_from(unit: TimeUnit) -> i64 {
-    days_from_civil(USUAL_YEAR, 1, 1) * 86_400 * unit.per_second()
+    RowPosition { file: row.file, row: row.mapped.row, line: row.mapped.line, number: row.number }
 }
 
 /// Converts every row; reads those with a possibly repeated time a second time.
@@ -120,10 +113,11 @@ pub fn check(
     let mut found = InputSummary { rounded: vec![0; plan.targets.len()], ..InputSummary::default() };
     let mut order = TimeOrder::new();
     let mut converted = Converted::default();
-    let usual_from = plausible_from(converter.def().unit);
+    // Wrong units and missing dates give times before 1990, market data rarely does.
+    let usual_from = MODERN.start * converter.def().unit.per_second();
     plan.read(bar, &mut |row| {
         found.rows += 1;
-        match converter.convert(&row, &mut converted) {
+        match converter.convert(&row.mapped, &mut converted) {
             Err(issue) => {
                 if let Some(digits) = issue.digits {
                     let most = found.digits_needed.entry(issue.field.clone()).or_default();
@@ -162,14 +156,14 @@ pub fn check(
 
 /// Counts the numbers of a row that lost digits, and lists the first.
 fn count_rounded(found: &mut InputSummary, row: &SourceRow<'_>, converted: &Converted, converter: &Converter<'_>) {
-    let columns = converter.def().columns.iter().zip(row.cells).zip(&converted.cells);
+    let columns = converter.def().columns.iter().zip(row.mapped.cells).zip(&converted.cells);
     for (at, (((column, cell), word), count)) in columns.zip(&mut found.rounded).enumerate() {
         if (converted.rounded >> (at & 63)) & 1 == 0 {
             continue;
         }
         *count += 1;
         if found.rounded_list.len() < FINDINGS_MAX {
-            let (before, after) = (cell.show().into_owned(), show_raw(*word, column.kind));
+            let (before, after) = (cell.show().into_owned(), show_word(*word, column.kind));
             found.rounded_list.push(Rounded { place: place(row), column: at, before, after });
         }
     }
@@ -184,7 +178,7 @@ fn repeats(
     let mut collector = RepeatCollector::new(suspects);
     let mut converted = Converted::default();
     plan.read(&ProgressBar::hidden(), &mut |row| {
-        if converter.convert(&row, &mut converted).is_ok() {
+        if converter.convert(&row.mapped, &mut converted).is_ok() {
             collector.push(converted.ts, place(&row), || {
                 let mut hasher = DefaultHasher::new();
                 converted.cells.hash(&mut hasher);

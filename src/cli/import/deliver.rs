@@ -3,12 +3,12 @@
 use indicatif::ProgressBar;
 
 use crate::error::{Error, Result};
+use crate::ingest::source::{Converted, Converter};
 use crate::service::RowMode;
 use crate::types::{Rows, SeriesDef};
 
 use super::args::ImportSettings;
 use super::check::InputSummary;
-use super::convert::{Converted, Converter};
 use super::plan::ImportPlan;
 use super::sink::{Sink, SinkReply};
 
@@ -49,11 +49,11 @@ impl Delivery<'_> {
             done.replaced += written.replaced;
             Ok(())
         };
-        let converter = Converter::new(def, settings, first_stored);
+        let converter = Converter::new(def, settings.rules, first_stored);
         let mut converted = Converted::default();
         let mut seen = 0_u64;
         plan.read(bar, &mut |row| {
-            if checked.repeats.drops(row.number) || converter.convert(&row, &mut converted).is_err() {
+            if checked.repeats.drops(row.number) || converter.convert(&row.mapped, &mut converted).is_err() {
                 return Ok(());
             }
             seen += 1;

@@ -4,12 +4,10 @@
 //! differ in it.
 
 use crate::error::{Error, Result};
+use crate::ingest::source::{CellSource, FileLayout, Preview, flags_for, looks_like_time};
 use crate::types::SeriesDef;
 
 use super::args::ImportSettings;
-use super::cell::Preview;
-use super::clock::looks_like_time;
-use super::forms::flags_for;
 
 /// Names of the time column, the most reliable first; `Open Time` and `open-time` match `open_time`.
 const TIME_NAMES: [&str; 20] = [
@@ -113,46 +111,6 @@ fn comma_list<'a>(names: impl Iterator<Item = &'a String>) -> String {
     names.map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// The source of the cells of one column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CellSource {
-    Position(usize),
-    /// The number given by `--set`, as text.
-    Constant(String),
-}
-
-/// The mapping from the rows of one file to rows of the series.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileLayout {
-    /// Whether the first row names the columns.
-    pub header: bool,
-    /// The time cells, joined with a space when several.
-    pub ts: Vec<usize>,
-    /// One source for each target.
-    pub columns: Vec<CellSource>,
-    /// Names of the source columns, if any.
-    pub names: Option<Vec<String>>,
-}
-
-impl FileLayout {
-    /// Positions to read: the time cells first, then the mapped columns.
-    pub fn positions(&self) -> Vec<usize> {
-        let mapped = self.columns.iter().filter_map(|origin| match origin {
-            CellSource::Position(at) => Some(*at),
-            CellSource::Constant(_) => None,
-        });
-        self.ts.iter().copied().chain(mapped).collect()
-    }
-
-    /// The name of a source column for messages.
-    pub fn source_name(&self, position: usize) -> String {
-        match self.names.as_ref().and_then(|names| names.get(position)) {
-            Some(name) if !name.is_empty() => name.clone(),
-            _ => format!("column {position}"),
-        }
-    }
-}
-
 /// A column of a file that is not imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OmittedColumn {
@@ -171,38 +129,36 @@ pub struct ExtraColumnFlags {
     pub map: Option<usize>,
 }
 
-impl FileLayout {
-    /// The columns of the file that are not read.
-    pub fn left_out(&self, targets: &[TargetColumn], preview: &Preview) -> Vec<OmittedColumn> {
-        let used = self.positions();
-        let rows = || preview.rows.iter().skip(usize::from(self.header));
-        let width = rows().map(Vec::len).chain(self.names.as_ref().map(Vec::len)).max().unwrap_or(0);
-        let mut found = Vec::new();
-        for at in (0..width).filter(|at| !used.contains(at)) {
-            let cells = || rows().filter_map(|row| row.get(at)).filter(|cell| !cell.is_empty());
-            let holds_numbers = cells().next().is_some() && cells().all(|cell| is_number(cell) || is_nan(cell));
-            let kept_by = holds_numbers.then(|| self.keep(targets, at));
-            if cells().next().is_some() || self.names.as_ref().is_some_and(|names| at < names.len()) {
-                found.push(OmittedColumn { name: self.source_name(at), kept_by });
-            }
+/// The columns of the file that are not read.
+pub fn left_out(layout: &FileLayout, targets: &[TargetColumn], preview: &Preview) -> Vec<OmittedColumn> {
+    let used = layout.positions();
+    let rows = || preview.rows.iter().skip(usize::from(layout.header));
+    let width = rows().map(Vec::len).chain(layout.names.as_ref().map(Vec::len)).max().unwrap_or(0);
+    let mut found = Vec::new();
+    for at in (0..width).filter(|at| !used.contains(at)) {
+        let cells = || rows().filter_map(|row| row.get(at)).filter(|cell| !cell.is_empty());
+        let holds_numbers = cells().next().is_some() && cells().all(|cell| is_number(cell) || is_nan(cell));
+        let kept_by = holds_numbers.then(|| keep(layout, targets, at));
+        if cells().next().is_some() || layout.names.as_ref().is_some_and(|names| at < names.len()) {
+            found.push(OmittedColumn { name: layout.source_name(at), kept_by });
         }
-        found
     }
+    found
+}
 
-    fn keep(&self, targets: &[TargetColumn], at: usize) -> ExtraColumnFlags {
-        let names = self.names.iter().flatten();
-        let name = self.names.as_ref().and_then(|names| names.get(at)).map(|name| column_name(name));
-        let alone = |name: &String| {
-            let begins = name.starts_with(|first: char| first.is_ascii_lowercase()) && name.len() <= 32;
-            begins
-                && name != "ts"
-                && !targets.iter().any(|target| target.name == *name)
-                && names.clone().filter(|other| column_name(other) == *name).count() == 1
-        };
-        match name.filter(alone) {
-            Some(extra) => ExtraColumnFlags { extra, map: None },
-            None => ExtraColumnFlags { extra: format!("column_{at}"), map: Some(at) },
-        }
+fn keep(layout: &FileLayout, targets: &[TargetColumn], at: usize) -> ExtraColumnFlags {
+    let names = layout.names.iter().flatten();
+    let name = layout.names.as_ref().and_then(|names| names.get(at)).map(|name| column_name(name));
+    let alone = |name: &String| {
+        let begins = name.starts_with(|first: char| first.is_ascii_lowercase()) && name.len() <= 32;
+        begins
+            && name != "ts"
+            && !targets.iter().any(|target| target.name == *name)
+            && names.clone().filter(|other| column_name(other) == *name).count() == 1
+    };
+    match name.filter(alone) {
+        Some(extra) => ExtraColumnFlags { extra, map: None },
+        None => ExtraColumnFlags { extra: format!("column_{at}"), map: Some(at) },
     }
 }
 
@@ -568,7 +524,7 @@ mod tests {
             ("empty", None),
         ];
         let expected = expected.map(|(name, kept_by)| OmittedColumn { name: name.into(), kept_by });
-        assert_eq!(layout.left_out(&targets, &preview), expected);
+        assert_eq!(left_out(&layout, &targets, &preview), expected);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `fastk import`: imports files of bars into one series; every row is checked before the first is written.
 //!
-//! The phases, each in its own file: [`stdin`] stages standard input; [`open`] detects the format of a file; [`csv`],
-//! [`json`] and [`table`] read its rows as borrowed [`cell`]s; [`mapping`] resolves the source of each column;
-//! [`profile`] reads every file for the digits its numbers use; [`check`] converts every row without writing and finds
-//! every invalid, inconsistent or repeated one; [`refusal`] says why no row is written; [`deliver`] writes to a
-//! [`sink`]; [`report`] prints the findings and the summary.
+//! [`crate::ingest::source`] reads and validates the rows. The phases here: [`stdin`] stages standard input; [`mapping`]
+//! resolves the source of each column; [`plan`] has the mapping of each file; [`profile`] reads every file for the
+//! digits its numbers use; [`check`] validates every row without writing and finds every invalid, inconsistent or
+//! repeated one; [`refusal`] says why no row is written; [`deliver`] writes to a [`sink`]; [`report`] prints the
+//! findings and the summary.
 //!
 //! Invariants:
 //! - No row is written before every row of every file was read and is valid, or skipped by a flag.
@@ -14,16 +14,9 @@
 //! - Every row of the input is written, or counted and reported with its position as invalid or duplicate.
 
 pub mod args;
-pub mod cell;
 pub mod check;
-pub mod clock;
-pub mod convert;
-pub mod csv;
 pub mod deliver;
-pub mod forms;
-pub mod json;
 pub mod mapping;
-pub mod open;
 pub mod plan;
 pub mod profile;
 pub mod refusal;
@@ -33,7 +26,6 @@ pub mod run;
 pub mod sink;
 pub mod stdin;
 pub mod steps;
-pub mod table;
 #[cfg(test)]
 mod tests;
 

@@ -12,12 +12,12 @@
 use indicatif::ProgressBar;
 
 use crate::error::Result;
+use crate::ingest::source::SourceCell;
 use crate::types::number::{DIGITS_MAX, fraction_digits, shortest_digits};
 use crate::types::schema::ColumnSpec;
 use crate::types::{ColumnType, SeriesSpec, TimeUnit};
 
 use super::args::ImportSettings;
-use super::cell::SourceCell;
 use super::mapping::NumberRole;
 use super::plan::ImportPlan;
 
@@ -116,10 +116,10 @@ pub fn profile(plan: &ImportPlan, bar: &ProgressBar) -> Result<FileProfile> {
         FileProfile { rows: 0, unit: TimeUnit::Ms, columns: vec![ColumnProfile::default(); plan.targets.len()] };
     plan.read(bar, &mut |row| {
         found.rows += 1;
-        for (profile, cell) in found.columns.iter_mut().zip(row.cells) {
+        for (profile, cell) in found.columns.iter_mut().zip(row.mapped.cells) {
             profile.add(*cell);
         }
-        if let Ok(moment) = row.time
+        if let Ok(moment) = row.mapped.time
             && moment.unit().per_second() > found.unit.per_second()
         {
             found.unit = moment.unit();

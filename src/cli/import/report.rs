@@ -5,13 +5,14 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use crate::ingest::source::CellSource;
 use crate::types::schema::Column;
 use crate::types::time::rfc3339;
 use crate::types::{Rounding, SeriesDef, SeriesKey, TimeUnit};
 
 use super::args::{ImportSettings, OnDuplicate, OnInvalid};
 use super::check::{FINDINGS_MAX, InputSummary, Rounded, RowFinding, RowFindings, RowGroup};
-use super::mapping::{CellSource, OmittedColumn};
+use super::mapping::OmittedColumn;
 use super::plan::ImportPlan;
 use super::profile::describe;
 use super::repeats::{RepeatedRow, RowPosition};
@@ -190,7 +191,7 @@ impl ImportSummary {
         if checked.rows == 0 {
             warn("no_rows", "the files have no row: nothing was imported and no series was registered".to_string());
         }
-        if let (Some(number), Rounding::Nearest) = (self.rounded_rows.first(), settings.rounding) {
+        if let (Some(number), Rounding::Nearest) = (self.rounded_rows.first(), settings.rules.rounding) {
             let counts = self.rounded.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>();
             warn(
                 "rounded",
@@ -431,12 +432,13 @@ pub fn findings(plan: &ImportPlan, def: &SeriesDef, known: bool) -> String {
         }
         sources.join(" | ")
     };
-    let time =
-        from(&|file| file.layout.ts.iter().map(|at| file.layout.source_name(*at)).collect::<Vec<_>>().join(" + "));
+    let time = from(&|file| {
+        file.mapping.layout.ts.iter().map(|at| file.mapping.layout.source_name(*at)).collect::<Vec<_>>().join(" + ")
+    });
     let _ = writeln!(out, "  {:<16} {:<12} from {time}", "ts", def.unit.name());
     for (position, column) in def.columns.iter().enumerate() {
-        let source = from(&|file| match file.layout.columns.get(position) {
-            Some(CellSource::Position(at)) => file.layout.source_name(*at),
+        let source = from(&|file| match file.mapping.layout.columns.get(position) {
+            Some(CellSource::Position(at)) => file.mapping.layout.source_name(*at),
             Some(CellSource::Constant(text)) => format!("constant {text}"),
             None => String::new(),
         });

@@ -5,7 +5,6 @@ use std::path::Path;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{ImportArgs, ImportSettings};
-use super::convert::Converter;
 use super::deliver::Delivery;
 use super::plan::ImportPlan;
 use super::refusal::RefusedImport;
@@ -15,6 +14,7 @@ use super::stdin::{STAGED_BYTES_MAX, STDIN, StagedInput};
 use super::{check, mapping, profile};
 use crate::cli::print;
 use crate::error::{Error, ErrorCode, Result};
+use crate::ingest::source::Converter;
 use crate::service::RowMode;
 use crate::types::SeriesDef;
 
@@ -92,7 +92,7 @@ pub fn import(
     };
     tell(&report::findings(&plan, &def, known));
     let bar = progress(&plan, "checking");
-    let checked = check::check(&plan, &Converter::new(&def, settings, first_stored), settings, &bar)?;
+    let checked = check::check(&plan, &Converter::new(&def, settings.rules, first_stored), settings, &bar)?;
     bar.finish_and_clear();
     let mut summary = ImportSummary::of(settings, &plan, &def, known, &checked);
     summary.target = sink.as_ref().map(|sink| sink.name());

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::ingest::source::file::tests::{file, gzip};
 use crate::service::RowMode;
 use crate::types::{ColumnType, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
 
 use super::args::{ImportSettings, tests::args};
-use super::open::tests::{file, gzip};
 use super::sink::{RegisteredSeries, Sink, SinkReply};
 use super::{ImportOutcome, import};
 

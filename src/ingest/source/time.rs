@@ -3,19 +3,20 @@
 //! A [`TimeReader`] reads the time cells of one file by one rule. An ambiguous time is an error of its row: a date
 //! whose day or month may come first, a wall-clock time that a zone skips or repeats.
 
-use jiff::civil;
 use jiff::fmt::strtime::BrokenDownTime;
-use jiff::tz::TimeZone;
+use jiff::tz::{Offset, TimeZone};
+use jiff::{Timestamp, civil};
 
 use crate::error::{Error, Result};
-use crate::types::TimeUnit;
+use crate::types::number::parse_i64;
+use crate::types::time::{MAX_SECOND, TimeUnit, in_range};
 
 use super::cell::SourceCell;
 
-const SECONDS_MAX: u64 = crate::types::time::MAX_SECOND.unsigned_abs();
+const SECONDS_MAX: u64 = MAX_SECOND.unsigned_abs();
 
 /// Unit of epoch integers in a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EpochUnit {
     S,
     Ms,
@@ -24,6 +25,21 @@ pub enum EpochUnit {
 }
 
 impl EpochUnit {
+    pub const ALL: [EpochUnit; 4] = [Self::S, Self::Ms, Self::Us, Self::Ns];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            EpochUnit::S => "s",
+            EpochUnit::Ms => "ms",
+            EpochUnit::Us => "us",
+            EpochUnit::Ns => "ns",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|unit| unit.name() == name)
+    }
+
     /// Ticks per second.
     pub fn per_second(self) -> i64 {
         match self {
@@ -35,22 +51,20 @@ impl EpochUnit {
     }
 }
 
-/// A point in time: whole seconds since the epoch, and nanoseconds after that.
+/// A point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourceTime {
-    pub seconds: i64,
-    pub nanos: u32,
-}
+pub struct SourceTime(Timestamp);
 
 impl SourceTime {
-    fn of_ticks(ticks: i64, per_second: i64) -> Self {
-        let rest = ticks.rem_euclid(per_second) * (1_000_000_000 / per_second);
-        Self { seconds: ticks.div_euclid(per_second), nanos: u32::try_from(rest).unwrap_or(0) }
+    fn of_ticks(ticks: i64, per_second: i64) -> Result<Self, BadTime> {
+        let nanos = ticks.rem_euclid(per_second) * (1_000_000_000 / per_second);
+        let nanos = i32::try_from(nanos).map_err(|_| out_of_range())?;
+        Timestamp::new(ticks.div_euclid(per_second), nanos).map(Self).map_err(|_| out_of_range())
     }
 
     /// The coarsest unit that holds this moment exactly.
     pub fn unit(self) -> TimeUnit {
-        match self.nanos {
+        match self.0.subsec_nanosecond() {
             nanos if nanos % 1_000_000 == 0 => TimeUnit::Ms,
             nanos if nanos % 1_000 == 0 => TimeUnit::Us,
             _ => TimeUnit::Ns,
@@ -59,19 +73,15 @@ impl SourceTime {
 
     /// The timestamp in `unit`.
     pub fn ticks(self, unit: TimeUnit) -> Result<i64, BadTime> {
-        let step = 1_000_000_000 / unit.per_second();
-        if i64::from(self.nanos) % step != 0 {
+        let (step, nanos) = (1_000_000_000 / unit.per_second(), i64::from(self.0.subsec_nanosecond()));
+        if nanos % step != 0 {
             let message = format!("is finer than the unit of the series, {}", unit.name());
             return Err(BadTime { reason: "precision_loss", message });
         }
-        let ticks = self.seconds.checked_mul(unit.per_second());
-        ticks
-            .and_then(|ticks| ticks.checked_add(i64::from(self.nanos) / step))
-            .filter(|ticks| (unit.min_ts()..=unit.max_ts()).contains(ticks))
-            .ok_or_else(|| BadTime {
-                reason: "time_out_of_range",
-                message: "is outside 1678-01-01 to 2261-12-31".into(),
-            })
+        // Seconds and nanoseconds before the epoch are both negative.
+        let ticks = self.0.as_second().checked_mul(unit.per_second());
+        let ticks = ticks.and_then(|ticks| ticks.checked_add(nanos / step));
+        ticks.filter(|ticks| in_range(*ticks, unit)).ok_or_else(out_of_range)
     }
 }
 
@@ -86,56 +96,25 @@ fn bad(message: impl Into<String>) -> BadTime {
     BadTime { reason: "bad_time", message: message.into() }
 }
 
-/// The zone of textual times without an offset.
-#[derive(Clone, Debug)]
-pub enum AssumedZone {
-    /// Seconds east of UTC.
-    Fixed(i32),
-    Named(TimeZone),
+fn out_of_range() -> BadTime {
+    BadTime { reason: "time_out_of_range", message: "is outside 1678-01-01 to 2261-12-31".into() }
 }
 
-impl AssumedZone {
-    /// An IANA name or a fixed offset.
-    ///
-    /// # Errors
-    /// `invalid_argument` for an unknown name.
-    pub fn parse(text: &str) -> Result<Self> {
-        if text.eq_ignore_ascii_case("utc") || text.eq_ignore_ascii_case("z") {
-            return Ok(AssumedZone::Fixed(0));
-        }
-        if let Some(seconds) = parse_offset(text.as_bytes()) {
-            return Ok(AssumedZone::Fixed(seconds));
-        }
-        TimeZone::get(text).map(AssumedZone::Named).map_err(|_| {
-            Error::invalid(format!("--time-zone {text:?} is unknown"))
-                .with_hint("use an IANA name such as America/New_York, or a fixed offset such as -05:00")
-        })
+/// Parses the zone of textual times without an offset: an IANA name or a fixed offset.
+///
+/// # Errors
+/// `invalid_argument` for an unknown name.
+pub fn parse_zone(text: &str) -> Result<TimeZone> {
+    if text.eq_ignore_ascii_case("utc") || text.eq_ignore_ascii_case("z") {
+        return Ok(TimeZone::UTC);
     }
-
-    /// Whole seconds since the epoch of a wall-clock time.
-    fn seconds(&self, wall: civil::DateTime) -> Result<i64, BadTime> {
-        match self {
-            AssumedZone::Fixed(offset) => Ok(wall_seconds(wall) - i64::from(*offset)),
-            AssumedZone::Named(zone) => {
-                let found = zone.to_ambiguous_timestamp(wall);
-                if found.is_ambiguous() {
-                    return Err(bad("is skipped or repeated where the zone changes its clocks"));
-                }
-                let found = found.compatible().map_err(|_| bad("is outside the range of times"))?;
-                Ok(found.as_nanosecond().div_euclid(1_000_000_000).try_into().unwrap_or(i64::MAX))
-            }
-        }
+    if let Some(offset) = parse_offset(text.as_bytes()) {
+        return Ok(TimeZone::fixed(offset));
     }
-}
-
-/// Seconds since the epoch if the wall clock showed UTC.
-fn wall_seconds(wall: civil::DateTime) -> i64 {
-    let days = crate::types::time::days_from_civil(
-        i64::from(wall.year()),
-        wall.month().unsigned_abs(),
-        wall.day().unsigned_abs(),
-    );
-    days * 86_400 + i64::from(wall.hour()) * 3_600 + i64::from(wall.minute()) * 60 + i64::from(wall.second())
+    TimeZone::get(text).map_err(|_| {
+        Error::invalid(format!("--time-zone {text:?} is unknown"))
+            .with_hint("use an IANA name such as America/New_York, or a fixed offset such as -05:00")
+    })
 }
 
 /// How the time cells of a file are read.
@@ -215,7 +194,7 @@ pub fn is_plain_number(text: &str) -> bool {
 pub fn look_like_times_of_day(rule: &TimeRule, unit: Option<EpochUnit>, sample: &[String]) -> bool {
     let TimeRule::Epoch(per_second) = rule else { return false };
     let per_second = if unit.is_some() { *per_second } else { (*per_second).max(1_000) };
-    let day = per_second.unsigned_abs().saturating_mul(SECONDS_PER_DAY.unsigned_abs());
+    let day = per_second.unsigned_abs().saturating_mul(86_400);
     let mut filled = sample.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).peekable();
     filled.peek().is_some()
         && filled.all(|text| !text.starts_with('-') && integer_part(text.as_bytes()).is_some_and(|number| number < day))
@@ -240,20 +219,19 @@ pub fn date_in_name(name: &str) -> Option<civil::Date> {
     })
 }
 
-const SECONDS_PER_DAY: i64 = 86_400;
-
 /// Reads the time cells of one file.
 #[derive(Clone, Debug)]
 pub struct TimeReader {
     pub rule: TimeRule,
-    zone: AssumedZone,
+    /// The zone of times without an offset.
+    zone: TimeZone,
     /// The date for times of day; without one a time must have its own date.
     base: Option<civil::Date>,
     joined: Vec<u8>,
 }
 
 impl TimeReader {
-    pub fn new(rule: TimeRule, zone: AssumedZone) -> Self {
+    pub fn new(rule: TimeRule, zone: TimeZone) -> Self {
         Self { rule, zone, base: None, joined: Vec::new() }
     }
 
@@ -262,16 +240,22 @@ impl TimeReader {
         Self { base, ..self }
     }
 
+    /// The time of a wall clock in the zone.
+    fn of_wall(&self, wall: civil::DateTime) -> Result<SourceTime, BadTime> {
+        let found = self.zone.to_ambiguous_timestamp(wall);
+        if found.is_ambiguous() {
+            return Err(bad("is skipped or repeated where the zone changes its clocks"));
+        }
+        found.compatible().map(SourceTime).map_err(|_| out_of_range())
+    }
+
     /// The time for a time of day: wall-clock time of the base date in the zone.
     fn on_base(&self, base: civil::Date, since_midnight: SourceTime) -> Result<SourceTime, BadTime> {
-        let seconds = since_midnight.seconds;
-        if !(0..SECONDS_PER_DAY).contains(&seconds) {
+        let wall = Offset::UTC.to_datetime(since_midnight.0);
+        if wall.date() != civil::date(1970, 1, 1) {
             return Err(bad("is not a time of day: it is not between midnight and midnight"));
         }
-        let part = |value: i64| i8::try_from(value).unwrap_or(0);
-        let time = civil::Time::new(part(seconds / 3_600), part(seconds / 60 % 60), part(seconds % 60), 0)
-            .map_err(|_| bad("is not a time of day"))?;
-        Ok(SourceTime { seconds: self.zone.seconds(base.to_datetime(time))?, nanos: since_midnight.nanos })
+        self.of_wall(base.to_datetime(wall.time()))
     }
 
     /// The time of an epoch number, or with a base date of a number of ticks since its midnight.
@@ -303,31 +287,18 @@ impl TimeReader {
             SourceCell::Wrong(what) => Err(bad(format!("is {what}, not a time"))),
             SourceCell::Text(text) => self.text(text),
             SourceCell::Int(number) => match &self.rule {
-                TimeRule::Epoch(per_second) => self.counted(SourceTime::of_ticks(number, *per_second)),
+                TimeRule::Epoch(per_second) => self.counted(SourceTime::of_ticks(number, *per_second)?),
                 _ => self.text(itoa::Buffer::new().format(number).as_bytes()),
             },
             SourceCell::Float(number) => self.text(number.to_string().as_bytes()),
             SourceCell::TimeOfDay { ticks, per_second } => match self.base {
-                Some(base) => self.on_base(base, SourceTime::of_ticks(ticks, per_second)),
+                Some(base) => self.on_base(base, SourceTime::of_ticks(ticks, per_second)?),
                 None => Err(bad("is a time of day without a date: set it by --base-date")),
             },
             SourceCell::Time { .. } if self.base.is_some() => Err(bad("has a date: remove --base-date")),
             SourceCell::Time { ticks, per_second, zoned } => {
-                let moment = SourceTime::of_ticks(ticks, per_second);
-                if zoned {
-                    return Ok(moment);
-                }
-                match &self.zone {
-                    AssumedZone::Fixed(offset) => {
-                        Ok(SourceTime { seconds: moment.seconds.saturating_sub(i64::from(*offset)), ..moment })
-                    }
-                    AssumedZone::Named(_) => {
-                        let wall = jiff::Timestamp::from_second(moment.seconds)
-                            .map_err(|_| bad("is outside the range of times"))?;
-                        let wall = TimeZone::UTC.to_datetime(wall);
-                        Ok(SourceTime { seconds: self.zone.seconds(wall)?, ..moment })
-                    }
-                }
+                let moment = SourceTime::of_ticks(ticks, per_second)?;
+                if zoned { Ok(moment) } else { self.of_wall(Offset::UTC.to_datetime(moment.0)) }
             }
         }
     }
@@ -339,19 +310,17 @@ impl TimeReader {
         match &self.rule {
             TimeRule::Epoch(per_second) => self.counted(epoch(text, *per_second)?),
             TimeRule::Format(format) => self.format(format, text),
-            TimeRule::Layouts if self.base.is_some() => {
-                let (wall, nanos) = time_of_day(text)
-                    .ok_or_else(|| bad("is not a time of day such as 09:30 or 09:30:00.250 (see --time-format)"))?;
-                self.counted(SourceTime { seconds: wall, nanos })
-            }
-            TimeRule::Layouts => {
-                let (wall, nanos, offset) = layout(text)?;
-                let seconds = match offset {
-                    Some(offset) => wall_seconds(wall) - i64::from(offset),
-                    None => self.zone.seconds(wall)?,
-                };
-                Ok(SourceTime { seconds, nanos })
-            }
+            TimeRule::Layouts => match self.base {
+                Some(base) => {
+                    let time = time_of_day(text)
+                        .ok_or_else(|| bad("is not a time of day such as 09:30 or 09:30:00.250 (see --time-format)"))?;
+                    self.of_wall(base.to_datetime(time))
+                }
+                None => match layout(text)? {
+                    (wall, Some(offset)) => offset.to_timestamp(wall).map(SourceTime).map_err(|_| out_of_range()),
+                    (wall, None) => self.of_wall(wall),
+                },
+            },
         }
     }
 
@@ -360,11 +329,7 @@ impl TimeReader {
         if parsed.offset().is_some() || parsed.timestamp().is_some() {
             let found =
                 parsed.to_timestamp().map_err(|_| bad(format!("is not a complete time in the format {format:?}")))?;
-            let nanos = found.as_nanosecond();
-            return Ok(SourceTime {
-                seconds: i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or(i64::MAX),
-                nanos: u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0),
-            });
+            return Ok(SourceTime(found));
         }
         let date = match self.base {
             Some(base) => base,
@@ -380,8 +345,7 @@ impl TimeReader {
         } else {
             civil::Time::midnight()
         };
-        let nanos = u32::try_from(time.subsec_nanosecond()).unwrap_or(0);
-        Ok(SourceTime { seconds: self.zone.seconds(date.to_datetime(time))?, nanos })
+        self.of_wall(date.to_datetime(time))
     }
 }
 
@@ -398,8 +362,8 @@ fn epoch(text: &[u8], per_second: i64) -> Result<SourceTime, BadTime> {
     let fraction = parts.next().unwrap_or_default();
     if integer.is_empty() || !integer.iter().chain(fraction).all(u8::is_ascii_digit) {
         // A number such as 1.5e12 is valid if it is an integer.
-        let ticks = crate::types::number::parse_i64(text).map_err(|_| not())?;
-        return Ok(SourceTime::of_ticks(ticks, per_second));
+        let ticks = parse_i64(text).map_err(|_| not())?;
+        return SourceTime::of_ticks(ticks, per_second);
     }
     let mut nanos_of_tick = 1_000_000_000 / per_second;
     let mut extra = 0_i64;
@@ -413,8 +377,7 @@ fn epoch(text: &[u8], per_second: i64) -> Result<SourceTime, BadTime> {
     let integer: i64 = std::str::from_utf8(integer).ok().and_then(|text| text.parse().ok()).ok_or_else(not)?;
     let total = i128::from(integer) * i128::from(1_000_000_000 / per_second) + i128::from(extra);
     let total = if negative { -total } else { total };
-    let seconds = i64::try_from(total.div_euclid(1_000_000_000)).map_err(|_| not())?;
-    Ok(SourceTime { seconds, nanos: u32::try_from(total.rem_euclid(1_000_000_000)).unwrap_or(0) })
+    Timestamp::from_nanosecond(total).map(SourceTime).map_err(|_| out_of_range())
 }
 
 impl BadTime {
@@ -424,8 +387,8 @@ impl BadTime {
     }
 }
 
-/// `±HH`, `±HHMM` or `±HH:MM` in seconds.
-fn parse_offset(text: &[u8]) -> Option<i32> {
+/// `±HH`, `±HHMM` or `±HH:MM`.
+fn parse_offset(text: &[u8]) -> Option<Offset> {
     let (sign, rest) = match text {
         [b'+', rest @ ..] => (1, rest),
         [b'-', rest @ ..] => (-1, rest),
@@ -436,7 +399,8 @@ fn parse_offset(text: &[u8]) -> Option<i32> {
         [a, b, c, d] | [a, b, b':', c, d] => (two(*a, *b)?, two(*c, *d)?),
         _ => return None,
     };
-    (hours < 24 && minutes < 60).then(|| sign * (i32::from(hours) * 3_600 + i32::from(minutes) * 60))
+    let seconds = sign * (i32::from(hours) * 3_600 + i32::from(minutes) * 60);
+    (hours < 24 && minutes < 60).then(|| Offset::from_seconds(seconds).ok()).flatten()
 }
 
 fn two(a: u8, b: u8) -> Option<i8> {
@@ -462,11 +426,11 @@ fn compact(text: &[u8]) -> Option<civil::DateTime> {
     (1_600..=2_400).contains(&date.year()).then(|| date.to_datetime(time))
 }
 
-/// Parses one of the common formats into wall clock, nanoseconds and offset in seconds.
+/// Parses one of the common formats into wall clock and offset.
 ///
 /// `YYYY-MM-DD` (also with `/` or `.`, or without separators), then nothing or a space or `T` and `HH:MM[:SS[.f]]`
 /// or `HHMM[SS]`, then nothing or `Z`, `UTC` or an offset.
-fn layout(text: &[u8]) -> Result<(civil::DateTime, u32, Option<i32>), BadTime> {
+fn layout(text: &[u8]) -> Result<(civil::DateTime, Option<Offset>), BadTime> {
     layout_of(text).ok_or_else(|| {
         let slashed = text.iter().filter(|b| b"/.-".contains(b)).count() == 2 && text.first() != Some(&b'-');
         if time_of_day(text).is_some() {
@@ -479,9 +443,9 @@ fn layout(text: &[u8]) -> Result<(civil::DateTime, u32, Option<i32>), BadTime> {
     })
 }
 
-fn layout_of(text: &[u8]) -> Option<(civil::DateTime, u32, Option<i32>)> {
+fn layout_of(text: &[u8]) -> Option<(civil::DateTime, Option<Offset>)> {
     if let Some(wall) = compact(text) {
-        return Some((wall, 0, None));
+        return Some((wall, None));
     }
     let (date, rest) = match text {
         [a, b, c, d, s1 @ (b'-' | b'/' | b'.'), m1, m2, s2, d1, d2, rest @ ..] if s1 == s2 => {
@@ -493,21 +457,21 @@ fn layout_of(text: &[u8]) -> Option<(civil::DateTime, u32, Option<i32>)> {
         }
     };
     let rest = match rest {
-        [] => return Some((date.to_datetime(civil::Time::midnight()), 0, None)),
+        [] => return Some((date.to_datetime(civil::Time::midnight()), None)),
         [b' ' | b'T' | b't', rest @ ..] => rest,
         _ => return None,
     };
-    let (time, nanos, rest) = clock_time(rest)?;
+    let (time, rest) = clock_time(rest)?;
     let offset = match rest.trim_ascii_start() {
         [] => None,
-        b"Z" | b"z" | b"UTC" | b"GMT" => Some(0),
+        b"Z" | b"z" | b"UTC" | b"GMT" => Some(Offset::UTC),
         offset => Some(parse_offset(offset)?),
     };
-    Some((date.to_datetime(time), nanos, offset))
+    Some((date.to_datetime(time), offset))
 }
 
-/// Parses `HH:MM[:SS[.f]]` or `HHMM[SS[.f]]` at the start of a text: the time, its nanoseconds, and the rest.
-fn clock_time(text: &[u8]) -> Option<(civil::Time, u32, &[u8])> {
+/// Parses `HH:MM[:SS[.f]]` or `HHMM[SS[.f]]` at the start of a text: the time and the rest.
+fn clock_time(text: &[u8]) -> Option<(civil::Time, &[u8])> {
     let rest = text;
     let (hour, minute, rest) = match rest {
         [h1, h2, b':', m1, m2, rest @ ..] | [h1, h2, m1, m2, rest @ ..] => (two(*h1, *h2)?, two(*m1, *m2)?, rest),
@@ -522,27 +486,26 @@ fn clock_time(text: &[u8]) -> Option<(civil::Time, u32, &[u8])> {
         [b'.' | b',', rest @ ..] => {
             let length = rest.iter().position(|b| !b.is_ascii_digit()).unwrap_or(rest.len());
             let (digits, rest) = rest.split_at(length);
-            let mut place = 1_000_000_000_u32;
-            let mut nanos = 0_u32;
+            let mut place = 1_000_000_000;
+            let mut nanos = 0;
             for digit in digits {
                 place /= 10;
                 if place == 0 && *digit != b'0' {
                     return None;
                 }
-                nanos += u32::from(digit - b'0') * place;
+                nanos += i32::from(digit - b'0') * place;
             }
             (nanos, if digits.is_empty() { return None } else { rest })
         }
         rest => (0, rest),
     };
-    Some((civil::Time::new(hour, minute, second, 0).ok()?, nanos, rest))
+    Some((civil::Time::new(hour, minute, second, nanos).ok()?, rest))
 }
 
-/// Seconds and nanoseconds since midnight of a time of day with colons.
-fn time_of_day(text: &[u8]) -> Option<(i64, u32)> {
-    let (time, nanos, rest) = clock_time(text).filter(|_| text.get(2) == Some(&b':'))?;
-    let seconds = i64::from(time.hour()) * 3_600 + i64::from(time.minute()) * 60 + i64::from(time.second());
-    rest.is_empty().then_some((seconds, nanos))
+/// A time of day with colons.
+fn time_of_day(text: &[u8]) -> Option<civil::Time> {
+    let (time, rest) = clock_time(text).filter(|_| text.get(2) == Some(&b':'))?;
+    rest.is_empty().then_some(time)
 }
 
 #[cfg(test)]
@@ -550,7 +513,7 @@ mod tests {
     use super::*;
 
     fn clock(rule: TimeRule, zone: &str) -> TimeReader {
-        TimeReader::new(rule, AssumedZone::parse(zone).unwrap())
+        TimeReader::new(rule, parse_zone(zone).unwrap())
     }
 
     fn ms(clock: &mut TimeReader, text: &str) -> Result<i64, BadTime> {
@@ -644,7 +607,7 @@ mod tests {
         let base = Some(civil::date(2013, 10, 7));
         let mut lean = clock(TimeRule::Epoch(1_000), "America/New_York").on(base);
         assert_eq!(ms(&mut lean, "34200000"), Ok(1_381_152_600_000), "09:30 in New York is 13:30 UTC");
-        assert_eq!(lean.read(&[SourceCell::Int(34_200_000)]).unwrap().seconds, 1_381_152_600);
+        assert_eq!(lean.read(&[SourceCell::Int(34_200_000)]).unwrap().0.as_second(), 1_381_152_600);
         for text in ["86400000", "-1", "1381152600000"] {
             assert!(ms(&mut lean, text).unwrap_err().message.contains("midnight"), "{text}");
         }
@@ -655,7 +618,7 @@ mod tests {
         let mut format = clock(TimeRule::Format("%H%M%S".into()), "UTC").on(base);
         assert_eq!(ms(&mut format, "133000"), Ok(1_381_152_600_000));
         let typed = SourceCell::TimeOfDay { ticks: 48_600, per_second: 1 };
-        assert_eq!(clock(TimeRule::Layouts, "UTC").on(base).read(&[typed]).unwrap().seconds, 1_381_152_600);
+        assert_eq!(clock(TimeRule::Layouts, "UTC").on(base).read(&[typed]).unwrap().0.as_second(), 1_381_152_600);
         let dated = SourceCell::Time { ticks: 0, per_second: 1, zoned: true };
         assert!(format.read(&[dated]).unwrap_err().message.contains("--base-date"));
         // The hour that the zone skips is refused.
@@ -670,7 +633,7 @@ mod tests {
             ms(&mut clock(TimeRule::Format("%H:%M".into()), "UTC"), "09:30"),
             clock(TimeRule::Layouts, "UTC")
                 .read(&[SourceCell::TimeOfDay { ticks: 1, per_second: 1 }])
-                .map(|moment| moment.seconds),
+                .map(|moment| moment.0.as_second()),
         ] {
             assert!(bad.unwrap_err().message.contains("--base-date"));
         }
@@ -706,8 +669,8 @@ mod tests {
     fn typed_times_without_a_zone_are_wall_clock() {
         let naive = SourceCell::Time { ticks: 1_704_187_800_000, per_second: 1_000, zoned: false };
         let mut york = clock(TimeRule::Layouts, "America/New_York");
-        assert_eq!(york.read(&[naive]).unwrap().seconds, 1_704_205_800);
+        assert_eq!(york.read(&[naive]).unwrap().0.as_second(), 1_704_205_800);
         let zoned = SourceCell::Time { ticks: 1_704_187_800_000, per_second: 1_000, zoned: true };
-        assert_eq!(york.read(&[zoned]).unwrap().seconds, 1_704_187_800);
+        assert_eq!(york.read(&[zoned]).unwrap().0.as_second(), 1_704_187_800);
     }
 }

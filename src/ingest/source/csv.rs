@@ -5,12 +5,10 @@
 
 use std::io::{BufRead, Read};
 
-use indicatif::ProgressBar;
-
 use crate::error::{Error, Result};
 
 use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
-use super::open::Input;
+use super::file::{Input, ReadProgress, unobserved};
 
 /// Separators to try, the most likely first.
 const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
@@ -74,9 +72,9 @@ impl<'a> CsvFields<'a> {
 const FIELDS_KNOWN: usize = 32;
 
 impl<'a> CsvRows<'a> {
-    fn new(input: &'a Input, separator: u8, bar: &ProgressBar) -> Result<Self> {
+    fn new(input: &'a Input, separator: u8, progress: &ReadProgress) -> Result<Self> {
         let (text, quoted) = (Vec::new(), csv::ByteRecord::new());
-        Ok(Self { input, reader: input.text(bar)?, separator, lines: 0, text, quoted })
+        Ok(Self { input, reader: input.text(progress)?, separator, lines: 0, text, quoted })
     }
 
     /// The next row and its first line, from 1.
@@ -125,7 +123,7 @@ pub fn sniff(input: &Input) -> Result<u8> {
     let mut best = (0, b',');
     for separator in SEPARATORS {
         let mut widths = Vec::new();
-        let mut rows = CsvRows::new(input, separator, &ProgressBar::hidden())?;
+        let mut rows = CsvRows::new(input, separator, &unobserved())?;
         while widths.len() < 20
             && let Some((fields, _)) = rows.next()?
         {
@@ -145,7 +143,7 @@ pub fn sniff(input: &Input) -> Result<u8> {
 /// The first rows; each may be a header or data.
 pub fn preview(input: &Input, separator: u8) -> Result<Preview> {
     let mut found = Vec::new();
-    let mut rows = CsvRows::new(input, separator, &ProgressBar::hidden())?;
+    let mut rows = CsvRows::new(input, separator, &unobserved())?;
     while found.len() < PREVIEW_ROWS
         && let Some((fields, _)) = rows.next()?
     {
@@ -160,10 +158,10 @@ pub fn read(
     separator: u8,
     header: bool,
     positions: &[usize],
-    bar: &ProgressBar,
+    progress: &ReadProgress,
     visit: &mut Visit<'_>,
 ) -> Result<()> {
-    let mut rows = CsvRows::new(input, separator, bar)?;
+    let mut rows = CsvRows::new(input, separator, progress)?;
     if header {
         rows.next()?;
     }
@@ -179,7 +177,7 @@ pub fn read(
 
 #[cfg(test)]
 mod tests {
-    use super::super::open::tests::{file, gzip};
+    use super::super::file::tests::{file, gzip};
     use super::*;
 
     fn rows(bytes: &[u8], positions: &[usize], header: bool) -> Vec<(u64, Option<u64>, Vec<String>)> {
@@ -187,7 +185,7 @@ mod tests {
         let input = Input::detect(&path).unwrap();
         let separator = sniff(&input).unwrap();
         let mut found = Vec::new();
-        read(&input, separator, header, positions, &ProgressBar::hidden(), &mut |record| {
+        read(&input, separator, header, positions, &unobserved(), &mut |record| {
             found.push((record.row, record.line, record.cells.iter().map(|c| c.show().into_owned()).collect()));
             Ok(())
         })
@@ -248,7 +246,7 @@ mod tests {
         let bytes = gzip("1,2,3\n".repeat(50_000).as_bytes());
         let (_folder, path) = file("x", bytes.split_at(bytes.len() - 30).0);
         let input = Input::detect(&path).unwrap();
-        let error = read(&input, b',', false, &[0], &ProgressBar::hidden(), &mut |_| Ok(())).unwrap_err();
+        let error = read(&input, b',', false, &[0], &unobserved(), &mut |_| Ok(())).unwrap_err();
         assert_eq!(error.code(), crate::ErrorCode::InvalidArgument, "{error}");
     }
 }

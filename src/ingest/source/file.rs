@@ -4,8 +4,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-
-use indicatif::ProgressBar;
+use std::rc::Rc;
 
 use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
@@ -40,7 +39,15 @@ pub enum Compression {
     Zstd,
 }
 
-/// A file to import, with its format.
+/// Gets the number of bytes on disk of each read.
+pub type ReadProgress = Rc<dyn Fn(u64)>;
+
+/// For reads that no one observes.
+pub fn unobserved() -> ReadProgress {
+    Rc::new(|_| ())
+}
+
+/// A file of rows, with its format.
 #[derive(Clone, Debug)]
 pub struct Input {
     pub path: PathBuf,
@@ -86,7 +93,7 @@ impl Input {
         let mut input = Self { path: path.into(), label, format: FileFormat::Csv, compression, bytes: meta.len() };
         let head = match compression {
             Compression::None => head,
-            _ => read_head(input.bytes(&ProgressBar::hidden())?).map_err(|error| input.broken(&error))?,
+            _ => read_head(input.bytes(&unobserved())?).map_err(|error| input.broken(&error))?,
         };
         input.format = input.detect_format(&head)?;
         Ok(input)
@@ -127,10 +134,10 @@ impl Input {
         }
     }
 
-    /// The decompressed bytes; `bar` counts the bytes on disk.
-    pub fn bytes(&self, bar: &ProgressBar) -> Result<Box<dyn Read>> {
+    /// The decompressed bytes; `progress` counts the bytes on disk.
+    pub fn bytes(&self, progress: &ReadProgress) -> Result<Box<dyn Read>> {
         let file = local::open(&self.path).map_err(|error| Error::io("open", &self.path, &error))?;
-        let file = ProgressReader { inner: file, bar: bar.clone() };
+        let file = ProgressReader { inner: file, progress: Rc::clone(progress) };
         Ok(match self.compression {
             Compression::None => Box::new(file),
             Compression::Gzip => {
@@ -141,8 +148,8 @@ impl Input {
     }
 
     /// The decompressed text, without a byte-order mark.
-    pub fn text(&self, bar: &ProgressBar) -> Result<Box<dyn BufRead>> {
-        let mut reader = BufReader::with_capacity(1 << 16, self.bytes(bar)?);
+    pub fn text(&self, progress: &ReadProgress) -> Result<Box<dyn BufRead>> {
+        let mut reader = BufReader::with_capacity(1 << 16, self.bytes(progress)?);
         let mut first = Vec::with_capacity(BOM.len());
         reader.by_ref().take(3).read_to_end(&mut first).map_err(|error| self.broken(&error))?;
         if first == BOM {
@@ -169,16 +176,16 @@ fn read_head(reader: impl Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Counts the bytes that are read in the progress bar.
+/// Counts the bytes that are read as progress.
 struct ProgressReader<R> {
     inner: R,
-    bar: ProgressBar,
+    progress: ReadProgress,
 }
 
 impl<R: Read> Read for ProgressReader<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(out)?;
-        self.bar.inc(count as u64);
+        (self.progress)(count as u64);
         Ok(count)
     }
 }
@@ -249,7 +256,7 @@ pub mod tests {
             let (_folder, path) = file("x", &gzip(bytes));
             let input = Input::detect(&path).unwrap();
             let mut text = String::new();
-            input.text(&ProgressBar::hidden()).unwrap().read_to_string(&mut text).unwrap();
+            input.text(&unobserved()).unwrap().read_to_string(&mut text).unwrap();
             assert_eq!(text, expected);
         }
     }

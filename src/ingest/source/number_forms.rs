@@ -1,26 +1,26 @@
-//! Numbers such as `1,234.56` and `193.34M`, accepted only by flag.
+//! Numbers such as `1,234.56` and `193.34M`, accepted only where the mapping allows them.
 //!
 //! Never detected: `1,234` is a thousand in one country and a fraction in another.
 
-/// The number forms that the flags of an import allow besides plain numbers.
+/// The number forms that are accepted besides plain numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Forms {
+pub struct NumberForms {
     /// Separator between groups of three digits: `--thousands`.
     pub thousands: Option<u8>,
     /// Suffixes K, M, B and T: `--magnitudes`.
     pub magnitudes: bool,
 }
 
-const ALL: [Forms; 3] = [
-    Forms { thousands: Some(b','), magnitudes: true },
-    Forms { thousands: Some(b'\''), magnitudes: true },
-    Forms { thousands: Some(b'_'), magnitudes: true },
+const ALL: [NumberForms; 3] = [
+    NumberForms { thousands: Some(b','), magnitudes: true },
+    NumberForms { thousands: Some(b'\''), magnitudes: true },
+    NumberForms { thousands: Some(b'_'), magnitudes: true },
 ];
 
-impl Forms {
+impl NumberForms {
     /// Whether only plain numbers are accepted.
     pub fn is_plain(self) -> bool {
-        self == Forms::default()
+        self == NumberForms::default()
     }
 
     /// Appends `text` as a plain number of exactly the same value: `193.34M` becomes `193.34e6`. Appends nothing and
@@ -98,7 +98,7 @@ pub fn flags_for(text: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn plain(forms: Forms, text: &str) -> Option<String> {
+    fn plain(forms: NumberForms, text: &str) -> Option<String> {
         let mut out = b"kept".to_vec();
         let rewritten = forms.rewrite(text.as_bytes(), &mut out);
         let text = String::from_utf8(out).unwrap();
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn thousands_and_magnitudes_become_plain_numbers_exactly() {
-        let both = Forms { thousands: Some(b','), magnitudes: true };
+        let both = NumberForms { thousands: Some(b','), magnitudes: true };
         for (text, expected) in [
             ("1,234.56", "1234.56"),
             ("-12,345,678", "-12345678"),
@@ -126,14 +126,14 @@ mod tests {
 
     #[test]
     fn other_text_is_not_rewritten() {
-        let both = Forms { thousands: Some(b','), magnitudes: true };
+        let both = NumberForms { thousands: Some(b','), magnitudes: true };
         for text in
             ["1,23", "12,34,567", "1234,567", ",123", "1,234,", "1.5e3K", "M", "-M", "1.2.3M", "12", "1.5", "1m"]
         {
             assert_eq!(plain(both, text), None, "{text}");
         }
-        assert_eq!(plain(Forms { thousands: Some(b'_'), magnitudes: false }, "1,234"), None);
-        assert_eq!(plain(Forms { thousands: Some(b','), magnitudes: false }, "1M"), None);
+        assert_eq!(plain(NumberForms { thousands: Some(b'_'), magnitudes: false }, "1,234"), None);
+        assert_eq!(plain(NumberForms { thousands: Some(b','), magnitudes: false }, "1M"), None);
     }
 
     #[test]

@@ -1,20 +1,18 @@
 //! Converts one source row into one row of the series, or returns the reason why it is invalid.
 
 use std::cell::OnceCell;
-use std::cmp::Ordering;
 
+use super::super::cell::{float_word, int_word, number_word};
+use super::super::options::{DecimalInput, DecodeOptions, GridRule, RowRules};
+use super::super::row_errors::quote;
+use super::super::row_rules::ordered;
+use super::cell::SourceCell;
+use super::mapped::MappedRow;
+use super::number_forms::flags_for;
 use crate::types::grid::OFF_GRID;
-use crate::types::number::{
-    DIGITS_MAX, NumberError, f64_to_decimal, parse_decimal, parse_f64, parse_i64, shortest_digits, write_decimal,
-    write_f64, write_i64,
-};
+use crate::types::number::{DIGITS_MAX, NumberError, parse_decimal, shortest_digits};
 use crate::types::time::rfc3339;
 use crate::types::{ColumnType, Grid, Kind, Rounding, SeriesDef};
-
-use super::args::{ImportSettings, OffGrid, ValidateFlag};
-use super::cell::SourceCell;
-use super::forms::flags_for;
-use super::plan::SourceRow;
 
 /// Why a row is refused, or what is inconsistent in an accepted one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,11 +51,9 @@ pub struct Converted {
 #[derive(Clone, Debug)]
 pub struct Converter<'a> {
     def: &'a SeriesDef,
-    rounding: Rounding,
-    validate: ValidateFlag,
+    options: DecodeOptions,
     /// Positions of open, high, low, close and volume.
     bar: Option<[usize; 5]>,
-    off_grid: OffGrid,
     /// Earliest stored time, the origin of intervals of several days or weeks.
     first_stored: Option<i64>,
     /// Set by the first row if no row is stored; `None` in it if the timeframe has no fixed length.
@@ -66,34 +62,26 @@ pub struct Converter<'a> {
 
 impl<'a> Converter<'a> {
     /// `first_stored` is the earliest stored time of the series.
-    pub fn new(def: &'a SeriesDef, settings: &ImportSettings, first_stored: Option<i64>) -> Self {
+    pub fn new(def: &'a SeriesDef, options: DecodeOptions, first_stored: Option<i64>) -> Self {
         let at = |name| def.column(name);
         let bar = (def.kind() == Kind::Kline)
             .then(|| Some([at("open")?, at("high")?, at("low")?, at("close")?, at("volume")?]))
             .flatten();
-        Self {
-            def,
-            rounding: settings.rounding,
-            validate: settings.validate,
-            bar,
-            off_grid: settings.off_grid,
-            first_stored,
-            grid: OnceCell::new(),
-        }
+        Self { def, options, bar, first_stored, grid: OnceCell::new() }
     }
 
     /// Converts `row` into `out`, which is overwritten.
-    pub fn convert(&self, row: &SourceRow<'_>, out: &mut Converted) -> Result<(), Issue> {
+    pub fn convert(&self, row: &MappedRow<'_>, out: &mut Converted) -> Result<(), Issue> {
         out.cells.clear();
         out.rounded = 0;
         out.odd = None;
         let time = row.time.as_ref().map_err(Clone::clone).and_then(|moment| moment.ticks(self.def.unit));
         out.ts = time.map_err(|bad| {
             let written: Vec<_> = row.time_cells.iter().map(|cell| cell.show()).collect();
-            Issue::new("ts", bad.reason, format!("{} {}", quote(&written.join(" ")), bad.message))
+            Issue::new("ts", bad.reason, format!("{} {}", quote(written.join(" ").as_bytes()), bad.message))
         })?;
         for (at, (column, cell)) in self.def.columns.iter().zip(row.cells).enumerate() {
-            let (word, rounded) = number(*cell, column.kind, self.rounding).map_err(|reason| Issue {
+            let (word, rounded) = number(*cell, column.kind, self.options.rounding).map_err(|reason| Issue {
                 digits: (reason == "precision_loss").then(|| digits_needed(*cell)),
                 flags: flags_for(cell.show().as_bytes()).filter(|_| reason == "not_a_number"),
                 ..Issue::new(&column.name, reason, describe(*cell, reason, column.kind))
@@ -102,12 +90,12 @@ impl<'a> Converter<'a> {
             out.rounded |= u64::from(rounded) << (at & 63);
         }
         out.odd = self.contradiction(&out.cells);
-        if let (Some(issue), ValidateFlag::Ohlc) = (&out.odd, self.validate) {
+        if let (Some(issue), RowRules::Ohlc) = (&out.odd, self.options.validate) {
             return Err(issue.clone());
         }
         let grid = self.grid.get_or_init(|| Grid::of(self.def, self.first_stored.or(Some(out.ts))).ok());
         out.off_grid = grid.is_some_and(|grid| !grid.has(out.ts));
-        if !out.off_grid || self.off_grid == OffGrid::Allow {
+        if !out.off_grid || self.options.grid == GridRule::Allow {
             return Ok(());
         }
         let message = format!("{} starts no interval of {}", rfc3339(out.ts, self.def.unit), self.def.key.timeframe());
@@ -127,74 +115,36 @@ impl<'a> Converter<'a> {
     /// high ≥ max(open, close, low), low ≤ min(open, close, high), volume ≥ 0.
     fn contradiction(&self, cells: &[i64]) -> Option<Issue> {
         let [open, high, low, close, volume] = self.bar?;
-        let value = |at: usize| Some((*cells.get(at)?, self.def.columns.get(at)?.kind));
-        let below = |a: usize, b: usize| compare(value(a), value(b)) == Some(Ordering::Less);
+        let value = |at: usize| Some(ordered(*cells.get(at)?, self.def.columns.get(at)?.kind));
+        let [open_value, high_value, low_value, close_value] = [value(open)?, value(high)?, value(low)?, value(close)?];
         let issue = |field: &str, reason, message: String| Some(Issue::new(field, reason, message));
-        for (at, name) in [(open, "open"), (close, "close"), (low, "low")] {
-            if below(high, at) {
+        for (other, name) in [(open_value, "open"), (close_value, "close"), (low_value, "low")] {
+            if high_value < other {
                 return issue("high", "ohlc", format!("is below {name}"));
             }
         }
-        for (at, name) in [(open, "open"), (close, "close")] {
-            if below(at, low) {
+        for (other, name) in [(open_value, "open"), (close_value, "close")] {
+            if low_value > other {
                 return issue("low", "ohlc", format!("is above {name}"));
             }
         }
-        let negative = match value(volume)? {
-            (word, ColumnType::Float64) => f64::from_bits(word.cast_unsigned()) < 0.0,
-            (word, _) => word < 0,
-        };
-        if negative { issue("volume", "negative_volume", "is below zero".into()) } else { None }
-    }
-}
-
-fn compare(a: Option<(i64, ColumnType)>, b: Option<(i64, ColumnType)>) -> Option<Ordering> {
-    match (a?, b?) {
-        ((a, ColumnType::Float64), (b, _)) => {
-            f64::from_bits(a.cast_unsigned()).partial_cmp(&f64::from_bits(b.cast_unsigned()))
-        }
-        ((a, _), (b, _)) => Some(a.cmp(&b)),
+        if value(volume)? < 0 { issue("volume", "negative_volume", "is below zero".into()) } else { None }
     }
 }
 
 /// The raw value of a cell and whether digits were lost, or the reason of the error.
 fn number(cell: SourceCell<'_>, kind: ColumnType, rounding: Rounding) -> Result<(i64, bool), &'static str> {
-    let reason = NumberError::reason;
-    match (cell, kind) {
-        (SourceCell::Missing, _) => Err("missing"),
-        (SourceCell::Wrong(_) | SourceCell::Time { .. } | SourceCell::TimeOfDay { .. }, _) => Err("wrong_type"),
-        (SourceCell::Text(text), ColumnType::Decimal { digits }) => {
-            parse_decimal(text, digits, rounding).map(|fixed| (fixed.raw, fixed.rounded)).map_err(reason)
-        }
-        (SourceCell::Text(text), ColumnType::Float64) => {
-            parse_f64(text).map(|value| (value.to_bits().cast_signed(), false)).map_err(reason)
-        }
-        (SourceCell::Text(text), ColumnType::Int64) => match parse_i64(text) {
-            Ok(value) => Ok((value, false)),
-            Err(NumberError::PrecisionLoss) if rounding == Rounding::Nearest => {
-                parse_decimal(text, 0, rounding).map(|fixed| (fixed.raw, fixed.rounded)).map_err(reason)
-            }
-            Err(error) => Err(error.reason()),
-        },
-        (SourceCell::Int(value), ColumnType::Int64) => Ok((value, false)),
-        (SourceCell::Int(value), _) => {
-            number(SourceCell::Text(itoa::Buffer::new().format(value).as_bytes()), kind, rounding)
-        }
-        (SourceCell::Float(value), ColumnType::Decimal { digits }) => double(value, digits, rounding),
-        (SourceCell::Float(value), ColumnType::Int64) => double(value, 0, rounding),
-        (SourceCell::Float(value), ColumnType::Float64) if value.is_finite() => {
-            Ok((value.to_bits().cast_signed(), false))
-        }
-        (SourceCell::Float(_), ColumnType::Float64) => Err("not_finite"),
-    }
-}
-
-/// A double as fixed point: exact when its shortest decimal form has no more digits.
-fn double(value: f64, digits: u8, rounding: Rounding) -> Result<(i64, bool), &'static str> {
-    match f64_to_decimal(value, digits) {
-        Ok(fixed) if fixed.rounded && rounding == Rounding::Exact => Err(NumberError::PrecisionLoss.reason()),
-        Ok(fixed) => Ok((fixed.raw, fixed.rounded)),
-        Err(error) => Err(error.reason()),
+    let word = match cell {
+        SourceCell::Missing => return Err("missing"),
+        SourceCell::Wrong(_) | SourceCell::Time { .. } | SourceCell::TimeOfDay { .. } => return Err("wrong_type"),
+        SourceCell::Text(text) => number_word(text, kind, DecimalInput::Decimal, rounding),
+        SourceCell::Int(value) => int_word(value, kind),
+        SourceCell::Float(value) => float_word(value, kind, rounding),
+    };
+    match word {
+        // A double with more digits than its column: without leave to round it is no value of the column.
+        Ok((_, true)) if rounding == Rounding::Exact => Err(NumberError::PrecisionLoss.reason()),
+        word => word.map_err(NumberError::reason),
     }
 }
 
@@ -210,19 +160,8 @@ fn digits_needed(cell: SourceCell<'_>) -> u8 {
     }
 }
 
-/// A raw value of a column as text.
-pub fn show_raw(word: i64, kind: ColumnType) -> String {
-    let mut out = Vec::new();
-    match kind {
-        ColumnType::Decimal { digits } => write_decimal(&mut out, word, digits),
-        ColumnType::Float64 => write_f64(&mut out, f64::from_bits(word.cast_unsigned())),
-        ColumnType::Int64 => write_i64(&mut out, word),
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 fn describe(cell: SourceCell<'_>, reason: &str, kind: ColumnType) -> String {
-    let shown = quote(&cell.show());
+    let shown = quote(cell.show().as_bytes());
     match (reason, kind) {
         ("missing", _) => "is missing".into(),
         ("wrong_type", _) => format!("{shown} is not a number"),
@@ -235,12 +174,6 @@ fn describe(cell: SourceCell<'_>, reason: &str, kind: ColumnType) -> String {
         ("precision_loss", _) => format!("{shown} is not an integer"),
         _ => format!("{shown} is beyond the range of the column"),
     }
-}
-
-/// The text in quotes, truncated for a message.
-fn quote(text: &str) -> String {
-    let short: String = text.chars().take(60).collect();
-    if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 use std::io::{self, BufRead};
 
-use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -14,7 +13,7 @@ use serde_json::value::RawValue;
 use crate::error::{Error, Result};
 
 use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
-use super::open::Input;
+use super::file::{Input, ReadProgress, unobserved};
 
 /// Longest row.
 const ROW_BYTES_MAX: usize = 1 << 20;
@@ -251,7 +250,7 @@ fn cell<'a>(value: &'a RawValue, unescaped: Option<&'a str>) -> SourceCell<'a> {
 
 /// The first rows; with names if the first row is an object.
 pub fn preview(input: &Input) -> Result<Preview> {
-    let mut rows = JsonRows::new(input.text(&ProgressBar::hidden())?);
+    let mut rows = JsonRows::new(input.text(&unobserved())?);
     let mut names: Option<Vec<String>> = None;
     let mut cells: Vec<Vec<String>> = Vec::new();
     while cells.len() < PREVIEW_ROWS {
@@ -287,10 +286,10 @@ pub fn read(
     names: Option<&[String]>,
     header: bool,
     positions: &[usize],
-    bar: &ProgressBar,
+    progress: &ReadProgress,
     visit: &mut Visit<'_>,
 ) -> Result<()> {
-    let mut rows = JsonRows::new(input.text(bar)?);
+    let mut rows = JsonRows::new(input.text(progress)?);
     let mut row = 0;
     let mut skip = header;
     while let Some((text, line)) = rows.next().map_err(|error| broken(input, error))? {
@@ -327,7 +326,7 @@ pub fn read(
 
 #[cfg(test)]
 mod tests {
-    use super::super::open::tests::file;
+    use super::super::file::tests::file;
     use super::*;
 
     fn rows(text: &str, names: Option<&[&str]>, positions: &[usize]) -> Result<Vec<Vec<String>>> {
@@ -335,7 +334,7 @@ mod tests {
         let input = Input::detect(&path)?;
         let names: Option<Vec<String>> = names.map(|names| names.iter().map(|n| (*n).to_string()).collect());
         let mut found = Vec::new();
-        read(&input, names.as_deref(), false, positions, &ProgressBar::hidden(), &mut |record| {
+        read(&input, names.as_deref(), false, positions, &unobserved(), &mut |record| {
             found.push(record.cells.iter().map(|cell| cell.show().into_owned()).collect());
             Ok(())
         })?;

@@ -11,7 +11,6 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema, TimeUnit as ArrowUnit};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
-use indicatif::ProgressBar;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::reader::ChunkReader;
@@ -20,7 +19,7 @@ use crate::disk::local;
 use crate::error::{Error, Result};
 
 use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
-use super::open::{Compression, FileFormat, Input};
+use super::file::{Compression, FileFormat, Input, ReadProgress, unobserved};
 
 /// Rows per batch of a Parquet file.
 const BATCH_ROWS: usize = 16_384;
@@ -43,7 +42,7 @@ fn open(input: &Input, keep: Option<&[usize]>) -> Result<(Schema, Batches)> {
     let file = || local::open(&input.path).map_err(|error| Error::io("open", &input.path, &error));
     let unpacked = || {
         let mut bytes = Vec::new();
-        let mut reader = input.bytes(&ProgressBar::hidden())?.take(UNPACKED_BYTES_MAX + 1);
+        let mut reader = input.bytes(&unobserved())?.take(UNPACKED_BYTES_MAX + 1);
         reader.read_to_end(&mut bytes).map_err(|error| input.broken(&error))?;
         if bytes.len() as u64 > UNPACKED_BYTES_MAX {
             return Err(Error::invalid(format!("{} is larger than 1 GiB decompressed", input.label))
@@ -57,7 +56,7 @@ fn open(input: &Input, keep: Option<&[usize]>) -> Result<(Schema, Batches)> {
         (FileFormat::ArrowFile, Compression::None) => arrow_file(input, BufReader::new(file()?), keep),
         (FileFormat::ArrowFile, _) => arrow_file(input, Cursor::new(unpacked()?), keep),
         _ => {
-            let bytes = BufReader::new(input.bytes(&ProgressBar::hidden())?);
+            let bytes = BufReader::new(input.bytes(&unobserved())?);
             let reader = StreamReader::try_new(bytes, None).map_err(|error| broken(input, error))?;
             let schema = reader.schema().as_ref().clone();
             let keep = keep.map(<[usize]>::to_vec);
@@ -202,7 +201,7 @@ fn columns(batch: &RecordBatch) -> std::result::Result<Vec<CellColumn>, ArrowErr
 }
 
 /// Reads every row and passes the cells at `positions` to `visit`.
-pub fn read(input: &Input, positions: &[usize], bar: &ProgressBar, visit: &mut Visit<'_>) -> Result<()> {
+pub fn read(input: &Input, positions: &[usize], progress: &ReadProgress, visit: &mut Visit<'_>) -> Result<()> {
     let mut keep = positions.to_vec();
     keep.sort_unstable();
     keep.dedup();
@@ -224,7 +223,7 @@ pub fn read(input: &Input, positions: &[usize], bar: &ProgressBar, visit: &mut V
         }
         first += rows as u64;
     }
-    bar.inc(input.bytes);
+    progress(input.bytes);
     Ok(())
 }
 
@@ -238,7 +237,7 @@ mod tests {
     use arrow::datatypes::Int32Type;
     use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 
-    use super::super::open::tests::{file, gzip};
+    use super::super::file::tests::{file, gzip};
     use super::*;
 
     fn batch() -> RecordBatch {
@@ -297,7 +296,7 @@ mod tests {
             let input = Input::detect(&path).unwrap();
             assert_eq!(preview(&input).unwrap().names.unwrap(), ["date", "open", "count", "big", "text", "venue"]);
             let mut found = Vec::new();
-            read(&input, &[4, 0, 1, 2, 3, 5], &ProgressBar::hidden(), &mut |record| {
+            read(&input, &[4, 0, 1, 2, 3, 5], &unobserved(), &mut |record| {
                 found.push(format!("{:?}", record.cells));
                 Ok(())
             })
@@ -322,7 +321,7 @@ mod tests {
             for cut in [bytes.len() / 2, bytes.len() - 9] {
                 let (_folder, path) = file("cut", bytes.split_at(cut).0);
                 let Ok(input) = Input::detect(&path) else { continue };
-                let read = read(&input, &[0, 1], &ProgressBar::hidden(), &mut |_| Ok(()));
+                let read = read(&input, &[0, 1], &unobserved(), &mut |_| Ok(()));
                 // A stream truncated after its last message has no end marker, and is complete.
                 if input.format != FileFormat::ArrowStream {
                     assert_eq!(read.unwrap_err().code(), crate::ErrorCode::InvalidArgument);
