@@ -28,7 +28,6 @@ use std::io::{BufRead, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::{Array, AsArray, StringArray};
@@ -36,12 +35,11 @@ use arrow::datatypes::{DataType, Int32Type};
 use arrow::ipc::reader::FileReader;
 use arrow::record_batch::RecordBatch;
 use fastk::format::manifest::{ChunkRecord, Edit, decode_edit, encode_edit};
-use fastk::query::{MultiLayout, MultiScan, RowOrder, ScanMember, multi};
+use fastk::query::{MultiLayout, Query, TimeValue};
 use fastk::store::Durability;
 use fastk::types::{Partition, TimeUnit};
 use fastk::{
-    Error, NumberFormat, Predicate, Result, Rows, Select, SeriesDef, SeriesKey, SeriesSpec, SeriesWrite, Store,
-    StoreOptions, WriteMode,
+    Error, Predicate, Result, Rows, Select, SeriesKey, SeriesSpec, SeriesWrite, Store, StoreOptions, WriteMode,
 };
 use serde_json::{Value, json};
 
@@ -263,26 +261,16 @@ impl Session {
 
     fn cross(&self, prefix: &str, ts: i64, times: &str) -> Result<Value> {
         let store = self.store()?;
-        let asked = [format!("{prefix}*")];
         let read = || {
             let reader = store.reader();
             let keys = reader.keys().filter(|key| key.as_str().starts_with(prefix));
-            let series = keys.map(|key| reader.series(key)).collect::<Result<Vec<_>>>()?;
-            let defs: Vec<&SeriesDef> = series.iter().map(|series| series.def.as_ref()).collect();
-            let common = multi::common(&defs, None, NumberFormat::Stored)?;
-            let filter = Arc::new(Vec::new());
-            let member = |(series, (columns, casts)): (&&Arc<_>, _)| ScanMember {
-                series: Arc::clone(series),
-                range: (ts, ts),
-                columns,
-                casts,
-                filter: Arc::clone(&filter),
-                stop: Default::default(),
-            };
-            let members: Vec<ScanMember> = series.iter().zip(common.members).map(member).collect();
-            let shape = multi::result_schema(&asked, &members, common.columns, NumberFormat::Stored, reader.commit());
+            let series = keys.map(ToString::to_string).collect();
+            let when = Some(TimeValue::Epoch(ts));
+            let layout = Some(MultiLayout::ByTime);
+            let plan = reader.plan(&Query { series, start: when.clone(), end: when, layout, ..Query::default() })?;
+            let shape = plan.schema().clone();
             let schema = shape.arrow_schema();
-            let scan = MultiScan::new(members, store.cache(), MultiLayout::ByTime, RowOrder::Asc, None);
+            let scan = plan.scan();
             scan.map(|block| shape.record_batch(&schema, &block?)).collect::<Result<Vec<_>>>()
         };
         let Timed { ns, last } = timed(times, read)?;

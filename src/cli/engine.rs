@@ -25,7 +25,7 @@ use crate::server::settings::{self, count, health_connections, millis};
 use crate::server::tls_stream::Tls;
 use crate::service::{
     Acknowledged, IdempotencyKey, OpenProgress, OrphanReport, OverlapReport, RowMode, Service, ServiceLimits,
-    StoreOptions, TaskControl, VerifyOptions, VerifyReport, WriteManyReply, WriteOptions, range_of,
+    StoreOptions, TaskControl, VerifyOptions, VerifyReport, WriteManyReply, WriteOptions,
 };
 use crate::store::{self, ReadOnly};
 use crate::types::{SeriesDef, SeriesKey};
@@ -215,13 +215,6 @@ pub async fn renew_certificates(tls: (Tls, Tls), mut stopped: Shutdown, renewed:
         });
         let _ = poll.await;
     }
-}
-
-/// Parses a closed range, in the unit of the series.
-pub fn closed_range(service: &Service, key: &SeriesKey, start: &str, end: &str) -> Result<(i64, i64)> {
-    let (start, end) = (time_value(start), time_value(end));
-    let range = range_of(service.def(key)?.as_ref(), Some(&start), Some(&end))?;
-    range.ok_or_else(|| Error::invalid("no timestamp is between start and end"))
 }
 
 /// An integer is an epoch; other text is parsed when the unit of the series is known.

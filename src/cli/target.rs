@@ -436,10 +436,7 @@ impl CommandTarget {
     ) -> Result<DeleteReply> {
         match self {
             CommandTarget::Local(service) => {
-                let range = match range {
-                    Some((start, end)) => Some(engine::closed_range(service, key, start, end)?),
-                    None => None,
-                };
+                let range = range.map(|(start, end)| (engine::time_value(start), engine::time_value(end)));
                 service.delete_range(key, range, condition, dry_run)
             }
             CommandTarget::Remote(client) => {

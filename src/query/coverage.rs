@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::query::KeyRanges;
+use crate::query::predicate::KeyRanges;
 use crate::store::{BucketRanges, MapCache, Presence, SeriesState};
 use crate::types::calendar::OpenPeriods;
 use crate::types::{Calendar, Grid, TimeUnit};

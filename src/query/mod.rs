@@ -1,9 +1,12 @@
-//! Queries and results: the query object, the scan that merges chunks and tail, and the blocks it yields.
+//! Queries and results: the query object, the planner, and the scan that merges chunks and tail into blocks.
 
 pub mod cancel;
+pub mod columns;
 pub mod coverage;
 pub mod multi;
+pub mod plan;
 pub mod predicate;
+pub mod range;
 pub mod reader;
 pub mod request;
 pub mod result;
@@ -12,8 +15,10 @@ pub mod select;
 
 pub use crate::store::{Block, SeriesIndexes, StoredMessage};
 pub use cancel::CancelFlag;
-pub use multi::{MultiScan, ScanMember};
+pub use multi::{MultiScan, PagePosition, RowSubject, ScanMember};
+pub use plan::{Planner, RangeSpec, ReadPlan, RowSpec};
 pub use predicate::{KeyRanges, Operator, Predicate};
+pub use range::ClosedRange;
 pub use reader::{RowStream, Select, StoreReader};
 pub use request::{MultiLayout, Query, RowOrder, TimeValue};
 pub use result::{NumberFormat, ResultColumn, ResultSchema, Subject};

@@ -1,4 +1,4 @@
-//! A scan over several series of one state, one after the other or merged by time.
+//! The scan of a plan: its series one after the other, or merged by time.
 //!
 //! Invariants:
 //! 1. Rows come in the order of the result. By series: keys ascend and, inside each series, time follows the requested
@@ -12,33 +12,17 @@ use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::StringArray;
 use arrow::buffer::Buffer;
 
-use super::cancel::CancelFlag;
-use super::predicate::KeyRanges;
-use super::request::{MultiLayout, RowOrder};
-use super::result::{NumberFormat, ResultColumn, ResultSchema, Subject};
-use super::scan::{Scan, ScanSpec, ScanStats};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, Result};
 use crate::format::chunk::block_rows;
+use crate::query::cancel::CancelFlag;
+use crate::query::columns::{ColumnCast, mismatch};
+use crate::query::predicate::KeyRanges;
+use crate::query::request::{MultiLayout, RowOrder};
+use crate::query::scan::{Scan, ScanSpec, ScanStats};
 use crate::store::{Block, BlockRows, MapCache, SeriesIndexes, SeriesState};
-use crate::types::{ColumnType, SeriesDef, SeriesKey, cells, number};
-
-/// How the words of one column of one series are converted, so that all series have the same type in the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ColumnCast {
-    Keep,
-    /// More digits; exact, or an error.
-    Rescale {
-        from: u8,
-        to: u8,
-    },
-    /// The double nearest to a decimal of this many digits.
-    Double {
-        from: u8,
-    },
-}
+use crate::types::{SeriesKey, cells, number};
 
 /// One series of a result, and which of its rows.
 #[derive(Clone, Debug)]
@@ -87,157 +71,20 @@ impl ScanMember {
     }
 }
 
-/// The columns of several series mapped to those of one result.
-#[derive(Debug)]
-pub struct CommonColumns {
-    /// Columns of the result.
-    pub columns: Vec<ResultColumn>,
-    /// For each series the positions of those columns and their conversions.
-    pub members: Vec<(Vec<usize>, Vec<ColumnCast>)>,
+/// Where a result continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PagePosition {
+    /// The rest of the range of the only series.
+    Range { series_id: u64, start: i64, end: i64 },
+    /// The next row of several series. Their ranges follow from the query.
+    Row { series_id: u64, ts: i64 },
 }
 
-fn mismatch(detail: String) -> Error {
-    Error::new(ErrorCode::SchemaMismatch, detail)
-}
-
-/// Columns of a result over at least one series: the named ones, or those common to all in the order of the first
-/// series. A decimal column has the most digits of any series.
-///
-/// # Errors
-/// `schema_mismatch` naming series and column where a series lacks a named column, types are incompatible, or units
-/// differ; `invalid_argument` for a column named twice.
-pub fn common(defs: &[&SeriesDef], names: Option<&[String]>, numbers: NumberFormat) -> Result<CommonColumns> {
-    let first = *defs.first().ok_or_else(|| Error::invalid("series names no series"))?;
-    if let Some(other) = defs.iter().find(|def| def.unit != first.unit) {
-        return Err(mismatch(format!(
-            "series {} has timestamps in {}, series {} in {}",
-            first.key,
-            first.unit.name(),
-            other.key,
-            other.unit.name()
-        ))
-        .with_hint("a query takes series of one unit"));
-    }
-    let names: Vec<&str> = match names {
-        Some(names) => {
-            let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !is_key_column(name)).collect();
-            for (position, name) in names.iter().enumerate() {
-                if names.iter().take(position).any(|earlier| earlier == name) {
-                    return Err(Error::invalid(format!("column {name:?} is named twice")));
-                }
-            }
-            names
-        }
-        None => {
-            let is_common = |name: &str| defs.iter().all(|def| def.column(name).is_some());
-            first.columns.iter().map(|column| column.name.as_str()).filter(|name| is_common(name)).collect()
-        }
-    };
-    let mut columns = Vec::with_capacity(names.len());
-    let mut members = vec![(Vec::with_capacity(names.len()), Vec::with_capacity(names.len())); defs.len()];
-    for name in names {
-        let kinds = kinds_of(defs, name)?;
-        let kind = common_kind(defs, name, &kinds, numbers)?;
-        for ((positions, casts), (position, column_kind)) in members.iter_mut().zip(kinds) {
-            positions.push(position);
-            casts.push(match (column_kind, kind) {
-                (ColumnType::Decimal { digits: from }, ColumnType::Decimal { digits: to }) if from != to => {
-                    ColumnCast::Rescale { from, to }
-                }
-                (ColumnType::Decimal { digits: from }, ColumnType::Float64) => ColumnCast::Double { from },
-                _ => ColumnCast::Keep,
-            });
-        }
-        columns.push(ResultColumn { name: name.to_owned(), kind });
-    }
-    Ok(CommonColumns { columns, members })
-}
-
-/// Whether a column comes first in every result, named or not.
-fn is_key_column(name: &str) -> bool {
-    name == "ts" || name == super::result::SERIES_COLUMN
-}
-
-/// Position and type of a column in each series.
-fn kinds_of(defs: &[&SeriesDef], name: &str) -> Result<Vec<(usize, ColumnType)>> {
-    let position_and_kind = |def: &&SeriesDef| {
-        let position = def.column_named(name)?;
-        let kind = def.columns.get(position).map_or(ColumnType::Int64, |column| column.kind);
-        Ok((position, kind))
-    };
-    defs.iter().map(position_and_kind).collect()
-}
-
-/// The type a column of several series has in the result.
-fn common_kind(
-    defs: &[&SeriesDef],
-    name: &str,
-    kinds: &[(usize, ColumnType)],
-    numbers: NumberFormat,
-) -> Result<ColumnType> {
-    let (Some((_, first)), Some(def)) = (kinds.first(), defs.first()) else {
-        return Err(Error::internal("a result of no series"));
-    };
-    let Some((other, (_, kind))) = defs.iter().zip(kinds).find(|(_, (_, kind))| kind != first) else {
-        return Ok(*first);
-    };
-    let differ = || {
-        let (a, b) = (type_text(*first), type_text(*kind));
-        mismatch(format!("column {name} is {a} in series {} and {b} in series {}", def.key, other.key))
-    };
-    if kinds.iter().any(|(_, kind)| *kind == ColumnType::Int64) {
-        return Err(differ().with_hint("name other columns, or query the series separately"));
-    }
-    if numbers == NumberFormat::Float64 {
-        return Ok(ColumnType::Float64);
-    }
-    let digits: Option<Vec<u8>> = kinds.iter().map(|(_, kind)| kind.digits()).collect();
-    match digits.and_then(|digits| digits.into_iter().max()) {
-        Some(_) if numbers == NumberFormat::Raw => {
-            Err(differ().with_hint("numbers=raw needs equal digits; numbers=stored rescales, numbers=float64 converts"))
-        }
-        Some(digits) => Ok(ColumnType::Decimal { digits }),
-        None => Err(differ().with_hint("numbers=float64 returns both as doubles")),
-    }
-}
-
-fn type_text(kind: ColumnType) -> String {
-    match kind {
-        ColumnType::Decimal { digits } => format!("decimal({digits})"),
-        ColumnType::Float64 => "float64".into(),
-        ColumnType::Int64 => "int64".into(),
-    }
-}
-
-/// Checks that predicates on scaled integers mean the same in every series.
-///
-/// # Errors
-/// `schema_mismatch` naming the column.
-pub fn check_raw(defs: &[&SeriesDef], columns: &[&str]) -> Result<()> {
-    for name in columns.iter().filter(|name| **name != "ts") {
-        common_kind(defs, name, &kinds_of(defs, name)?, NumberFormat::Raw)?;
-    }
-    Ok(())
-}
-
-/// Schema of a result over several series, in the order of their keys.
-pub fn result_schema(
-    selectors: &[String],
-    members: &[ScanMember],
-    columns: Vec<ResultColumn>,
-    numbers: NumberFormat,
-    commit: u64,
-) -> ResultSchema {
-    let keys = StringArray::from_iter_values(members.iter().map(|member| member.series.def.key.as_str()));
-    let unit = members.first().map(|member| member.series.def.unit).unwrap_or_default();
-    let subject = Subject::Many { selectors: selectors.into(), keys: Arc::new(keys) };
-    ResultSchema { subject, unit, columns, numbers, commit }
-}
-
-/// Rows of several series, block by block.
+/// Rows of the series of a plan, block by block.
 #[derive(Debug)]
 pub struct MultiScan {
     members: Vec<ScanMember>,
+    subject: RowSubject,
     cache: Arc<MapCache>,
     order: RowOrder,
     /// Rows the limit still allows, over all series.
@@ -248,6 +95,15 @@ pub struct MultiScan {
     stats: ScanStats,
     next: Option<(usize, i64)>,
     ended: bool,
+}
+
+/// Whether rows say which series they are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowSubject {
+    /// All rows are of the only series.
+    Series,
+    /// Each row has its series.
+    EachRow,
 }
 
 /// Progress of a scan.
@@ -299,6 +155,7 @@ impl MultiScan {
     /// Starts a scan over the members, ascending by key; nothing is read before the first block is requested.
     pub fn new(
         members: Vec<ScanMember>,
+        subject: RowSubject,
         cache: &Arc<MapCache>,
         layout: MultiLayout,
         order: RowOrder,
@@ -310,6 +167,7 @@ impl MultiScan {
         };
         Self {
             members,
+            subject,
             cache: Arc::clone(cache),
             order,
             rows_left: limit.unwrap_or(u64::MAX),
@@ -321,10 +179,16 @@ impl MultiScan {
         }
     }
 
-    /// Position of the series and timestamp of the first row beyond the limit, once the scan has ended; `None` without
-    /// one.
-    pub fn next_row(&self) -> Option<(usize, i64)> {
-        self.next
+    /// Where the first row beyond the limit is, once the scan has ended; `None` without one.
+    pub fn next_position(&self) -> Option<PagePosition> {
+        let (at, ts) = self.next?;
+        let member = self.members.get(at)?;
+        let series_id = member.series.id;
+        Some(match (self.subject, self.order) {
+            (RowSubject::EachRow, _) => PagePosition::Row { series_id, ts },
+            (RowSubject::Series, RowOrder::Asc) => PagePosition::Range { series_id, start: ts, end: member.range.1 },
+            (RowSubject::Series, RowOrder::Desc) => PagePosition::Range { series_id, start: member.range.0, end: ts },
+        })
     }
 
     /// Statistics of the scan so far, over all series.
@@ -378,7 +242,10 @@ impl MultiScan {
                 Some(block) => {
                     let block = member.cast(block?)?;
                     self.rows_left = self.rows_left.saturating_sub(block.rows() as u64);
-                    return Ok(Some(block.of_series(SeriesIndexes::All(label(*at)))));
+                    return Ok(Some(match self.subject {
+                        RowSubject::Series => block,
+                        RowSubject::EachRow => block.of_series(SeriesIndexes::All(label(*at))),
+                    }));
                 }
                 None => {
                     self.stats.add(&open.stats());
@@ -408,7 +275,7 @@ impl Iterator for MultiScan {
     }
 }
 
-/// Label of a series; positions are below [`super::select::SERIES_MAX`].
+/// Label of a series; positions are below the maximum number of series of a query.
 fn label(position: usize) -> i32 {
     i32::try_from(position).unwrap_or(i32::MAX)
 }

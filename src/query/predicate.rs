@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::zone_map::order_key;
-use crate::query::NumberFormat;
+use crate::query::result::NumberFormat;
 use crate::types::number::{self, NumberError};
 use crate::types::time::{Bound, parse_param};
 use crate::types::{ColumnType, SeriesDef, TimeUnit};

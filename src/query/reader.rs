@@ -5,11 +5,17 @@ use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 
-use super::coverage::{CoverageReport, CoverageSpec, coverage};
-use super::predicate::{self, Predicate};
-use super::{Block, NumberFormat, ResultSchema, Scan, ScanSpec, latest_start};
 use crate::error::{Error, Result};
-use crate::store::{MapCache, SeriesState, Store, StoreState};
+use crate::query::cancel::CancelFlag;
+use crate::query::coverage::{CoverageReport, CoverageSpec, coverage};
+use crate::query::multi::MultiScan;
+use crate::query::plan::{Planner, RangeSpec, ReadPlan, RowSpec};
+use crate::query::predicate::Predicate;
+use crate::query::range::ClosedRange;
+use crate::query::request::{MultiLayout, Query, RowOrder};
+use crate::query::result::{NumberFormat, ResultSchema};
+use crate::query::select::Selection;
+use crate::store::{Block, MapCache, SeriesState, Store, StoreState};
 use crate::types::schema::series_not_found;
 use crate::types::{Calendar, SeriesKey};
 
@@ -44,7 +50,7 @@ pub struct Select<'a> {
 #[derive(Debug)]
 pub struct RowStream {
     shape: ResultSchema,
-    scan: Scan,
+    scan: MultiScan,
 }
 
 impl RowStream {
@@ -137,29 +143,38 @@ impl StoreReader {
     ///
     /// # Errors
     /// `series_not_found`, `schema_mismatch` for an unknown column, `invalid_argument` for a range that ends before it
-    /// starts, for 0 rows and for a value that is not a number.
+    /// starts, for 0 rows, for a column listed twice and for a value that is not a number.
     pub fn select(&self, key: &SeriesKey, select: &Select<'_>) -> Result<RowStream> {
-        let series = self.series(key)?;
-        let (start, end) = select.range.clone().map_or((i64::MIN, i64::MAX), RangeInclusive::into_inner);
-        if start > end {
-            return Err(Error::invalid(format!("start {start} is after end {end}")));
-        }
-        if select.latest == Some(0) || select.limit == Some(0) {
-            return Err(Error::invalid("latest and limit must be at least 1"));
-        }
-        let columns = match select.columns {
-            None => None,
-            Some(names) => Some(names.iter().map(|name| series.def.column_named(name)).collect::<Result<Vec<_>>>()?),
+        let range = match &select.range {
+            None => ClosedRange::ALL,
+            Some(range) => ClosedRange::new(*range.start(), *range.end())?,
         };
-        let filter = predicate::compile(&series.def, select.predicates, select.numbers)?;
-        let start = match select.latest {
-            None => start,
-            Some(rows) => latest_start(series, &self.cache, (start, end), rows, &filter)?,
+        let spec = RowSpec {
+            range: RangeSpec::Ticks(range),
+            latest: select.latest,
+            latest_complete: None,
+            columns: select.columns.map(<[&str]>::to_vec),
+            predicates: select.predicates,
+            numbers: select.numbers,
+            order: if select.descending { RowOrder::Desc } else { RowOrder::Asc },
+            layout: MultiLayout::BySeries,
+            limit: select.limit,
         };
-        let shape =
-            ResultSchema::of(&series.def, columns.as_deref(), select.numbers, series.version, self.state.commit);
-        let spec = ScanSpec { range: (start, end), desc: select.descending, limit: select.limit, columns, filter };
-        Ok(RowStream { shape, scan: Scan::new(series, &self.cache, &spec) })
+        let series = Arc::clone(self.series(key)?);
+        let plan = self.planner(&CancelFlag::default()).plan_rows(Selection::One(series), &[], &spec)?;
+        Ok(RowStream { shape: plan.schema().clone(), scan: plan.scan() })
+    }
+
+    /// Plans a query of any number of series. `as_of`, `commit` and `cursor` have no effect: the reader is the state.
+    ///
+    /// # Errors
+    /// Those of [`Planner::plan`].
+    pub fn plan(&self, query: &Query) -> Result<ReadPlan> {
+        self.planner(&CancelFlag::default()).plan(query, &|_| true)
+    }
+
+    fn planner<'a>(&'a self, stop: &'a CancelFlag) -> Planner<'a> {
+        Planner { state: &self.state, cache: &self.cache, stop }
     }
 
     /// Expected and present intervals and the gaps between them, from the first to the last row, under the calendar of

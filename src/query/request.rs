@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::predicate::Predicate;
-use super::result::NumberFormat;
 use crate::error::{Error, Result};
+use crate::query::predicate::Predicate;
+use crate::query::result::NumberFormat;
 use crate::types::SeriesKey;
 
 /// Direction of the result.

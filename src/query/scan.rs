@@ -11,10 +11,10 @@ use std::sync::Arc;
 use arrow::buffer::Buffer;
 use serde::{Deserialize, Serialize};
 
-use super::cancel::CancelFlag;
-use super::predicate::KeyRanges;
 use crate::error::Result;
 use crate::format::chunk::block_rows;
+use crate::query::cancel::CancelFlag;
+use crate::query::predicate::KeyRanges;
 use crate::store::{Block, BlockRows, MapCache, Merge, RUN_ROWS, SeriesState, WantedKeys};
 use crate::types::cells;
 

@@ -1,14 +1,13 @@
-//! The operation `coverage`, `latest_complete` of reads, and the ratio in the inventory.
+//! The operation `coverage`, and the ratio in the inventory.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::egress::TimeFormat;
 use crate::error::{Error, Result};
-use crate::query::coverage::{CompleteTail, CoverageSpec, Gap, coverage, last_complete, ratio};
-use crate::query::{Query, TimeValue};
+use crate::query::coverage::{CoverageSpec, Gap, coverage, ratio};
+use crate::query::{ClosedRange, TimeValue};
 use crate::service::caller::Scope;
-use crate::service::read::range_of;
 use crate::service::shared::Service;
 use crate::store::{SeriesState, StoreState};
 use crate::types::{Calendar, Grid, SeriesKey, TimeUnit, time};
@@ -165,7 +164,8 @@ impl Service {
         if gaps_max > GAPS_MAX {
             return Err(Error::invalid(format!("limit {gaps_max} is above {GAPS_MAX}")));
         }
-        let (start, end) = range_bounds(&series, request.start.as_ref(), request.end.as_ref())?;
+        let range = ClosedRange::parse_non_empty(series.def.unit, request.start.as_ref(), request.end.as_ref())?;
+        let (start, end) = range.given_bounds();
         let spec = CoverageSpec {
             start,
             end,
@@ -214,22 +214,6 @@ impl Service {
         Ok(self.stem(series.id, series.version))
     }
 
-    /// Resolves `latest_complete` of a query: the range and condition of the last `count` consecutive complete buckets.
-    /// The range is empty when there are fewer.
-    pub(super) fn latest_complete(&self, series: &SeriesState, query: &Query, count: u64) -> Result<CompleteTail> {
-        if query.latest.is_some() {
-            return Err(Error::invalid("latest and latest_complete exclude each other").with_hint("use one of them"));
-        }
-        let calendar = Calendar::of(series.def.calendar.as_ref())?;
-        if range_of(&series.def, query.start.as_ref(), query.end.as_ref())?.is_none() {
-            return Ok(CompleteTail { range: (i64::MAX, i64::MIN), filter: None });
-        }
-        let bounds = range_bounds(series, query.start.as_ref(), query.end.as_ref())?;
-        let found = last_complete(series, self.store().cache(), &calendar, bounds, count)?;
-        // No row precedes its own bucket: the range selects no row.
-        Ok(found.unwrap_or(CompleteTail { range: (i64::MAX, i64::MIN), filter: None }))
-    }
-
     /// Ratio of a series for the inventory; null without a grid or rows, and when it cannot be computed.
     pub(super) fn coverage_ratio(&self, state: &StoreState, series: &SeriesState) -> Option<f64> {
         if let Some(known) = self.ratios.get(series) {
@@ -246,15 +230,4 @@ impl Service {
             }
         }
     }
-}
-
-/// The bounds of a range, as far as they are given.
-fn range_bounds(
-    series: &SeriesState,
-    start: Option<&TimeValue>,
-    end: Option<&TimeValue>,
-) -> Result<(Option<i64>, Option<i64>)> {
-    let range = range_of(&series.def, start, end)?;
-    let range = range.ok_or_else(|| Error::invalid("no timestamp lies between start and end"))?;
-    Ok((start.map(|_| range.0), end.map(|_| range.1)))
 }

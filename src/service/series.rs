@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::Known;
+use crate::query::{ClosedRange, TimeValue};
 use crate::service::caller::Scope;
 use crate::service::page;
 use crate::service::replies::{DeleteReply, DropReply, Registered, SeriesFilter, SeriesInfo, SeriesPage, SeriesPatch};
@@ -159,20 +160,21 @@ impl Service {
         Ok(DropReply { series: key.clone(), rows_deleted: dropped.rows_deleted, commit: dropped.commit })
     }
 
-    /// Deletes the closed range `start..=end`, or every row when `range` is `None`.
+    /// Deletes the closed range between these bounds, or every row when `range` is `None`.
     pub fn delete_range(
         &self,
         key: &SeriesKey,
-        range: Option<(i64, i64)>,
+        range: Option<(TimeValue, TimeValue)>,
         condition: &Precondition,
         dry_run: bool,
     ) -> Result<DeleteReply> {
         self.caller.require_series(Scope::Write, key)?;
         let if_version = self.expected_version(key, condition)?;
-        let range = range.unwrap_or((i64::MIN, i64::MAX));
-        if range.0 > range.1 {
-            return Err(Error::invalid(format!("start {} is after end {}", range.0, range.1)));
-        }
+        let range = match range {
+            None => ClosedRange::ALL,
+            Some((start, end)) => ClosedRange::parse_non_empty(self.def(key)?.unit, Some(&start), Some(&end))?,
+        };
+        let range = range.bounds();
         if dry_run {
             let state = self.store.snapshot();
             let series = self.series_state(&state, key)?;

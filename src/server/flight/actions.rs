@@ -10,7 +10,7 @@ use super::describe::json;
 use super::status::unimplemented;
 use crate::error::{Error, Result};
 use crate::query::TimeValue;
-use crate::service::{CoverageRequest, Job, Precondition, Scope, SeriesFilter, Service, range_of};
+use crate::service::{CoverageRequest, Job, Precondition, Scope, SeriesFilter, Service};
 use crate::types::{SeriesKey, SeriesSpec};
 
 /// Name and description of every action, as returned by ListActions.
@@ -97,7 +97,7 @@ pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
         }
         "delete_range" => {
             let request: DeleteRequest = json("body of delete_range", body, depth_max)?;
-            let range = range(service, &request)?;
+            let range = range(&request)?;
             encode(&service.delete_range(&request.series, range, &version(request.if_version), request.dry_run)?)
         }
         "create_snapshot" => {
@@ -138,14 +138,11 @@ fn encode(reply: &impl Serialize) -> Result<Bytes> {
     Ok(text.into())
 }
 
-/// The closed range of a delete; `None` is every row, which must be requested explicitly.
-fn range(service: &Service, request: &DeleteRequest) -> Result<Option<(i64, i64)>> {
+/// The bounds of a delete; `None` is every row, which must be requested explicitly.
+fn range(request: &DeleteRequest) -> Result<Option<(TimeValue, TimeValue)>> {
     match (&request.start, &request.end, request.all) {
         (None, None, true) => Ok(None),
-        (Some(start), Some(end), false) => {
-            let range = range_of(&*service.def(&request.series)?, Some(start), Some(end))?;
-            range.map(Some).ok_or_else(|| Error::invalid("the range contains no timestamp"))
-        }
+        (Some(start), Some(end), false) => Ok(Some((start.clone(), end.clone()))),
         _ => Err(Error::invalid("delete_range needs both start and end, or all=true")),
     }
 }

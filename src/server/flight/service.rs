@@ -405,8 +405,8 @@ impl FlightService for FlightApi {
         let service = admitted(request.extensions())?;
         let ServiceLimits { request_timeout, json_depth_max, .. } = *service.limits();
         blocking_within(request_timeout, move || {
-            let plan = service.plan(&describe::query_of_descriptor(request.get_ref(), json_depth_max)?)?;
-            let schema = describe::schema_bytes(&plan.shape.arrow_schema());
+            let query = describe::query_of_descriptor(request.get_ref(), json_depth_max)?;
+            let schema = describe::schema_bytes(&service.result_schema(&query)?.arrow_schema());
             Ok(Response::new(SchemaResult { schema }))
         })
         .await

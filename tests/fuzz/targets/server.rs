@@ -14,7 +14,7 @@ use fastk::ingest::{
     parse_many,
 };
 use fastk::query::predicate::compile;
-use fastk::query::{Predicate, Query};
+use fastk::query::{ClosedRange, Predicate, Query};
 use fastk::types::{SeriesDef, SeriesKey, SeriesSpec};
 
 use super::targets::Target;
@@ -191,7 +191,7 @@ pub fn query_body(data: &[u8]) {
         assert!(serde_json::from_slice::<Query>(&json).unwrap() == query);
         compiled(query.predicates.as_deref().unwrap_or_default());
         for def in defs() {
-            let _ = fastk::service::range_of(&def, query.start.as_ref(), query.end.as_ref());
+            let _ = ClosedRange::parse(def.unit, query.start.as_ref(), query.end.as_ref());
         }
     }
     for line in std::str::from_utf8(data).unwrap_or_default().lines() {

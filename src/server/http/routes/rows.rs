@@ -19,8 +19,8 @@ use crate::server::http::params::{
     DeleteParams, MergeKlineParams, MergeScalarParams, Params, QueryParams, ReadManyParams, ReadParams, WriteParams,
 };
 use crate::server::http::{body, idempotency, reply};
-use crate::service::{DeleteReply, Scope, Service, WriteManyReply, WriteMethod, WriteOptions, WriteReply, range_of};
-use crate::types::{SeriesDef, SeriesKey};
+use crate::service::{DeleteReply, Scope, Service, WriteManyReply, WriteMethod, WriteOptions, WriteReply};
+use crate::types::SeriesKey;
 
 /// The values of the `Accept` header, joined.
 fn accept(headers: &HeaderMap) -> String {
@@ -625,7 +625,7 @@ async fn delete(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) 
     let (all, dry_run) = (params.flag("all")?, params.flag("dry_run")?);
     let bounds = match (params.text("start"), params.text("end"), all) {
         (None, None, true) => None,
-        (Some(start), Some(end), false) => Some((start.to_string(), end.to_string())),
+        (Some(start), Some(end), false) => Some((TimeValue::Text(start.to_string()), TimeValue::Text(end.to_string()))),
         (_, _, true) => return Err(Error::invalid("all=true excludes start and end").into()),
         _ => {
             return Err(Error::invalid("a delete needs both start and end, or all=true")
@@ -633,20 +633,6 @@ async fn delete(app: &AppState, key: SeriesKey, headers: &HeaderMap, uri: &Uri) 
                 .into());
         }
     };
-    let reply = app
-        .blocking(move |service| {
-            let range = match bounds {
-                None => None,
-                Some((start, end)) => Some(closed_range(&*service.def(&key)?, &start, &end)?),
-            };
-            service.delete_range(&key, range, &condition, dry_run)
-        })
-        .await?;
+    let reply = app.blocking(move |service| service.delete_range(&key, bounds, &condition, dry_run)).await?;
     Ok(reply::json(StatusCode::OK, &reply)?)
-}
-
-fn closed_range(def: &SeriesDef, start: &str, end: &str) -> Result<(i64, i64)> {
-    let (start, end) = (TimeValue::Text(start.into()), TimeValue::Text(end.into()));
-    let range = range_of(def, Some(&start), Some(&end))?;
-    range.ok_or_else(|| Error::invalid("the range contains no timestamp"))
 }

@@ -1,0 +1,487 @@
+//! The planner: from a query to the series, rows and columns to read.
+//!
+//! REST, Flight, the command line and a program that embeds the engine all plan here.
+//!
+//! Invariants:
+//! 1. A plan reads one state. Each of its series is looked up and resolved once, and the plan holds it.
+//! 2. Planning reads rows only to find the last ones of `latest` and `latest_complete`.
+//! 3. What rows a plan returns, and in what order, depends on the query and the state only.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use arrow::array::StringArray;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::query::cancel::CancelFlag;
+use crate::query::columns::{check_raw, common};
+use crate::query::coverage::last_complete;
+use crate::query::multi::{MultiScan, PagePosition, RowSubject, ScanMember};
+use crate::query::predicate::{self, KeyRanges, Predicate};
+use crate::query::range::ClosedRange;
+use crate::query::request::{MultiLayout, Query, RowOrder, TimeValue};
+use crate::query::result::{NumberFormat, ResultSchema, SERIES_COLUMN, Subject};
+use crate::query::scan::latest_start_until;
+use crate::query::select::{Selection, select};
+use crate::store::{MapCache, SeriesState, StoreState};
+use crate::types::{Calendar, Column, ColumnType, SeriesDef, SeriesKey, TimeUnit};
+
+/// Maximum number of predicate ranges that all series of a merge by time hold together, 16 bytes each.
+const MERGED_RANGES_MAX: usize = 4_000_000;
+/// Maximum number of predicate values compiled for one query, once per distinct set of columns.
+const COMPILED_VALUES_MAX: usize = 4_000_000;
+
+/// A range without timestamps.
+const EMPTY_RANGE: (i64, i64) = (i64::MAX, i64::MIN);
+
+/// Bounds of a range, before the unit of the series is known.
+#[derive(Clone, Copy, Debug)]
+pub enum RangeSpec<'a> {
+    /// In the unit of the series.
+    Ticks(ClosedRange),
+    /// As a caller writes them; an absent bound is open.
+    Written { start: Option<&'a TimeValue>, end: Option<&'a TimeValue> },
+}
+
+impl RangeSpec<'_> {
+    fn resolve(&self, unit: TimeUnit) -> Result<Option<ClosedRange>> {
+        match self {
+            RangeSpec::Ticks(range) => Ok(Some(*range)),
+            RangeSpec::Written { start, end } => ClosedRange::parse(unit, *start, *end),
+        }
+    }
+}
+
+/// Which rows and columns of a selection are read, and in what order: a query without its series and its state.
+#[derive(Clone, Debug)]
+pub struct RowSpec<'a> {
+    pub range: RangeSpec<'a>,
+    pub latest: Option<u64>,
+    pub latest_complete: Option<u64>,
+    /// Number columns by name; all when absent.
+    pub columns: Option<Vec<&'a str>>,
+    pub predicates: &'a [Predicate],
+    pub numbers: NumberFormat,
+    pub order: RowOrder,
+    pub layout: MultiLayout,
+    pub limit: Option<u64>,
+}
+
+impl<'a> RowSpec<'a> {
+    fn of(query: &'a Query) -> Self {
+        Self {
+            range: RangeSpec::Written { start: query.start.as_ref(), end: query.end.as_ref() },
+            latest: query.latest,
+            latest_complete: query.latest_complete,
+            columns: query.columns.as_ref().map(|names| names.iter().map(String::as_str).collect()),
+            predicates: query.predicates.as_deref().unwrap_or_default(),
+            numbers: query.numbers,
+            order: query.order,
+            layout: query.layout.unwrap_or_default(),
+            limit: query.limit,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let counts = [("limit", self.limit), ("latest", self.latest), ("latest_complete", self.latest_complete)];
+        if let Some((what, _)) = counts.iter().find(|(_, count)| *count == Some(0)) {
+            return Err(Error::invalid(format!("{what} must be at least 1")));
+        }
+        if self.latest.is_some() && self.latest_complete.is_some() {
+            return Err(Error::invalid("latest and latest_complete exclude each other").with_hint("use one of them"));
+        }
+        Ok(())
+    }
+}
+
+/// What a plan is made against.
+#[derive(Clone, Copy, Debug)]
+pub struct Planner<'a> {
+    pub state: &'a Arc<StoreState>,
+    pub cache: &'a Arc<MapCache>,
+    /// Cancels planning and the scans of the plan, with `deadline_exceeded`.
+    pub stop: &'a CancelFlag,
+}
+
+/// A logical read: series of one state, and the rows and columns of each.
+#[derive(Clone, Debug)]
+pub struct ReadPlan {
+    state: Arc<StoreState>,
+    cache: Arc<MapCache>,
+    /// At least one, ascending by key.
+    members: Vec<ScanMember>,
+    schema: ResultSchema,
+    order: RowOrder,
+    layout: MultiLayout,
+    limit: Option<u64>,
+    /// Whether the rows are those of one time range of every series, ascending.
+    is_divisible: bool,
+}
+
+impl Planner<'_> {
+    /// Plans a query; globs select only series for which `sees` is true. `as_of`, `commit` and `cursor` of the query
+    /// have no effect: they determine the state, and where the plan is resumed.
+    ///
+    /// # Errors
+    /// `series_not_found`, `invalid_argument`, `schema_mismatch` for an unknown column or series with incompatible
+    /// columns, `too_large`; `corrupt_data` when rows had to be read.
+    pub fn plan(&self, query: &Query, sees: &dyn Fn(&SeriesKey) -> bool) -> Result<ReadPlan> {
+        let spec = RowSpec::of(query);
+        spec.check()?;
+        self.plan_rows(select(self.state, &query.series, sees)?, &query.series, &spec)
+    }
+
+    /// Plans a read of selected series; `selectors` are the keys and globs that selected several.
+    ///
+    /// # Errors
+    /// Those of [`Planner::plan`].
+    pub fn plan_rows(&self, selection: Selection, selectors: &[String], spec: &RowSpec<'_>) -> Result<ReadPlan> {
+        spec.check()?;
+        let (series, subject) = match selection {
+            Selection::One(series) => (vec![series], RowSubject::Series),
+            Selection::Many(series) => (series, RowSubject::EachRow),
+        };
+        let defs: Vec<&SeriesDef> = series.iter().map(|series| series.def.as_ref()).collect();
+        let leading = match subject {
+            RowSubject::Series => &["ts"][..],
+            RowSubject::EachRow => &["ts", SERIES_COLUMN],
+        };
+        let common = common(&defs, spec.columns.as_deref(), leading, spec.numbers)?;
+        if spec.numbers == NumberFormat::Raw && subject == RowSubject::EachRow {
+            // A scalar may omit the name of its only column.
+            let only = defs.first().and_then(|def| def.columns.first()).map(|column| column.name.as_str());
+            let names: Vec<&str> = spec.predicates.iter().filter_map(|p| p.column.as_deref().or(only)).collect();
+            check_raw(&defs, &names)?;
+        }
+        let filters = self.compile(&defs, spec)?;
+        let unit = defs.first().map(|def| def.unit).unwrap_or_default();
+        let range = spec.range.resolve(unit)?;
+        let mut members = Vec::with_capacity(series.len());
+        for ((series, (columns, casts)), filter) in series.iter().zip(common.members).zip(filters) {
+            self.stop.check()?;
+            let (range, filter) = self.rows_of(series, spec, range, filter)?;
+            let series = Arc::clone(series);
+            members.push(ScanMember { series, range, columns, casts, filter, stop: self.stop.clone() });
+        }
+        let (subject, layout) = match (subject, series.first()) {
+            (RowSubject::Series, Some(only)) => {
+                (Subject::One { series: only.def.key.clone(), version: only.version }, MultiLayout::BySeries)
+            }
+            _ => {
+                // Every series, with rows or not: labels are positions in the same keys on every page.
+                let keys = StringArray::from_iter_values(series.iter().map(|series| series.def.key.as_str()));
+                (Subject::Many { selectors: selectors.into(), keys: Arc::new(keys) }, spec.layout)
+            }
+        };
+        let (commit, is_one) = (self.state.commit, matches!(subject, Subject::One { .. }));
+        Ok(ReadPlan {
+            state: Arc::clone(self.state),
+            cache: Arc::clone(self.cache),
+            members,
+            schema: ResultSchema { subject, unit, columns: common.columns, numbers: spec.numbers, commit },
+            order: spec.order,
+            layout,
+            limit: spec.limit,
+            // The last rows of each of several series do not form a common time range.
+            is_divisible: spec.limit.is_none()
+                && spec.latest_complete.is_none()
+                && spec.order == RowOrder::Asc
+                && (spec.latest.is_none() || is_one),
+        })
+    }
+
+    /// The predicates for each series. Thousands of series mostly have the same columns: they share them.
+    fn compile(&self, defs: &[&SeriesDef], spec: &RowSpec<'_>) -> Result<Vec<Arc<Vec<KeyRanges>>>> {
+        let mut compiled: HashMap<&[Column], (Arc<Vec<KeyRanges>>, usize)> = HashMap::new();
+        let mut values_left = COMPILED_VALUES_MAX;
+        let mut ranges_total = 0_usize;
+        let mut filters = Vec::with_capacity(defs.len());
+        for def in defs {
+            let (filter, values) = match compiled.get(def.columns.as_slice()) {
+                Some(found) => found.clone(),
+                None => {
+                    self.stop.check()?;
+                    let filter = Arc::new(predicate::compile(def, spec.predicates, spec.numbers)?);
+                    let values: usize = filter.iter().map(|filter| filter.ranges.len()).sum();
+                    values_left = values_left.checked_sub(values).ok_or_else(|| {
+                        let detail =
+                            format!("{values} predicate values are too many for series with so many different columns");
+                        Error::new(ErrorCode::TooLarge, detail).with_hint("query fewer series, or with fewer values")
+                    })?;
+                    compiled.insert(&def.columns, (Arc::clone(&filter), values));
+                    (filter, values)
+                }
+            };
+            ranges_total += values;
+            filters.push(filter);
+        }
+        if spec.layout == MultiLayout::ByTime && defs.len() > 1 && ranges_total > MERGED_RANGES_MAX {
+            let detail = format!("a merge by time of {} series needs {ranges_total} predicate values", defs.len());
+            return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("use layout by_series or fewer values"));
+        }
+        Ok(filters)
+    }
+
+    /// The closed range of the rows of one series, and the conditions on them.
+    fn rows_of(
+        &self,
+        series: &SeriesState,
+        spec: &RowSpec<'_>,
+        range: Option<ClosedRange>,
+        filter: Arc<Vec<KeyRanges>>,
+    ) -> Result<((i64, i64), Arc<Vec<KeyRanges>>)> {
+        if let Some(count) = spec.latest_complete {
+            let calendar = Calendar::of(series.def.calendar.as_ref())?;
+            let Some(range) = range else { return Ok((EMPTY_RANGE, filter)) };
+            // The range is empty when fewer consecutive buckets are complete.
+            let complete = last_complete(series, self.cache, &calendar, range.given_bounds(), count)?;
+            return Ok(match complete {
+                None => (EMPTY_RANGE, filter),
+                Some(tail) => match tail.filter {
+                    None => (tail.range, filter),
+                    Some(open_times) => (tail.range, Arc::new(filter.iter().cloned().chain([open_times]).collect())),
+                },
+            });
+        }
+        let Some((start, end)) = range.map(ClosedRange::bounds) else { return Ok((EMPTY_RANGE, filter)) };
+        let start = match spec.latest {
+            None => start,
+            Some(rows) => latest_start_until(series, self.cache, (start, end), rows, &filter, self.stop)?,
+        };
+        Ok(((start, end), filter))
+    }
+
+    /// Whether a query of a single key is simple and its rows are few and in memory: then planning and reading it does
+    /// not block.
+    pub fn is_in_memory(&self, query: &Query) -> bool {
+        let Query { predicates, latest_complete, as_of, commit, cursor, .. } = query;
+        let is_plain = predicates.as_ref().is_none_or(Vec::is_empty)
+            && latest_complete.is_none()
+            && as_of.is_none()
+            && commit.is_none()
+            && cursor.is_none();
+        // Lists and globs are resolved on a blocking thread.
+        if !is_plain || !matches!(query.series.as_slice(), [only] if !only.contains('*')) {
+            return false;
+        }
+        let Ok(Selection::One(series)) = select(self.state, &query.series, &|_| true) else { return false };
+        let Ok(Some(range)) = RowSpec::of(query).range.resolve(series.def.unit) else { return false };
+        let (start, end) = range.bounds();
+        let first = query.latest.map_or(start, |rows| series.start_of_last((start, end), rows));
+        if query.latest.is_some() && first > start && !series.counts_hold((first, end)) {
+            return false;
+        }
+        series.is_at_hand((first, end))
+    }
+}
+
+impl ReadPlan {
+    /// The state that is read.
+    pub fn state(&self) -> &Arc<StoreState> {
+        &self.state
+    }
+
+    /// Names and types of the columns, and the series of the result.
+    pub fn schema(&self) -> &ResultSchema {
+        &self.schema
+    }
+
+    /// The series, ascending by key.
+    pub fn series(&self) -> impl ExactSizeIterator<Item = &Arc<SeriesState>> {
+        self.members.iter().map(|member| &member.series)
+    }
+
+    /// Direction of time inside each series, or of the result where it is merged by time.
+    pub fn order(&self) -> RowOrder {
+        self.order
+    }
+
+    /// Whether the rows are in the order of time: not where one series follows the other.
+    pub fn is_ordered_by_time(&self) -> bool {
+        self.layout == MultiLayout::ByTime || self.subject() == RowSubject::Series
+    }
+
+    /// Whether rows say which series they are of.
+    pub fn subject(&self) -> RowSubject {
+        if self.schema.keys().is_some() { RowSubject::EachRow } else { RowSubject::Series }
+    }
+
+    /// Bounds of the number of rows without reading any: equal where the counts of the series are exact for the plan.
+    pub fn row_bounds(&self) -> RangeInclusive<u64> {
+        let (mut least, mut most) = (0_u64, 0_u64);
+        for member in &self.members {
+            let Some((first, last)) = member.series.bounds else { continue };
+            let (start, end) = member.range;
+            if start > end || start > last || end < first {
+                continue;
+            }
+            most = most.saturating_add(member.series.rows);
+            if start <= first && last <= end && member.filter.is_empty() {
+                least = least.saturating_add(member.series.rows);
+            }
+        }
+        let limit = self.limit.unwrap_or(u64::MAX);
+        least.min(limit)..=most.min(limit)
+    }
+
+    /// Exact number of rows; `None` under a predicate. Reads the blocks at the ends of the range.
+    ///
+    /// # Errors
+    /// `corrupt_data`.
+    pub fn count_rows(&self) -> Result<Option<u64>> {
+        if self.members.iter().any(|member| !member.filter.is_empty()) {
+            return Ok(None);
+        }
+        let mut rows = 0_u64;
+        for member in self.members.iter().filter(|member| member.range.0 <= member.range.1) {
+            rows = rows.saturating_add(member.series.count_rows(&self.cache, member.range)?);
+        }
+        Ok(Some(rows.min(self.limit.unwrap_or(u64::MAX))))
+    }
+
+    /// Bytes of the columns of so many rows as sent, including the dictionary of the column `series`; `None` for numbers
+    /// as text.
+    pub fn bytes_of(&self, rows: u64) -> Option<u64> {
+        let numbers = self.schema.numbers;
+        if numbers == NumberFormat::String && !self.schema.columns.is_empty() {
+            return None;
+        }
+        let (label_bytes, word_bytes) = match self.schema.keys() {
+            // Dictionary indices, and once the offsets and bytes of the dictionary.
+            Some(keys) => (4, keys.iter().flatten().map(|key| key.len() as u64 + 4).sum::<u64>() + 4),
+            None => (0, 0),
+        };
+        let cells: u64 = self.schema.columns.iter().map(|column| cell_bytes(column.kind, numbers)).sum();
+        Some(rows * (label_bytes + 8 + cells) + word_bytes)
+    }
+
+    /// Adjacent closed ranges of similar length, ascending, that together hold all rows; at most `parts`. `None` when
+    /// the plan cannot be split, or has no rows.
+    pub fn split(&self, parts: u64) -> Option<Vec<(i64, i64)>> {
+        let (start, end) = self.span().filter(|_| parts > 1 && self.is_divisible)?;
+        Some(split(start, end, parts))
+    }
+
+    /// First and last timestamp within the range of any series; `None` when none has a row in its range.
+    fn span(&self) -> Option<(i64, i64)> {
+        let span_of = |member: &ScanMember| {
+            let (first, last) = member.series.bounds?;
+            let span = (member.range.0.max(first), member.range.1.min(last));
+            (span.0 <= span.1).then_some(span)
+        };
+        self.members.iter().filter_map(span_of).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
+    /// Removes the rows before a position; false when it is not a position of this plan.
+    #[must_use]
+    pub fn resume(&mut self, position: PagePosition) -> bool {
+        self.is_divisible = false;
+        let subject = self.subject();
+        let (series_id, ts) = match (position, self.members.as_mut_slice()) {
+            (PagePosition::Range { series_id, start, end }, [only])
+                if subject == RowSubject::Series && only.series.id == series_id =>
+            {
+                only.range = (start, end);
+                return true;
+            }
+            (PagePosition::Row { series_id, ts }, _) if subject == RowSubject::EachRow => (series_id, ts),
+            _ => return false,
+        };
+        let Some(at) = self.members.iter().position(|member| member.series.id == series_id) else { return false };
+        for (position, member) in self.members.iter_mut().enumerate() {
+            // By time, a series before that of the next row has already returned its row with this timestamp.
+            let (is_done, is_returned) = match self.layout {
+                MultiLayout::BySeries => (position < at, false),
+                MultiLayout::ByTime => (false, position < at),
+            };
+            if is_done {
+                member.range = EMPTY_RANGE;
+            } else if self.layout == MultiLayout::ByTime || position == at {
+                match self.order {
+                    RowOrder::Asc => member.range.0 = member.range.0.max(ts.saturating_add(i64::from(is_returned))),
+                    RowOrder::Desc => member.range.1 = member.range.1.min(ts.saturating_sub(i64::from(is_returned))),
+                }
+                if member.range.0 > member.range.1 {
+                    member.range = EMPTY_RANGE;
+                }
+            }
+        }
+        true
+    }
+
+    /// Starts the scan; nothing is read before the first block is requested.
+    pub fn scan(self) -> MultiScan {
+        let subject = self.subject();
+        MultiScan::new(self.members, subject, &self.cache, self.layout, self.order, self.limit)
+    }
+
+    /// The same rows without number columns.
+    pub fn without_columns(&self) -> Self {
+        let without = |member: &ScanMember| ScanMember { columns: Vec::new(), casts: Vec::new(), ..member.clone() };
+        Self { members: self.members.iter().map(without).collect(), ..self.clone() }
+    }
+}
+
+/// Bytes of a cell as sent, except as text.
+fn cell_bytes(kind: ColumnType, numbers: NumberFormat) -> u64 {
+    if numbers == NumberFormat::Decimal128 && kind.digits().is_some() { 16 } else { 8 }
+}
+
+/// Splits a closed range into `parts` adjacent closed ranges of similar length.
+fn split(start: i64, end: i64, parts: u64) -> Vec<(i64, i64)> {
+    let span = i128::from(end) - i128::from(start) + 1;
+    let parts = i128::from(parts).min(span);
+    let part_start = |part: i128| i64::try_from(i128::from(start) + span * part / parts).unwrap_or(i64::MAX);
+    let range = |part: i128| (part_start(part), if part + 1 == parts { end } else { part_start(part + 1) - 1 });
+    (0..parts).map(range).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, StoreOptions, WriteMode};
+    use crate::types::{Rows, SeriesSpec};
+
+    #[test]
+    fn split_ranges_touch_and_cover() {
+        for (start, end, parts) in [(0, 9, 3), (-5, 5, 4), (7, 7, 3), (i64::MIN, i64::MAX, 7)] {
+            let ranges = split(start, end, parts);
+            assert_eq!((ranges[0].0, ranges[ranges.len() - 1].1), (start, end));
+            assert!(ranges.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0));
+            assert!(ranges.iter().all(|(from, to)| from <= to));
+        }
+    }
+
+    #[test]
+    fn a_plan_knows_its_series_its_order_and_how_many_rows_it_can_return() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), true, StoreOptions::default()).unwrap();
+        for (symbol, count) in [("A", 10), ("B", 4)] {
+            let key = SeriesKey::scalar("c", symbol, "tick", "n").unwrap();
+            store.register(SeriesSpec::of_key(&key).resolve().unwrap()).unwrap();
+            let rows = Rows { ts: (0..count).collect(), columns: vec![vec![0; usize::try_from(count).unwrap()]] };
+            store.write(&key, rows, WriteMode::Upsert, None).unwrap();
+        }
+        let reader = store.reader();
+        let query = |fields: &str| -> Query {
+            serde_json::from_str(&format!(r#"{{"series":["scalar/c/*/tick/n"]{fields}}}"#)).unwrap()
+        };
+        let plan = reader.plan(&query("")).unwrap();
+        assert_eq!((plan.series().len(), plan.row_bounds(), plan.count_rows().unwrap()), (2, 14..=14, Some(14)));
+        assert!(!plan.is_ordered_by_time());
+        let plan = reader.plan(&query(r#","start":2,"layout":"by_time""#)).unwrap();
+        assert_eq!((plan.row_bounds(), plan.count_rows().unwrap()), (0..=14, Some(10)));
+        assert!(plan.is_ordered_by_time());
+        let filtered = reader.plan(&query(r#","limit":3,"where":[{"column":"value","op":"gt","value":0}]"#)).unwrap();
+        assert_eq!((filtered.row_bounds(), filtered.count_rows().unwrap()), (0..=3, None));
+        // A scan that reaches its limit says where the next plan continues.
+        let mut first = reader.plan(&query(r#","limit":11"#)).unwrap().scan();
+        assert_eq!(first.by_ref().map(|block| block.unwrap().rows()).sum::<usize>(), 11);
+        let mut rest = reader.plan(&query("")).unwrap();
+        assert!(rest.resume(first.next_position().unwrap()));
+        assert_eq!(rest.scan().map(|block| block.unwrap().rows()).sum::<usize>(), 3);
+        let mut other = reader.plan(&query("")).unwrap();
+        assert!(!other.resume(PagePosition::Range { series_id: 1, start: 0, end: 1 }));
+    }
+}
