@@ -1,8 +1,12 @@
 //! Bounds-checked reading of little-endian values from untrusted bytes.
 
+use std::ops::Range;
+
 use arrow::datatypes::ToByteSlice;
 
 use crate::error::{Error, Result};
+use crate::types::cells;
+use crate::types::width::{narrow, to_usize};
 
 /// Reads values in sequence; a read past the end is an error that names the structure.
 #[derive(Debug)]
@@ -28,8 +32,7 @@ impl<'a> ByteReader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let head = self.take(N)?;
-        <[u8; N]>::try_from(head).map_err(|_| Error::corrupt(format!("{} is truncated", self.what)))
+        Ok(cells::array(self.take(N)?, 0))
     }
 
     pub fn u8(&mut self) -> Result<u8> {
@@ -64,14 +67,13 @@ impl<'a> ByteReader<'a> {
 
     /// A `u32` as `usize`.
     pub fn length(&mut self) -> Result<usize> {
-        usize::try_from(self.u32()?).map_err(|_| Error::corrupt(format!("{} has an impossible length", self.what)))
+        self.u32().map(to_usize)
     }
 
     /// `count` words of 8 bytes.
     pub fn words(&mut self, count: usize) -> Result<Vec<i64>> {
         let bytes = count.checked_mul(8).ok_or_else(|| Error::corrupt(format!("{} is impossibly long", self.what)))?;
-        let cells = self.take(bytes)?.chunks_exact(8);
-        Ok(cells.map(|cell| i64::from_le_bytes(cell.try_into().unwrap_or_default())).collect())
+        Ok(words_of(self.take(bytes)?).collect())
     }
 
     /// The unread bytes.
@@ -99,6 +101,20 @@ pub fn put_words(out: &mut Vec<u8>, words: &[i64]) {
     out.extend_from_slice(words_as_bytes(words));
 }
 
+/// The words of 8 bytes in `bytes`. Bytes after the last complete word are not read.
+pub fn words_of(bytes: &[u8]) -> impl Iterator<Item = i64> {
+    bytes.as_chunks::<8>().0.iter().map(|word| i64::from_le_bytes(*word))
+}
+
+/// The bytes of a file in a range that other bytes of it, or another file, state.
+///
+/// # Errors
+/// `corrupt_data` when the file ends before.
+pub fn range_of<'a>(file: &'a [u8], range: Range<usize>, what: &str) -> Result<&'a [u8]> {
+    file.get(range.clone())
+        .ok_or_else(|| Error::corrupt(format!("{what} at bytes {} to {} of {}", range.start, range.end, file.len())))
+}
+
 #[cfg(target_endian = "big")]
 compile_error!("files are little-endian and are mapped without conversion");
 
@@ -107,8 +123,13 @@ pub fn words_as_bytes(words: &[i64]) -> &[u8] {
     words.to_byte_slice()
 }
 
+/// Appends a length as `u32`. Callers keep lengths under 2^32.
+pub fn put_length(out: &mut Vec<u8>, length: usize) {
+    out.extend_from_slice(&narrow::<u32, _>(length).to_le_bytes());
+}
+
 /// Appends a `u32` length and the bytes. Callers keep blobs under 4 GiB.
 pub fn put_blob(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    put_length(out, bytes.len());
     out.extend_from_slice(bytes);
 }

@@ -21,11 +21,12 @@ use arrow::ipc::{
 use flatbuffers::FlatBufferBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::bytes::ByteReader;
+use super::bytes::{ByteReader, range_of};
 use super::ipc;
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::schema::COLUMNS_MAX;
-use crate::types::{ColumnType, SeriesDef, TimeUnit};
+use crate::types::width::{narrow, to_usize};
+use crate::types::{ColumnType, SeriesDef, TimeUnit, cells};
 
 /// Version of the chunk format.
 pub const CHUNK_VERSION: u32 = 1;
@@ -207,7 +208,7 @@ pub fn stored_type(kind: ColumnType) -> DataType {
 
 /// Scale of a decimal type. Digits are at most 18, so they fit `i8`.
 pub fn decimal_scale(digits: u8) -> i8 {
-    i8::try_from(digits).unwrap_or(i8::MAX)
+    narrow(digits)
 }
 
 /// The Arrow schema of the rows of a series as chunks store them.
@@ -239,7 +240,7 @@ fn encode_head(schema: &Schema) -> Vec<u8> {
     let header = ipc::schema_header(schema);
     let end = ipc::padded(HEAD_BYTES + ipc::PREFIX_BYTES + header.len());
     head.extend_from_slice(&ipc::CONTINUATION);
-    let length = i32::try_from(end - HEAD_BYTES - ipc::PREFIX_BYTES).unwrap_or(i32::MAX);
+    let length: i32 = narrow(end - HEAD_BYTES - ipc::PREFIX_BYTES);
     head.extend_from_slice(&length.to_le_bytes());
     head.extend_from_slice(&header);
     head.resize(end, 0);
@@ -285,7 +286,7 @@ impl<W: Write> ChunkWriter<W> {
     fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.out.write_all(bytes)?;
         self.file_crc = crc32c::crc32c_append(self.file_crc, bytes);
-        self.position += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.position += bytes.len() as u64;
         Ok(())
     }
 
@@ -296,43 +297,82 @@ impl<W: Write> ChunkWriter<W> {
 
     /// Writes one block: `ts`, strictly ascending and after the previous block, then the columns of the registration.
     pub fn write_block(&mut self, columns: &[&[i64]]) -> std::io::Result<()> {
-        let ts = columns.first().copied().unwrap_or_default();
-        let (Some(ts_min), Some(ts_max)) = (ts.first(), ts.last()) else { return Ok(()) };
-        debug_assert_eq!(columns.len(), self.column_count + 1, "a block has every column");
-        debug_assert!(
-            ts.windows(2).all(|pair| pair.first() < pair.last()),
-            "timestamps of a block are strictly ascending"
-        );
-        debug_assert!(self.meta.rows == 0 || *ts_min > self.meta.ts_max, "blocks are strictly ascending");
+        if cells::column(columns, 0).is_empty() {
+            return Ok(());
+        }
+        let ts = self.assert_publishable_block(columns);
+        let (ts_min, ts_max) = cells::ends(ts);
         let sizes: Vec<usize> = columns.iter().map(|column| column.len() * 8).collect();
         let header = ipc::framed(&ipc::batch_header(ts.len(), &sizes));
-        let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         let mut block = BlockMeta {
             offset: self.position,
-            header_bytes: small(header.len()),
-            body_bytes: small(ipc::body_bytes(&sizes)),
-            rows: small(ts.len()),
-            ts_min: *ts_min,
-            ts_max: *ts_max,
+            header_bytes: narrow(header.len()),
+            body_bytes: narrow(ipc::body_bytes(&sizes)),
+            rows: narrow(ts.len()),
+            ts_min,
+            ts_max,
             crc: 0,
         };
         self.put_in_block(&mut block, &header)?;
         let zeros = [0; ipc::ALIGNMENT];
         for (column, bytes) in columns.iter().zip(sizes) {
             self.put_in_block(&mut block, super::bytes::words_as_bytes(column))?;
-            self.put_in_block(&mut block, zeros.get(..ipc::padded(bytes) - bytes).unwrap_or_default())?;
+            self.put_in_block(&mut block, cells::range(&zeros, 0..ipc::padded(bytes) - bytes))?;
         }
         self.meta.push(block);
         Ok(())
+    }
+
+    /// Checks a block before it is written: it has every column, at most the rows of a block, and timestamps that follow
+    /// those of the block before it. Returns its timestamps.
+    fn assert_publishable_block<'a>(&self, columns: &[&'a [i64]]) -> &'a [i64] {
+        let series = &self.meta.series.key;
+        assert_eq!(columns.len(), self.column_count + 1, "{series}: columns of a block");
+        let ts = assert_publishable_rows(columns);
+        assert!(ts.len() <= BLOCK_ROWS_MAX, "{series}: a block of {} rows", ts.len());
+        let (first, last) = (cells::at(ts, 0), self.meta.ts_max);
+        assert!(self.meta.rows == 0 || first > last, "{series}: a block from {first} on follows one until {last}");
+        ts
     }
 
     /// Writes the footer. The caller syncs the sink.
     pub fn finish(mut self) -> std::io::Result<(W, ChunkSummary)> {
         let (tail, footer_crc) = encode_tail(&self.meta, &self.schema).map_err(std::io::Error::other)?;
         self.put(&tail)?;
+        assert_publishable_footer(&self.meta, &tail, self.position);
         let summary = ChunkSummary { meta: self.meta, file_bytes: self.position, file_crc: self.file_crc, footer_crc };
         Ok((self.out, summary))
     }
+}
+
+/// Checks rows before they are written: there are some, each has a cell in every column, and their timestamps strictly
+/// ascend. Returns the timestamps, which are the first column.
+pub fn assert_publishable_rows<'a>(columns: &[&'a [i64]]) -> &'a [i64] {
+    let ts = *cells::column(columns, 0);
+    assert!(!ts.is_empty(), "rows to write: there are none");
+    for (position, column) in columns.iter().enumerate() {
+        assert_eq!(column.len(), ts.len(), "rows to write: cells of column {position}");
+    }
+    if let Some(row) = ts.array_windows().position(|[earlier, later]| earlier >= later) {
+        panic_unordered(ts, row);
+    }
+    ts
+}
+
+#[cold]
+#[inline(never)]
+#[allow(clippy::panic, reason = "rows out of order would be found by no search")]
+fn panic_unordered(ts: &[i64], row: usize) -> ! {
+    panic!("rows to write: timestamp {:?} of row {row} is followed by {:?}", ts.get(row), ts.get(row + 1))
+}
+
+/// Checks the end of a file before the file gets a name: its footer is read as it was meant, its row count is that of
+/// its blocks, and these are contiguous inside the file.
+fn assert_publishable_footer(meta: &ChunkMeta, tail: &[u8], file_bytes: u64) {
+    let footer = cells::range(tail, ipc::END_OF_STREAM.len()..tail.len() - TRAILER_BYTES);
+    let read = decode_footer(footer, file_bytes).map(|(read, _)| read);
+    let is_same = read.as_ref().is_ok_and(|read| read == meta);
+    assert!(is_same, "the footer of {meta:?} is read as {read:?}");
 }
 
 /// A chunk with another commit number: the bytes before and after its blocks.
@@ -350,16 +390,16 @@ pub struct Renumbered {
 pub fn renumber(summary: &ChunkSummary, commit: u64) -> Result<Option<Renumbered>> {
     let mut meta = ChunkMeta { commit_lo: commit, commit_hi: commit, ..summary.meta.clone() };
     let head = rebuild_head(&meta)?;
-    let wide = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let Some(first) = meta.blocks.first().filter(|first| first.offset == head.len() as u64) else { return Ok(None) };
     let tail_at = meta.blocks.last().map_or(first.offset, |last| last.offset + last.bytes());
     meta.head_crc = crc32c::crc32c(&head);
     let (tail, footer_crc) = rebuild_tail(&meta)?;
-    let blocks = meta.blocks.iter().map(|block| (block.crc, wide(block.bytes())));
+    let blocks = meta.blocks.iter().map(|block| (block.crc, to_usize(block.bytes())));
     let file_crc = blocks
         .chain([(crc32c::crc32c(&tail), tail.len())])
         .fold(meta.head_crc, |all, (crc, bytes)| crc32c::crc32c_combine(all, crc, bytes));
     let file_bytes = tail_at + tail.len() as u64;
+    assert_publishable_footer(&meta, &tail, file_bytes);
     if file_bytes < summary.file_bytes {
         return Ok(None);
     }
@@ -375,9 +415,7 @@ fn encode_tail(meta: &ChunkMeta, schema: &Schema) -> Result<(Vec<u8>, u32)> {
     let mut footer = encode_footer(meta, schema)?;
     let (_, crc_at) = read_footer(&footer)?;
     let footer_crc = crc32c::crc32c(&footer);
-    if let Some(slot) = footer.get_mut(crc_at..crc_at + CRC_PLACEHOLDER.len()) {
-        slot.copy_from_slice(format!("{footer_crc:08x}").as_bytes());
-    }
+    cells::put(&mut footer, crc_at, format!("{footer_crc:08x}").as_bytes());
     let length = i32::try_from(footer.len()).map_err(|_| Error::internal("a chunk footer of 2 GiB"))?;
     let mut tail = ipc::END_OF_STREAM.to_vec();
     tail.append(&mut footer);
@@ -396,13 +434,7 @@ fn encode_footer(meta: &ChunkMeta, schema: &Schema) -> Result<Vec<u8>> {
     let blocks: Vec<BlockEntry> = meta
         .blocks
         .iter()
-        .map(|block| {
-            BlockEntry::new(
-                i64::try_from(block.offset).unwrap_or(i64::MAX),
-                i32::try_from(block.header_bytes).unwrap_or(i32::MAX),
-                i64::from(block.body_bytes),
-            )
-        })
+        .map(|block| BlockEntry::new(narrow(block.offset), narrow(block.header_bytes), i64::from(block.body_bytes)))
         .collect();
     let blocks = fbb.create_vector(&blocks);
     let mut entries = Vec::new();
@@ -445,11 +477,11 @@ fn read_footer(bytes: &[u8]) -> Result<(String, usize)> {
 /// Length of the footer, from the last [`TRAILER_BYTES`] of the file.
 pub fn footer_bytes(trailer: &[u8]) -> Result<usize> {
     let (length, magic) =
-        trailer.split_at_checked(4).ok_or_else(|| Error::corrupt("chunk file is shorter than its trailer"))?;
+        trailer.split_first_chunk().ok_or_else(|| Error::corrupt("chunk file is shorter than its trailer"))?;
     if magic != ARROW_MAGIC {
         return Err(Error::corrupt("chunk file does not end with the Arrow magic"));
     }
-    let length = i32::from_le_bytes(length.try_into().unwrap_or_default());
+    let length = i32::from_le_bytes(*length);
     usize::try_from(length).map_err(|_| Error::corrupt("chunk footer has a negative length"))
 }
 
@@ -527,10 +559,10 @@ fn check_version(format: u32) -> Result<()> {
 pub fn find_footer(file: &[u8]) -> Result<(usize, ChunkMeta, u32)> {
     let cut = || Error::corrupt("chunk is truncated");
     let trailer_at = file.len().checked_sub(TRAILER_BYTES).ok_or_else(cut)?;
-    let length = footer_bytes(file.get(trailer_at..).unwrap_or_default())?;
+    let length = footer_bytes(cells::range(file, trailer_at..file.len()))?;
     let footer_at = trailer_at.checked_sub(length).ok_or_else(cut)?;
-    let footer = file.get(footer_at..trailer_at).unwrap_or_default();
-    let (meta, crc) = decode_footer(footer, u64::try_from(file.len()).unwrap_or(u64::MAX))?;
+    let footer = cells::range(file, footer_at..trailer_at);
+    let (meta, crc) = decode_footer(footer, file.len() as u64)?;
     Ok((footer_at, meta, crc))
 }
 
@@ -546,7 +578,7 @@ pub fn check_head(meta: &ChunkMeta, head: &[u8]) -> Result<()> {
 /// Bytes before the first block.
 pub fn head_bytes(meta: &ChunkMeta) -> Result<usize> {
     match meta.blocks.first() {
-        Some(block) => Ok(usize::try_from(block.offset).unwrap_or(usize::MAX)),
+        Some(block) => Ok(to_usize(block.offset)),
         None => Ok(rebuild_head(meta)?.len()),
     }
 }
@@ -557,12 +589,11 @@ pub fn head_bytes(meta: &ChunkMeta) -> Result<usize> {
 /// `corrupt_data` naming what is damaged; `unsupported_format` for a newer chunk.
 pub fn decode_chunk(file: &[u8]) -> Result<(ChunkMeta, u32)> {
     let (footer_at, meta, crc) = find_footer(file)?;
-    let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     let mut end = head_bytes(&meta)?;
-    check_head(&meta, file.get(..end).unwrap_or_default())?;
+    check_head(&meta, range_of(file, 0..end, "chunk head")?)?;
     for (position, block) in meta.blocks.iter().enumerate() {
         let begin = end;
-        end = begin.saturating_add(wide(block.bytes()));
+        end = begin.saturating_add(to_usize(block.bytes()));
         if file.get(begin..end).map(crc32c::crc32c) != Some(block.crc) {
             return Err(Error::corrupt(format!("chunk: the checksum of block {position} does not match")));
         }
@@ -579,11 +610,10 @@ fn check_blocks(meta: &ChunkMeta, file_bytes: u64) -> Result<()> {
     let mut rows = 0_u64;
     let mut end = None;
     for (position, block) in meta.blocks.iter().enumerate() {
-        let column_bytes = usize::try_from(block.rows).unwrap_or(usize::MAX).saturating_mul(8);
-        let body = ipc::padded(column_bytes).saturating_mul(column_count);
+        let body = ipc::padded(to_usize(block.rows) * 8) * column_count;
         let next = block.offset.saturating_add(block.bytes());
         let in_place = end.is_none_or(|end| end == block.offset) && next <= file_bytes;
-        if u64::from(block.body_bytes) != u64::try_from(body).unwrap_or(u64::MAX) || !in_place || block.rows == 0 {
+        if u64::from(block.body_bytes) != body as u64 || !in_place || block.rows == 0 {
             return Err(Error::corrupt(format!("chunk metadata: block {position} does not fit the file")));
         }
         rows += u64::from(block.rows);

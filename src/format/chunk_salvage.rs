@@ -12,6 +12,8 @@ use super::chunk::{self, BlockMeta, ChunkMeta};
 use super::ipc;
 use super::manifest::ChunkRecord;
 use crate::error::{Error, ErrorCode, Result};
+use crate::types::cells;
+use crate::types::width::to_usize;
 
 /// The intact parts of a chunk file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,23 +67,19 @@ impl ChunkSalvage {
         if !self.is_complete() || self.footer_lost {
             return None;
         }
-        let begin = self.meta.blocks.first().map_or(usize::MAX, |block| wide(block.offset));
-        let end = self.meta.blocks.last().map_or(0, |block| wide(block.offset.saturating_add(block.bytes())));
+        let (first, last) = (self.meta.blocks.first()?, self.meta.blocks.last()?);
+        let (begin, end) = (to_usize(first.offset), to_usize(last.offset.saturating_add(last.bytes())));
         let mut out = match &self.head {
             Some(head) => head.clone(),
-            None => file.get(..begin.min(file.len())).unwrap_or_default().to_vec(),
+            None => file.get(..begin)?.to_vec(),
         };
-        out.extend_from_slice(file.get(begin..end).unwrap_or_default());
+        out.extend_from_slice(file.get(begin..end)?);
         out.extend_from_slice(match &self.tail {
             Some(tail) => tail,
-            None => file.get(end..).unwrap_or_default(),
+            None => file.get(end..)?,
         });
         Some(out)
     }
-}
-
-fn wide(value: u64) -> usize {
-    usize::try_from(value).unwrap_or(usize::MAX)
 }
 
 /// The metadata of a file with a damaged footer, rebuilt from its head and its messages.
@@ -103,13 +101,13 @@ pub struct RebuiltFooter {
 pub fn rebuild_footer(file: &[u8]) -> Result<RebuiltFooter> {
     let (identity, head_bytes) = chunk::decode_head(file)?;
     let mut meta = identity.into_meta();
-    meta.head_crc = crc32c::crc32c(file.get(..head_bytes).unwrap_or_default());
+    meta.head_crc = crc32c::crc32c(cells::range(file, 0..head_bytes));
     let columns = meta.series.columns.len() + 1;
     let (mut at, mut end) = (head_bytes, head_bytes);
     while at < file.len() {
         match block_at(file, at, columns).filter(|block| meta.rows == 0 || block.ts_min > meta.ts_max) {
             Some(block) => {
-                at = wide(block.offset.saturating_add(block.bytes()));
+                at = to_usize(block.offset + block.bytes());
                 end = at;
                 meta.push(block);
             }
@@ -196,7 +194,7 @@ fn with_footer(file: &[u8], footer_at: usize, meta: ChunkMeta, footer_crc: u32) 
         meta,
     };
     let mut end = chunk::head_bytes(&found.meta)?;
-    if chunk::check_head(&found.meta, file.get(..end).unwrap_or_default()).is_err() {
+    if file.get(..end).is_none_or(|head| chunk::check_head(&found.meta, head).is_err()) {
         // Versions of the flatbuffers library can encode differently, so the rebuilt head is used only if its checksum
         // matches.
         found.head = Some(chunk::rebuild_head(&found.meta)?)
@@ -207,24 +205,27 @@ fn with_footer(file: &[u8], footer_at: usize, meta: ChunkMeta, footer_crc: u32) 
     }
     for (position, block) in found.meta.blocks.iter().enumerate() {
         let begin = end;
-        end = begin.saturating_add(wide(block.bytes()));
-        let crc = crc32c::crc32c(file.get(begin..end).unwrap_or_default());
-        if crc == block.crc {
-            found.intact.push(position);
-            continue;
-        }
+        end = begin.saturating_add(to_usize(block.bytes()));
+        let reason = match file.get(begin..end).map(crc32c::crc32c) {
+            Some(crc) if crc == block.crc => {
+                found.intact.push(position);
+                continue;
+            }
+            Some(crc) => format!("checksum {crc:08x}, expected {:08x}", block.crc),
+            None => "the file is truncated".to_owned(),
+        };
         found.damaged.push(DamagedBlock {
             position,
             offset: block.offset,
             bytes: block.bytes(),
             rows: Some(u64::from(block.rows)),
             ts: Some((block.ts_min, block.ts_max)),
-            reason: format!("checksum {crc:08x}, expected {:08x}", block.crc),
+            reason,
         });
     }
     if file.get(end..footer_at) != Some(ipc::END_OF_STREAM.as_slice()) {
         let mut tail = ipc::END_OF_STREAM.to_vec();
-        tail.extend_from_slice(file.get(footer_at..).unwrap_or_default());
+        tail.extend_from_slice(cells::range(file, footer_at..file.len()));
         found.tail = Some(tail);
     }
     Ok(found)

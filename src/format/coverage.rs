@@ -14,6 +14,7 @@ use roaring::RoaringTreemap;
 use super::bytes::{ByteReader, put_words};
 use super::envelope;
 use crate::error::{Error, Result};
+use crate::types::width::to_usize;
 use crate::types::{Grid, TimeUnit};
 
 /// First bytes of a coverage sidecar.
@@ -103,8 +104,8 @@ impl Coverage {
         put_words(&mut payload, &[length, phase]);
         payload.extend_from_slice(&(self.off_grid.len() as u64).to_le_bytes());
         put_words(&mut payload, &self.off_grid);
-        // Writing to memory does not fail; a short bitmap would be detected by the row count.
-        let _ = self.aligned.serialize_into(&mut payload);
+        let written = self.aligned.serialize_into(&mut payload);
+        assert!(written.is_ok(), "a bitmap could not be written to memory: {written:?}");
         envelope::seal(COVERAGE_MAGIC, COVERAGE_VERSION, &payload)
     }
 
@@ -122,7 +123,7 @@ impl Coverage {
         if length <= 0 || !(0..length).contains(&phase) {
             return Err(Error::corrupt(format!("coverage with intervals of {length} and phase {phase}")));
         }
-        let count = usize::try_from(reader.u64()?).unwrap_or(usize::MAX);
+        let count = to_usize(reader.u64()?);
         let off_grid = reader.words(count)?;
         let mut rest = reader.rest();
         let aligned = RoaringTreemap::deserialize_from(&mut rest)

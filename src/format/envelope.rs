@@ -12,6 +12,7 @@
 
 use super::bytes::ByteReader;
 use crate::error::{Error, ErrorCode, Result};
+use crate::types::width::to_usize;
 
 /// Bytes before the payload.
 pub const ENVELOPE_BYTES: usize = 24;
@@ -23,7 +24,7 @@ fn checksum(magic: &[u8; 8], version: u32, length: [u8; 8], payload: &[u8]) -> u
 
 /// Wraps a payload.
 pub fn seal(magic: &[u8; 8], version: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u64::try_from(payload.len()).unwrap_or(u64::MAX).to_le_bytes();
+    let length = (payload.len() as u64).to_le_bytes();
     let mut out = Vec::with_capacity(ENVELOPE_BYTES + payload.len());
     out.extend_from_slice(magic);
     out.extend_from_slice(&version.to_le_bytes());
@@ -58,7 +59,7 @@ pub fn open_first<'a>(
     }
     let (found, expected) = (reader.u32()?, reader.u32()?);
     let length = reader.u64()?;
-    let payload = reader.take(usize::try_from(length).unwrap_or(usize::MAX))?;
+    let payload = reader.take(to_usize(length))?;
     let crc = checksum(magic, found, length.to_le_bytes(), payload);
     if crc != expected {
         return Err(Error::corrupt(format!("{what}: checksum {crc:08x}, expected {expected:08x}")));

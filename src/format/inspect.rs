@@ -45,11 +45,12 @@ fn magic_of(bytes: &[u8]) -> Option<&'static [u8]> {
     ];
     const LARGE: [&[u8]; 4] = [chunk::ARROW_MAGIC, wal::SEGMENT_MAGIC, run::RUN_MAGIC, manifest::EDIT_MAGIC];
     let all = || LARGE.into_iter().chain(SMALL.into_iter().map(|magic| magic.as_slice()));
-    let second_copy = bytes.get(manifest::COPY_ALIGNMENT..).unwrap_or_default();
+    let has_second_copy =
+        || bytes.get(manifest::COPY_ALIGNMENT..).is_some_and(|copy| copy.starts_with(manifest::EDIT_MAGIC));
     all()
         .find(|magic| bytes.starts_with(magic))
         .or_else(|| [LARGE[0], LARGE[2]].into_iter().find(|magic| bytes.ends_with(magic)))
-        .or_else(|| second_copy.starts_with(manifest::EDIT_MAGIC).then_some(manifest::EDIT_MAGIC.as_slice()))
+        .or_else(|| has_second_copy().then_some(manifest::EDIT_MAGIC.as_slice()))
         .or_else(|| wal::first_frame(bytes).map(|_| wal::SEGMENT_MAGIC.as_slice()))
 }
 

@@ -15,6 +15,8 @@ use arrow::ipc::{
 };
 use flatbuffers::FlatBufferBuilder;
 
+use crate::types::width::narrow;
+
 /// Columns and messages start on multiples of this many bytes.
 pub const ALIGNMENT: usize = 64;
 /// First bytes of every message.
@@ -82,7 +84,7 @@ pub fn dictionary_message<'w>(words: impl Iterator<Item = &'w str>) -> (Vec<u8>,
     let mut count = 0_usize;
     for word in words {
         text.extend_from_slice(word.as_bytes());
-        offsets.extend_from_slice(&i32::try_from(text.len()).unwrap_or(i32::MAX).to_le_bytes());
+        offsets.extend_from_slice(&narrow::<i32, _>(text.len()).to_le_bytes());
         count += 1;
     }
     let text_at = padded(offsets.len());
@@ -122,7 +124,7 @@ pub fn framed(header: &[u8]) -> Vec<u8> {
     let total = padded(PREFIX_BYTES + header.len());
     let mut out = Vec::with_capacity(total);
     out.extend_from_slice(&CONTINUATION);
-    let length = i32::try_from(total - PREFIX_BYTES).unwrap_or(i32::MAX);
+    let length = narrow::<i32, _>(total - PREFIX_BYTES);
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(header);
     out.resize(total, 0);
@@ -136,7 +138,7 @@ pub fn body_bytes(column_bytes: &[usize]) -> usize {
 
 /// Lengths and row counts inside one message never reach 2^63.
 fn wide(value: usize) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+    narrow(value)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use prost::Message;
 
 use super::envelope;
 use crate::error::{Error, ErrorCode, Result};
+use crate::types::cells;
 
 /// First bytes of an edit.
 pub const EDIT_MAGIC: &[u8; 8] = b"FASTKEDT";
@@ -274,7 +275,7 @@ pub fn decode_edit(file: &[u8]) -> Result<(Edit, Option<EditDamage>)> {
     let open = |bytes| envelope::open_first(WHAT, EDIT_MAGIC, MANIFEST_VERSION, bytes);
     match open(file) {
         Ok((payload, rest)) => {
-            let expected = with_second_copy(file.get(..file.len() - rest.len()).unwrap_or_default());
+            let expected = with_second_copy(cells::range(file, 0..file.len() - rest.len()));
             let damage = (expected != file).then(|| {
                 let same = expected.iter().zip(file).take_while(|(expected, found)| expected == found).count();
                 let reason = match file.len() == expected.len() {

@@ -10,9 +10,10 @@
 
 use std::ops::Range;
 
-use super::bytes::{ByteReader, put_blob};
+use super::bytes::{ByteReader, put_blob, put_length};
 use super::envelope;
 use crate::error::{Error, ErrorCode, Result};
+use crate::types::cells;
 
 /// First bytes of a receipt file.
 pub const RECEIPTS_MAGIC: &[u8; 8] = b"FASTKRCP";
@@ -57,7 +58,7 @@ impl Receipt {
         out.extend_from_slice(&self.key.to_le_bytes());
         out.extend_from_slice(&self.fingerprint.to_le_bytes());
         out.extend_from_slice(&self.wall_ms.to_le_bytes());
-        out.extend_from_slice(&u32::try_from(self.written.len()).unwrap_or(u32::MAX).to_le_bytes());
+        put_length(out, self.written.len());
         for written in &self.written {
             for value in [
                 written.series_id,
@@ -111,7 +112,6 @@ impl Receipt {
 /// Encodes a receipt file.
 pub fn encode_receipts<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u8> {
     let receipts: Vec<&Receipt> = receipts.collect();
-    let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes();
     let page_count = receipts.len().div_ceil(PAGE_RECEIPTS).max(1);
     let mut file = Vec::new();
     let (mut payload, mut one) = (Vec::new(), Vec::new());
@@ -119,7 +119,7 @@ pub fn encode_receipts<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Vec<u
         let page = receipts.iter().skip(number * PAGE_RECEIPTS).take(PAGE_RECEIPTS);
         payload.clear();
         for value in [number, page_count, page.len()] {
-            payload.extend_from_slice(&small(value));
+            put_length(&mut payload, value);
         }
         for receipt in page {
             one.clear();
@@ -194,7 +194,7 @@ pub fn salvage_receipts(file: &[u8]) -> Result<ReceiptSalvage> {
     let (mut at, mut lost_from, mut pages_found) = (0, None, 0);
     let lose = |from: usize, to: usize, found: &mut ReceiptSalvage| found.damaged.push(from as u64..to as u64);
     while at < file.len() {
-        let rest = file.get(at..).unwrap_or_default();
+        let rest = cells::range(file, at..file.len());
         match ReceiptPage::read(rest) {
             Ok((mut page, after)) => {
                 if let Some(from) = lost_from.take() {
@@ -209,7 +209,7 @@ pub fn salvage_receipts(file: &[u8]) -> Result<ReceiptSalvage> {
             Err(_) => {
                 lost_from.get_or_insert(at);
                 // The next offset where a page could start.
-                let ahead = rest.get(1..).unwrap_or_default();
+                let ahead = cells::range(rest, 1..rest.len());
                 let next = ahead.windows(RECEIPTS_MAGIC.len()).position(|bytes| bytes == RECEIPTS_MAGIC);
                 at = next.map_or(file.len(), |next| at + 1 + next);
             }

@@ -17,10 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::ops::Range;
 
-use super::bytes::{ByteReader, put_words};
+use super::bytes::{ByteReader, put_length, put_words};
+use super::chunk;
 use crate::error::{Error, ErrorCode, Result};
-use crate::types::SeriesDef;
 use crate::types::schema::COLUMNS_MAX;
+use crate::types::width::{narrow, to_usize};
+use crate::types::{SeriesDef, cells};
 
 /// First and last bytes of a run file.
 pub const RUN_MAGIC: &[u8; 8] = b"FASTKRUN";
@@ -72,13 +74,12 @@ impl RunEntry {
     }
 
     fn has_possible_shape(&self) -> bool {
-        let columns = usize::try_from(self.columns).unwrap_or(usize::MAX);
-        self.rows > 0 && u32::try_from(self.rows).is_ok() && (1..=COLUMNS_MAX + 1).contains(&columns)
+        self.rows > 0 && u32::try_from(self.rows).is_ok() && (1..=COLUMNS_MAX + 1).contains(&to_usize(self.columns))
     }
 
     /// The columns in the file; `None` when out of range.
     fn columns_in<'a>(&self, file: &'a [u8]) -> Option<&'a [u8]> {
-        file.get(wide(self.offset)..wide(self.offset.checked_add(self.bytes())?))
+        file.get(to_usize(self.offset)..to_usize(self.offset.checked_add(self.bytes())?))
     }
 
     fn put(&self, out: &mut Vec<u8>) {
@@ -109,33 +110,26 @@ impl RunEntry {
 
     /// The header of this run; `header_bytes`, `header_crc` and `offset` are not read.
     fn header(&self, def: &[u8]) -> Vec<u8> {
-        let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         let mut out = RUN_HEADER_MAGIC.to_vec();
         out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&small(def.len()).to_le_bytes());
+        put_length(&mut out, def.len());
         out.extend_from_slice(&self.columns.to_le_bytes());
         for value in [self.series_id, self.commit_lo, self.commit_hi] {
             out.extend_from_slice(&value.to_le_bytes());
         }
         put_words(&mut out, &[self.ts_min, self.ts_max]);
-        out.extend_from_slice(&u32::try_from(self.rows).unwrap_or(u32::MAX).to_le_bytes());
+        out.extend_from_slice(&narrow::<u32, _>(self.rows).to_le_bytes());
         out.extend_from_slice(&self.crc.to_le_bytes());
         out.extend_from_slice(def);
         out.resize(out.len().div_ceil(64) * 64, 0);
-        let crc = out.get(8..).map_or(0, crc32c::crc32c);
-        if let Some(slot) = out.get_mut(4..8) {
-            slot.copy_from_slice(&crc.to_le_bytes());
-        }
+        let crc = crc32c::crc32c(cells::range(&out, 8..out.len()));
+        cells::put(&mut out, 4, &crc.to_le_bytes());
         out
     }
 }
 
 fn stride(rows: u64) -> u64 {
     rows.saturating_mul(8).div_ceil(64).saturating_mul(64)
-}
-
-fn wide(value: u64) -> usize {
-    usize::try_from(value).unwrap_or(usize::MAX)
 }
 
 fn damaged(what: &str) -> Error {
@@ -169,7 +163,7 @@ fn decode_head(file: &[u8]) -> Result<RunOrigin> {
     }
     let version = reader.u32()?;
     let origin = RunOrigin { level: reader.u32()?, base_commit: reader.u64()? };
-    if version > RUN_VERSION && reader.u32()? == file.get(..24).map_or(0, crc32c::crc32c) {
+    if version > RUN_VERSION && Some(reader.u32()?) == file.get(..24).map(crc32c::crc32c) {
         return Err(Error::new(ErrorCode::UnsupportedFormat, format!("run file has version {version}")));
     }
     if file.get(..RUN_HEAD_BYTES) != Some(encode_head(origin).as_slice()) {
@@ -200,7 +194,7 @@ impl<W: Write> RunWriter<W> {
     /// # Errors
     /// `InvalidInput` for 2^32 rows or more.
     pub fn add(&mut self, series_id: u64, def: &SeriesDef, commits: (u64, u64), columns: &[&[i64]]) -> io::Result<()> {
-        let ts = columns.first().copied().unwrap_or_default();
+        let ts = assert_publishable_run(commits, columns);
         if u32::try_from(ts.len()).is_err() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a run of more than 2^32 rows"));
         }
@@ -213,21 +207,22 @@ impl<W: Write> RunWriter<W> {
             put_words(&mut bytes, column);
             bytes.resize(bytes.len().div_ceil(64) * 64, 0);
         }
+        let (ts_min, ts_max) = cells::ends(ts);
         let mut entry = RunEntry {
             series_id,
             commit_lo: commits.0,
             commit_hi: commits.1,
             rows: ts.len() as u64,
             offset: 0,
-            ts_min: ts.first().copied().unwrap_or_default(),
-            ts_max: ts.last().copied().unwrap_or_default(),
-            columns: u32::try_from(columns.len()).unwrap_or(u32::MAX),
+            ts_min,
+            ts_max,
+            columns: narrow(columns.len()),
             crc: crc32c::crc32c(&bytes),
             header_bytes: 0,
             header_crc: 0,
         };
         let header = entry.header(&def);
-        entry.header_bytes = u32::try_from(header.len()).unwrap_or(u32::MAX);
+        entry.header_bytes = narrow(header.len());
         entry.header_crc = header_crc(&header);
         entry.offset = self.offset + header.len() as u64;
         self.out.write_all(&header)?;
@@ -255,6 +250,13 @@ impl<W: Write> RunWriter<W> {
     }
 }
 
+/// Checks a run before it is written: it has rows, a cell in each column for each of them, and strictly ascending
+/// timestamps. Returns its timestamps.
+fn assert_publishable_run<'a>(commits: (u64, u64), columns: &[&'a [i64]]) -> &'a [i64] {
+    assert!(commits.0 <= commits.1, "a run of commits {} to {}", commits.0, commits.1);
+    chunk::assert_publishable_rows(columns)
+}
+
 /// Index and trailer, and the checksum in the trailer.
 fn encode_end(origin: RunOrigin, entries: &[RunEntry], index_at: u64) -> (Vec<u8>, u32) {
     let mut end = Vec::with_capacity(entries.len() * RUN_ENTRY_BYTES + RUN_TRAILER_BYTES);
@@ -270,7 +272,7 @@ fn encode_end(origin: RunOrigin, entries: &[RunEntry], index_at: u64) -> (Vec<u8
 }
 
 fn header_crc(header: &[u8]) -> u32 {
-    header.get(4..8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
+    u32::from_le_bytes(cells::array(header, 4))
 }
 
 /// A fully verified run file.
@@ -293,12 +295,12 @@ fn decode_index(file: &[u8]) -> Result<RunFile> {
     if reader.take(8)? != RUN_MAGIC {
         return Err(damaged("it does not end with its magic"));
     }
-    let index = before.get(wide(index_at)..).unwrap_or_default();
+    let index = before.get(to_usize(index_at)..).ok_or_else(|| damaged("its index starts after its end"))?;
     // The checksum uses the expected head; the actual head is checked separately.
     let mut found = crc32c::crc32c_append(crc32c::crc32c(&encode_head(origin)), index);
-    found = crc32c::crc32c_append(found, trailer.get(..TRAILER_COVERED).unwrap_or_default());
+    found = crc32c::crc32c_append(found, cells::range(trailer, 0..TRAILER_COVERED));
     let other = found != crc;
-    if other || Some(index.len()) != wide(count).checked_mul(RUN_ENTRY_BYTES) {
+    if other || Some(index.len()) != to_usize(count).checked_mul(RUN_ENTRY_BYTES) {
         return Err(damaged(&format!("the checksum of its index is {found:08x}, expected {crc:08x}")));
     }
     let mut runs = Vec::with_capacity(index.len() / RUN_ENTRY_BYTES);
@@ -366,7 +368,7 @@ pub fn decode_run(file: &[u8]) -> Result<RunFile> {
     }
     for (position, run) in decoded.runs.iter().enumerate() {
         let at = run.offset.saturating_sub(u64::from(run.header_bytes));
-        if header_at(file, wide(at)).map(|(header, _)| header) != Some(*run) {
+        if header_at(file, to_usize(at)).map(|(header, _)| header) != Some(*run) {
             return Err(damaged(&format!("the header of run {position} at byte {at} is damaged")));
         }
         if run.columns_in(file).map(crc32c::crc32c) != Some(run.crc) {
@@ -430,7 +432,7 @@ pub fn salvage_run(file: &[u8]) -> Result<RunSalvage> {
             found.origin = Some(decoded.origin);
             for run in decoded.runs {
                 let at = run.offset.saturating_sub(u64::from(run.header_bytes));
-                match header_at(file, wide(at)).filter(|(header, _)| *header == run) {
+                match header_at(file, to_usize(at)).filter(|(header, _)| *header == run) {
                     Some((_, def)) => found.register(&run, def),
                     None => found.harmless.push(at..run.offset),
                 }
@@ -476,11 +478,12 @@ impl RunSalvage {
             self.register(&run, def);
             self.check_columns(file, run);
             entries.push(run);
-            at = wide(run.offset.saturating_add(run.bytes()));
+            at = to_usize(run.offset.saturating_add(run.bytes()));
         }
         // The bytes after the last run are the index. If it matches the runs found, these are complete.
         let from = gap.unwrap_or(file.len());
-        let rest = file.get(from..).unwrap_or_default();
+        // The columns of a last run that was cut end after the file.
+        let rest = file.get(from..).unwrap_or(&[]);
         let origin = self.origin.unwrap_or(RunOrigin { level: 0, base_commit: 0 });
         let (end, _) = encode_end(origin, &entries, from as u64);
         let is_alike = rest.get(..8) == end.get(..8) || rest.ends_with(RUN_MAGIC);

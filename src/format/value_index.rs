@@ -12,10 +12,12 @@
 
 use std::ops::Range;
 
-use super::bytes::ByteReader;
+use super::bytes::{ByteReader, put_length, range_of};
 use super::envelope::{self, ENVELOPE_BYTES};
 use crate::error::{Error, Result};
+use crate::types::cells;
 use crate::types::schema::COLUMNS_MAX;
+use crate::types::width::to_usize;
 
 /// First bytes of a value index.
 pub const VALUE_INDEX_MAGIC: &[u8; 8] = b"FASTKVIX";
@@ -76,20 +78,19 @@ impl ValueIndex {
             return Err(Error::corrupt("value index does not start with its magic"));
         }
         reader.take(8)?;
-        let payload = usize::try_from(reader.u64()?).unwrap_or(usize::MAX);
+        let payload = to_usize(reader.u64()?);
         payload.checked_add(ENVELOPE_BYTES).ok_or_else(|| Error::corrupt("value index of impossible length"))
     }
 
     /// The directory with its envelope.
     pub fn encode(&self) -> Vec<u8> {
-        let narrow = |value: usize| u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes();
         let mut payload = Vec::new();
         payload.extend_from_slice(&self.chunk_id.to_le_bytes());
         payload.extend_from_slice(&self.footer_crc.to_le_bytes());
         payload.extend_from_slice(&self.rows.to_le_bytes());
-        payload.extend_from_slice(&narrow(self.columns.len()));
+        put_length(&mut payload, self.columns.len());
         for column in &self.columns {
-            payload.extend_from_slice(&narrow(column.position));
+            put_length(&mut payload, column.position);
             for page in &column.pages {
                 payload.extend_from_slice(&page.low.to_le_bytes());
                 payload.extend_from_slice(&page.key_bytes.to_le_bytes());
@@ -108,11 +109,11 @@ impl ValueIndex {
         if column_count > COLUMNS_MAX {
             return Err(Error::corrupt(format!("value index with {column_count} columns")));
         }
-        let mut offset = u64::try_from(directory.len()).unwrap_or(u64::MAX);
+        let mut offset = directory.len() as u64;
         let mut columns = Vec::with_capacity(column_count);
         for _ in 0..column_count {
             let mut column = IndexColumn { position: reader.length()?, pages: Vec::new() };
-            let mut left = usize::try_from(rows).unwrap_or(usize::MAX);
+            let mut left = to_usize(rows);
             while left > 0 {
                 let (low, key_bytes, crc) = (reader.i64()?, reader.u32()?, reader.u32()?);
                 if !matches!(key_bytes, 0 | 1 | 2 | 4 | 8) {
@@ -120,7 +121,8 @@ impl ValueIndex {
                 }
                 let page = IndexPage { low, key_bytes, crc, offset, entries: left.min(PAGE_ENTRIES) };
                 left -= page.entries;
-                offset = offset.saturating_add(page.bytes() as u64);
+                // Fewer than 2^32 rows of at most 12 bytes, in at most as many columns as a directory in memory has.
+                offset += page.bytes() as u64;
                 column.pages.push(page);
             }
             columns.push(column);
@@ -136,10 +138,10 @@ impl ValueIndex {
     pub fn check(file: &[u8]) -> Result<Self> {
         let directory = Self::directory_length(file)?;
         let directory = file.get(..directory).ok_or_else(|| Error::corrupt("value index is truncated"))?;
-        let index = Self::decode(directory, u64::try_from(file.len()).unwrap_or(u64::MAX))?;
+        let index = Self::decode(directory, file.len() as u64)?;
         for page in index.columns.iter().flat_map(|column| &column.pages) {
-            let begin = usize::try_from(page.offset).unwrap_or(usize::MAX);
-            page.check(file.get(begin..begin.saturating_add(page.bytes())).unwrap_or_default())?;
+            let begin = to_usize(page.offset);
+            page.check(range_of(file, begin..begin + page.bytes(), "value index page")?)?;
         }
         Ok(index)
     }
@@ -151,7 +153,7 @@ impl ValueIndex {
 }
 
 fn page_count(rows: u32) -> usize {
-    usize::try_from(rows).unwrap_or(usize::MAX).div_ceil(PAGE_ENTRIES)
+    to_usize(rows).div_ceil(PAGE_ENTRIES)
 }
 
 impl IndexColumn {
@@ -195,11 +197,13 @@ impl IndexPage {
     /// `corrupt_data` when the bytes do not have the checksum of the directory.
     pub fn rows_of(&self, bytes: &[u8], low: i64, high: i64, rows: &mut Vec<u32>) -> Result<()> {
         self.check(bytes)?;
-        let (row_bytes, key_bytes) = bytes.split_at_checked(self.entries * 4).unwrap_or((bytes, &[]));
-        let row = |entry: &[u8]| u32::from_le_bytes(entry.try_into().unwrap_or_default());
+        let row_end = self.entries * 4;
+        let (row_bytes, _) = cells::range(bytes, 0..row_end).as_chunks::<4>();
+        let key_bytes = cells::range(bytes, row_end..bytes.len());
+        let row = |entry: &[u8; 4]| u32::from_le_bytes(*entry);
         if self.key_bytes == 0 {
             if low <= self.low && self.low <= high {
-                rows.extend(row_bytes.chunks_exact(4).map(row));
+                rows.extend(row_bytes.iter().map(row));
             }
             return Ok(());
         }
@@ -208,7 +212,7 @@ impl IndexPage {
             wide.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
             self.low.wrapping_add(u64::from_le_bytes(wide).cast_signed())
         };
-        for (entry, bytes) in row_bytes.chunks_exact(4).zip(key_bytes.chunks_exact(self.key_bytes as usize)) {
+        for (entry, bytes) in row_bytes.iter().zip(key_bytes.chunks_exact(self.key_bytes as usize)) {
             let key = key(bytes);
             if key > high {
                 break;
@@ -231,8 +235,8 @@ pub fn write_pages<E>(
     let mut column = IndexColumn { position, pages: Vec::with_capacity(entries.len().div_ceil(PAGE_ENTRIES)) };
     let mut bytes = Vec::new();
     for part in entries.chunks(PAGE_ENTRIES) {
-        let low = part.first().map_or(0, |(key, _)| *key);
-        let span = part.last().map_or(0, |(key, _)| key.wrapping_sub(low).cast_unsigned());
+        let ((low, _), (high, _)) = cells::ends(part);
+        let span = high.wrapping_sub(low).cast_unsigned();
         let key_bytes: u32 = match span {
             0 => 0,
             1..=0xFF => 1,
@@ -244,7 +248,7 @@ pub fn write_pages<E>(
         part.iter().for_each(|(_, row)| bytes.extend_from_slice(&row.to_le_bytes()));
         for (key, _) in part {
             let wide = key.wrapping_sub(low).to_le_bytes();
-            bytes.extend_from_slice(wide.get(..key_bytes as usize).unwrap_or(&wide));
+            bytes.extend_from_slice(cells::range(&wide, 0..key_bytes as usize));
         }
         put(&bytes)?;
         let page = IndexPage { low, key_bytes, crc: crc32c::crc32c(&bytes), offset, entries: part.len() };

@@ -5,11 +5,11 @@
 //! disk blocks never parse. `durable_lsn` is the highest LSN known to be synced when the frame was written: a damaged
 //! frame below a later `durable_lsn` is corruption of synced data, otherwise it is the torn end of an unfinished write.
 
-use super::bytes::{ByteReader, put_blob, put_words};
+use super::bytes::{ByteReader, put_blob, put_length, put_words};
 use super::receipt::Receipt;
 use crate::error::{Error, ErrorCode, Result};
-use crate::types::Rows;
 use crate::types::schema::COLUMNS_MAX;
+use crate::types::{Rows, cells};
 
 /// First bytes of a segment.
 pub const SEGMENT_MAGIC: &[u8; 8] = b"FASTKWAL";
@@ -119,7 +119,7 @@ pub fn encode_segment_header(header: &SegmentHeader) -> [u8; SEGMENT_HEADER_BYTE
     let crc = crc32c::crc32c(&out);
     out.extend_from_slice(&crc.to_le_bytes());
     out.resize(SEGMENT_HEADER_BYTES, 0);
-    out.try_into().unwrap_or([0; SEGMENT_HEADER_BYTES])
+    cells::array(&out, 0)
 }
 
 /// Decodes a segment header. The caller checks the size of the file.
@@ -166,11 +166,9 @@ pub fn put_frame_head(out: &mut Vec<u8>, header: &FrameHeader, payload: &[u8]) {
     for value in [header.lsn, header.epoch, header.durable_lsn, header.commit] {
         out.extend_from_slice(&value.to_le_bytes());
     }
-    out.extend_from_slice(&u64::try_from(payload.len()).unwrap_or(u64::MAX).to_le_bytes());
-    let crc = crc32c::crc32c_append(out.get(begin + 8..).map_or(0, crc32c::crc32c), payload);
-    if let Some(slot) = out.get_mut(begin + 4..begin + 8) {
-        slot.copy_from_slice(&crc.to_le_bytes());
-    }
+    out.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(cells::range(out, begin + 8..out.len())), payload);
+    cells::put(out, begin + 4, &crc.to_le_bytes());
 }
 
 /// Appends the zero padding after the payload of a frame.
@@ -247,8 +245,8 @@ const OP_DROP_SNAPSHOT: u8 = 6;
 
 /// Appends rows: column count, row count, then `ts` and each column.
 pub fn put_rows(out: &mut Vec<u8>, rows: &Rows) {
-    out.extend_from_slice(&u32::try_from(rows.columns.len()).unwrap_or(u32::MAX).to_le_bytes());
-    out.extend_from_slice(&u32::try_from(rows.len()).unwrap_or(u32::MAX).to_le_bytes());
+    put_length(out, rows.columns.len());
+    put_length(out, rows.len());
     put_words(out, &rows.ts);
     for column in &rows.columns {
         put_words(out, column);
@@ -284,7 +282,7 @@ pub fn encode_commit(commit: &Commit) -> Vec<u8> {
     }
     put_blob(&mut out, &receipt);
     out.extend_from_slice(&commit.wall_ms.to_le_bytes());
-    out.extend_from_slice(&u32::try_from(commit.operations.len()).unwrap_or(u32::MAX).to_le_bytes());
+    put_length(&mut out, commit.operations.len());
     for operation in &commit.operations {
         match operation {
             LoggedChange::Write { series_id, replaced, rows } => {

@@ -7,10 +7,11 @@
 //! first (`u32`), number of zones (`u32`), then for each column the lowest keys of all zones and the highest keys of
 //! all zones (`i64` each).
 
-use super::bytes::{ByteReader, put_words};
+use super::bytes::{ByteReader, put_length, put_words};
 use super::chunk::ZONE_ROWS;
 use super::envelope;
 use crate::error::{Error, Result};
+use crate::types::cells;
 use crate::types::schema::COLUMNS_MAX;
 
 /// First bytes of a zone map.
@@ -69,13 +70,14 @@ impl ZoneMap {
 
     /// Number of zones.
     pub fn zones(&self) -> usize {
-        self.columns.first().map_or(0, |column| column.min.len())
+        cells::column(&self.columns, 0).min.len()
     }
 
     /// Lowest and highest key of each column in the chunk.
     pub fn chunk_bounds(&self) -> Vec<(i64, i64)> {
-        let lowest = |keys: &[i64]| keys.iter().copied().min().unwrap_or(i64::MAX);
-        let highest = |keys: &[i64]| keys.iter().copied().max().unwrap_or(i64::MIN);
+        // Without a zone the bounds contain no key.
+        let lowest = |keys: &[i64]| keys.iter().fold(i64::MAX, |low, key| low.min(*key));
+        let highest = |keys: &[i64]| keys.iter().fold(i64::MIN, |high, key| high.max(*key));
         self.columns.iter().map(|column| (lowest(&column.min), highest(&column.max))).collect()
     }
 
@@ -84,8 +86,8 @@ impl ZoneMap {
         let mut payload = Vec::new();
         payload.extend_from_slice(&self.chunk_id.to_le_bytes());
         payload.extend_from_slice(&self.footer_crc.to_le_bytes());
-        payload.extend_from_slice(&u32::try_from(self.columns.len()).unwrap_or(u32::MAX).to_le_bytes());
-        payload.extend_from_slice(&u32::try_from(self.zones()).unwrap_or(u32::MAX).to_le_bytes());
+        put_length(&mut payload, self.columns.len());
+        put_length(&mut payload, self.zones());
         for column in &self.columns {
             put_words(&mut payload, &column.min);
             put_words(&mut payload, &column.max);

@@ -35,6 +35,37 @@ pub fn column<T>(columns: &[T], at: usize) -> &T {
     }
 }
 
+/// The first and the last cell.
+#[inline]
+#[track_caller]
+pub fn ends<T: Copy>(cells: &[T]) -> (T, T) {
+    match (cells.first(), cells.last()) {
+        (Some(first), Some(last)) => (*first, *last),
+        _ => out_of_range(&(0..1), 0),
+    }
+}
+
+/// Exactly `N` cells from a position on, such as the bytes of a number.
+#[inline]
+#[track_caller]
+pub fn array<const N: usize, T: Copy>(cells: &[T], at: usize) -> [T; N] {
+    match cells.get(at..).and_then(<[T]>::first_chunk) {
+        Some(cells) => *cells,
+        None => out_of_range(&(at..at + N), cells.len()),
+    }
+}
+
+/// Replaces the cells from a position on.
+#[inline]
+#[track_caller]
+pub fn put<T: Copy>(cells: &mut [T], at: usize, new: &[T]) {
+    let count = cells.len();
+    match cells.get_mut(at..at + new.len()) {
+        Some(old) => old.copy_from_slice(new),
+        None => out_of_range(&(at..at + new.len()), count),
+    }
+}
+
 #[cold]
 #[inline(never)]
 #[track_caller]
@@ -50,12 +81,16 @@ mod tests {
     fn a_position_outside_of_the_cells_panics_and_yields_no_value() {
         let words = [7_i64, 8];
         assert_eq!((at(&words, 1), range(&words, 0..2), *column(&words, 0)), (8, &words[..], 7));
-        let read: [fn(&[i64]); 5] = [
+        assert_eq!((ends(&words), array::<1, _>(&words, 1)), ((7, 8), [8]));
+        let read: [fn(&[i64]); 8] = [
             |words| _ = at(words, 2),
             |words| _ = range(words, 1..3),
             |words| _ = range(words, 3..4),
             |words| _ = column(words, 9),
             |words| _ = at(&words[..0], 0),
+            |words| _ = ends(&words[..0]),
+            |words| _ = array::<2, _>(words, 1),
+            |words| put(&mut words.to_vec(), 1, &[1, 2]),
         ];
         for read in read {
             assert!(std::panic::catch_unwind(|| read(&words)).is_err());

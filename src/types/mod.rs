@@ -11,6 +11,7 @@ pub mod rows;
 pub mod schema;
 pub mod similar;
 pub mod time;
+pub mod width;
 
 pub use calendar::Calendar;
 pub use grid::Grid;
