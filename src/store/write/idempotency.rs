@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::ToByteSlice;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::format::bytes::words_as_bytes;
 use crate::format::receipt::Receipt;
 use crate::store::clock::wall_ms;
 use crate::store::wal::commit_queue::QueuedCommits;
-use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteOutcome};
+use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteMode, WriteOutcome};
+use crate::types::MergeRule;
 
 /// How long a retry gets the receipt of its write: 24 hours.
 pub const RECEIPT_KEEP_MS: i64 = 86_400_000;
@@ -26,21 +27,118 @@ pub fn find_receipt(pending: &QueuedCommits, (key, fingerprint): (u128, u128)) -
         return Err(Error::new(ErrorCode::IdempotencyMismatch, "the idempotency key was used for another write")
             .with_hint("a retry repeats the same rows in the same mode; a new write takes a new key"));
     }
-    let commit = receipt.written.iter().map(|written| written.commit).max().unwrap_or(0);
+    let commit = receipt.written.iter().map(|written| written.commit).max();
+    let commit = commit.ok_or_else(|| Error::corrupt("the receipt of an idempotency key lists no series"))?;
     let outcome = WriteOutcome { written: receipt.written.clone(), commit, repeated: true };
     Ok(Some(DecidedWrite { outcome, decided: pending.decided()?, due: Vec::new() }))
 }
 
-/// Hash of everything that decides what a write does.
+/// Hash of everything that decides what a write does: XXH3 of 128 bits over the fields below, numbers in little-endian
+/// order. Receipts in files have it, so that it is the same in every version; `docs/format.md` has the same list.
+///
+/// | type | field |
+/// |---|---|
+/// | `u64` | number of series; then for each, in the order of the write: |
+/// | `u64`, bytes | length and text of the key |
+/// | `u8` | mode: 1 upsert, 2 insert, 3 append, 4 merge |
+/// | `u8` | rule that a merge has for the first column: 0 its own, 1 first, 2 sum, 3 min, 4 max, 5 last |
+/// | `u64` | number of columns, including `ts`; then for each, `ts` first: |
+/// | `u64`, `i64`… | number of cells, and the cells |
 pub fn fingerprint(writes: &[SeriesWrite]) -> u128 {
     let mut hash = Xxh3::new();
+    let put_length = |hash: &mut Xxh3, length: usize| hash.update(&(length as u64).to_le_bytes());
+    put_length(&mut hash, writes.len());
     for write in writes {
-        hash.update(write.key.as_str().as_bytes());
-        hash.update(format!("\n{:?} {} {}\n", write.mode, write.rows.len(), write.rows.columns.len()).as_bytes());
-        hash.update(write.rows.ts.to_byte_slice());
-        for column in &write.rows.columns {
-            hash.update(column.as_slice().to_byte_slice());
+        let key = write.key.as_str().as_bytes();
+        put_length(&mut hash, key.len());
+        hash.update(key);
+        hash.update(&mode_bytes(write.mode));
+        put_length(&mut hash, write.rows.columns.len() + 1);
+        for column in std::iter::once(&write.rows.ts).chain(&write.rows.columns) {
+            put_length(&mut hash, column.len());
+            hash.update(words_as_bytes(column));
         }
     }
     hash.digest128()
+}
+
+/// Mode and rule of a fingerprint.
+fn mode_bytes(mode: WriteMode) -> [u8; 2] {
+    match mode {
+        WriteMode::Upsert => [1, 0],
+        WriteMode::Insert => [2, 0],
+        WriteMode::Append => [3, 0],
+        WriteMode::Merge { first: None } => [4, 0],
+        WriteMode::Merge { first: Some(MergeRule::First) } => [4, 1],
+        WriteMode::Merge { first: Some(MergeRule::Sum) } => [4, 2],
+        WriteMode::Merge { first: Some(MergeRule::Min) } => [4, 3],
+        WriteMode::Merge { first: Some(MergeRule::Max) } => [4, 4],
+        WriteMode::Merge { first: Some(MergeRule::Last) } => [4, 5],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::types::{Rows, SeriesKey};
+
+    fn write(symbol: &str) -> SeriesWrite {
+        let rows = Rows { ts: vec![60_000, 120_000], columns: vec![vec![1, -2], vec![3, 4]] };
+        let mode = WriteMode::Merge { first: Some(MergeRule::Sum) };
+        SeriesWrite::new(SeriesKey::scalar("metric", symbol, "1m", "x").unwrap(), rows, mode)
+    }
+
+    #[test]
+    fn the_fingerprint_of_a_write_is_the_hash_of_its_documented_encoding() {
+        let mut bytes = Vec::new();
+        for text in ["scalar/metric/A/1m/x", "scalar/metric/B/1m/x"] {
+            bytes.extend_from_slice(&20_u64.to_le_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+            bytes.extend_from_slice(&[4, 2]);
+            bytes.extend_from_slice(&3_u64.to_le_bytes());
+            for column in [[60_000_i64, 120_000], [1, -2], [3, 4]] {
+                bytes.extend_from_slice(&2_u64.to_le_bytes());
+                column.iter().for_each(|cell| bytes.extend_from_slice(&cell.to_le_bytes()));
+            }
+        }
+        let bytes = [2_u64.to_le_bytes().to_vec(), bytes].concat();
+        let found = fingerprint(&[write("A"), write("B")]);
+        assert_eq!(found, xxhash_rust::xxh3::xxh3_128(&bytes));
+        assert_eq!(found, GOLDEN, "a retry under a key that an earlier version recorded would be refused");
+    }
+
+    const GOLDEN: u128 = 0xaff5_e73e_c59f_0074_e78d_f277_fbb1_b219;
+
+    #[test]
+    fn every_field_of_a_write_changes_its_fingerprint() {
+        let changed = |change: &dyn Fn(&mut SeriesWrite)| {
+            let mut writes = [write("A"), write("B")];
+            change(&mut writes[0]);
+            fingerprint(&writes)
+        };
+        let mut found = vec![
+            changed(&|_| {}),
+            fingerprint(&[]),
+            fingerprint(&[write("A")]),
+            fingerprint(&[write("B"), write("A")]),
+            changed(&|write| write.key = SeriesKey::scalar("metric", "C", "1m", "x").unwrap()),
+            changed(&|write| write.rows.ts[1] += 1),
+            changed(&|write| write.rows.columns[1][0] += 1),
+            changed(&|write| write.rows.columns.swap(0, 1)),
+            changed(&|write| drop(write.rows.columns.pop())),
+            // The same cells with other lengths.
+            changed(&|write| {
+                let cell = write.rows.columns[1].remove(0);
+                write.rows.columns[0].push(cell);
+            }),
+        ];
+        let rules = [MergeRule::First, MergeRule::Min, MergeRule::Max, MergeRule::Last];
+        let merges = rules.into_iter().map(Some).chain([None]).map(|first| WriteMode::Merge { first });
+        for mode in merges.chain([WriteMode::Upsert, WriteMode::Insert, WriteMode::Append]) {
+            found.push(changed(&|write| write.mode = mode));
+        }
+        assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), found.len(), "{found:x?}");
+    }
 }
