@@ -46,8 +46,9 @@ pub fn select(
             let cursor = found.last().map(|series| series.def.key.to_string());
             return Ok((found, cursor));
         }
-        debug_assert!(state.series.get(id).is_some_and(|series| series.def.key == *key), "keys and series agree");
-        found.extend(state.series.get(id).cloned());
+        let series = state.series.get(id).filter(|series| series.def.key == *key);
+        assert!(series.is_some(), "series {id} does not have the key {key}");
+        found.extend(series.cloned());
     }
     Ok((found, None))
 }

@@ -2,11 +2,12 @@
 //! compaction, retention. Each step can also be run by hand.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_message};
 use crate::store::maintain::maintenance::Maintenance;
 use crate::store::options::Durability;
 use crate::store::read::series_state::SeriesId;
@@ -51,7 +52,7 @@ impl MaintenanceThreads {
             let (maintenance, queue) = (Arc::downgrade(maintenance), Arc::clone(&queue));
             let thread = std::thread::Builder::new()
                 .name(name.into())
-                .spawn(move || work(&maintenance, &queue))
+                .spawn(move || run_loop(work, &maintenance, &queue))
                 .map_err(|error| Error::internal(format!("cannot start thread {name}: {error}")))?;
             upkeep.threads.push(thread);
         }
@@ -105,6 +106,17 @@ impl MaintenanceQueue {
             .wait_timeout_while(requests, wait, |requests| !requests.stop)
             .unwrap_or_else(PoisonError::into_inner);
         !requests.stop
+    }
+}
+
+/// Runs a loop until it ends. The steps of a loop handle their own panics; one outside of them would leave the store
+/// without maintenance, so that it takes no more writes either.
+fn run_loop(work: MaintenanceLoop, maintenance: &Weak<Maintenance>, queue: &MaintenanceQueue) {
+    let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(maintenance, queue))) else { return };
+    if let Some(maintenance) = maintenance.upgrade() {
+        let cause = format!("a maintenance thread panicked: {}", panic_message(panic.as_ref()));
+        tracing::error!(%cause, "the store is read-only from now on");
+        maintenance.wal.queue.stop(&Error::internal(cause));
     }
 }
 

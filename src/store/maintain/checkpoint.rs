@@ -48,7 +48,12 @@ impl Maintenance {
         outcome
     }
 
+    /// A checkpoint by the holder of the files.
     pub fn checkpoint_with(&self, files: &mut PublishedFiles) -> Result<()> {
+        self.wal.queue.stop_on_panic(|| self.empty_log(files))
+    }
+
+    fn empty_log(&self, files: &mut PublishedFiles) -> Result<()> {
         self.forget_receipts();
         let long = self.long_tails();
         self.publisher.seal_with(files, &long)?;
@@ -233,7 +238,7 @@ impl Maintenance {
         let Some((level, old)) = levels.into_iter().find(|(_, files)| files.len() >= RUN_FILES_MERGED) else {
             return Ok(false);
         };
-        let base_commit = old.iter().map(|file| file.base_commit).max().unwrap_or(0);
+        let Some(base_commit) = old.iter().map(|file| file.base_commit).max() else { return Ok(false) };
         let ids: Vec<u64> = old.iter().map(|file| file.id).collect();
         let state = self.wal.queue.published();
         // One series at a time: together they would not fit into memory.

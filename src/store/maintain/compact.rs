@@ -40,7 +40,7 @@ impl Maintenance {
     pub fn compact(&self, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
         let mut files = self.publisher.lock();
         let begun = Instant::now();
-        let outcome = self.compact_with(&mut files, ids, full);
+        let outcome = self.wal.queue.stop_on_panic(|| self.compact_with(&mut files, ids, full));
         metrics::histogram!("fastk_compaction_seconds").record(begun.elapsed());
         self.note(&outcome);
         outcome
@@ -126,7 +126,7 @@ impl Maintenance {
             report.chunks_removed += group.chunks.len() as u64;
             report.chunks_written += u64::from(record.is_some());
             report.bytes_before += group.bytes();
-            report.bytes_after += record.as_ref().map_or(0, |record| record.file_bytes);
+            report.bytes_after += record.iter().map(|record| record.file_bytes).sum::<u64>();
             let part = SealedSeries {
                 series_id: series.id,
                 added: record.into_iter().collect(),
@@ -209,6 +209,7 @@ impl Maintenance {
         added: Option<&ChunkRecord>,
         live: u64,
     ) -> Result<()> {
+        // Without a live row there is no new chunk.
         let rows = added.map_or(0, |record| record.rows);
         let wrong = |what: String| {
             Error::internal(format!(

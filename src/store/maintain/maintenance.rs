@@ -49,7 +49,7 @@ impl Maintenance {
     /// Moves the tails of these series into chunks, with one manifest edit for all of them.
     pub fn seal(&self, ids: &[SeriesId]) -> Result<SealReport> {
         let mut files = self.publisher.lock();
-        let outcome = self.publisher.seal_with(&mut files, ids);
+        let outcome = self.wal.queue.stop_on_panic(|| self.publisher.seal_with(&mut files, ids));
         self.note(&outcome);
         outcome
     }

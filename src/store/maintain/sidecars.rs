@@ -54,9 +54,10 @@ impl Maintenance {
         report.chunks_checked += 1;
         let open = chunk.open_uncached()?;
         let before = *report;
-        put_in_order(&open, chunk.path(), &self.root.join("tmp"), &series.def, report)?;
+        let tmp = self.root.join("tmp");
+        self.wal.queue.stop_on_panic(|| put_in_order(&open, chunk.path(), &tmp, &series.def, report))?;
         if !coverage::has_coverage(series, chunk) {
-            let mut staged = StagedFile::create(&self.root.join("tmp"))?;
+            let mut staged = StagedFile::create(&tmp)?;
             if let Some(coverage) = coverage::from_rows(series, &open)? {
                 staged.put(&coverage.encode())?;
                 replace(staged, &coverage_path(chunk.path()))?;

@@ -13,7 +13,8 @@ impl Maintenance {
         // Publishing anything unlinks them.
         let waiting = files.manifest.contents.waiting.keys();
         if waiting.into_iter().any(|id| !files.is_read(*id)) {
-            self.wal.reserve.with_reserve(|| self.publisher.publish(&mut files, Edit::default()))?;
+            let publish = || self.publisher.publish(&mut files, Edit::default());
+            self.wal.queue.stop_on_panic(|| self.wal.reserve.with_reserve(publish))?;
         }
         let waiting = &files.manifest.contents.waiting;
         let report = VacuumReport {

@@ -103,6 +103,40 @@ impl Contents {
         newer(&mut self.next_file_id, edit.next_file_id);
     }
 
+    /// Checks an edit before it is published: numbers rise, files that it adds are new and of known series, and files
+    /// that it removes exist.
+    fn assert_publishable_edit(&self, edit: &Edit) {
+        let number = edit.number;
+        for (name, before, after) in [
+            ("base_commit", self.base_commit, edit.base_commit),
+            ("wal_first_segment", self.wal_first_segment, edit.wal_first_segment),
+            ("wal_first_lsn", self.wal_first_lsn, edit.wal_first_lsn),
+            ("next_series_id", self.next_series_id, edit.next_series_id),
+            ("next_file_id", self.next_file_id, edit.next_file_id),
+        ] {
+            assert!(after == 0 || after >= before, "edit {number}: {name} {after} follows {before}");
+        }
+        let next_file_id = self.next_file_id.max(edit.next_file_id);
+        let added = edit.chunks.iter().map(|chunk| chunk.id).chain(edit.runs.iter().map(|run| run.id));
+        for id in added.chain(edit.receipts.iter().map(|file| file.id)) {
+            assert!(self.next_file_id <= id && id < next_file_id, "edit {number}: file {id} is not a new one");
+        }
+        for chunk in &edit.chunks {
+            let is_known = self.series.contains_key(&chunk.series_id)
+                || edit.series.iter().any(|series| series.id == chunk.series_id);
+            assert!(is_known, "edit {number}: chunk {} of the unknown series {}", chunk.id, chunk.series_id);
+            let ChunkRecord { id, rows, ts_min, ts_max, commit_lo, commit_hi, .. } = chunk;
+            assert!(*rows > 0 && ts_min <= ts_max, "edit {number}: chunk {id}: {rows} rows, {ts_min} to {ts_max}");
+            assert!(commit_lo <= commit_hi, "edit {number}: chunk {id}: commits {commit_lo} to {commit_hi}");
+        }
+        let chunks = edit.chunks_removed.iter().find(|id| !self.chunks.contains_key(id));
+        let waiting = edit.chunks_unlinked.iter().find(|id| !self.waiting.contains_key(id));
+        let runs = edit.runs_removed.iter().find(|id| !self.runs.contains_key(id));
+        let receipts = edit.receipts_removed.iter().find(|id| !self.receipts.contains_key(id));
+        let unknown = chunks.or(waiting).or(runs).or(receipts);
+        assert_eq!(unknown, None, "edit {number} removes a file that does not exist");
+    }
+
     /// Reads a checkpoint alone.
     pub fn read(path: &DiskPath) -> Result<Self> {
         let edit = decode_checkpoint(&disk::read(path)?)
@@ -277,6 +311,7 @@ impl Manifest {
     /// `commit_conflict` when another process took the number.
     pub fn publish(&mut self, mut edit: Edit) -> Result<u64> {
         edit.number = self.contents.number + 1;
+        self.contents.assert_publishable_edit(&edit);
         let path = edit_path(&self.dir, edit.number);
         let published = disk::publish(&self.tmp, &path, &encode_edit(&edit)).map_err(|error| {
             // Full or not: once the edit has its name it may count.

@@ -27,10 +27,10 @@ impl<W: std::io::Write> ChunkBuilder<W> {
     /// Writes rows that follow those before them, `ts` first, at most as many as a block holds.
     pub fn write(&mut self, columns: &[&[i64]]) -> std::io::Result<()> {
         self.writer.write_block(columns)?;
-        if let (Some(coverage), Some(ts)) = (&mut self.coverage, columns.first()) {
-            coverage.add(ts);
+        if let Some(coverage) = &mut self.coverage {
+            coverage.add(cells::at(columns, 0));
         }
-        self.zones.add_block(columns, |column| self.is_float.get(column).copied().unwrap_or(false));
+        self.zones.add_block(columns, |column| cells::at(&self.is_float, column));
         Ok(())
     }
 
@@ -67,13 +67,13 @@ pub fn fill(
         any = true;
         let mut lo = 0;
         while lo < piece.rows() {
-            let room = full - buffered.first().map_or(0, Vec::len);
+            let room = full - cells::column(&buffered, 0).len();
             let hi = piece.rows().min(lo + room);
             for (position, buffer) in buffered.iter_mut().enumerate() {
                 buffer.extend_from_slice(cells::range(piece.block().words(position), lo..hi));
             }
             lo = hi;
-            if buffered.first().map_or(0, Vec::len) == full {
+            if cells::column(&buffered, 0).len() == full {
                 blocks.write_buffered(&mut buffered).map_err(|e| fail(&e))?;
             }
         }

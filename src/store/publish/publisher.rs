@@ -10,7 +10,7 @@ use crate::store::manifest::current::CurrentHint;
 use crate::store::manifest::edits::Manifest;
 use crate::store::publish::counters::Counters;
 use crate::store::publish::series_files;
-use crate::store::publish::stager::ChunkStager;
+use crate::store::publish::stager::{ChunkStager, bounds_of};
 use crate::store::read::chunk::ChunkFile;
 use crate::store::read::chunk_paths::{chunk_id_of, chunk_name, series_dir};
 use crate::store::read::reads::Reads;
@@ -58,6 +58,21 @@ impl PublishedFiles {
     /// Whether a chunk this process gave up is still read.
     pub fn is_read(&self, chunk_id: u64) -> bool {
         self.retired.get(&chunk_id).is_some_and(|chunk| chunk.strong_count() > 0)
+    }
+}
+
+/// Checks new chunks of a series before they are published: of two chunks that span the same times, all commits of one
+/// are later than those of the other, so that it is known which row of a timestamp is the later one.
+pub fn assert_publishable_chunks(series: &SeriesState, added: &[ChunkRecord]) {
+    let mut ordered: Vec<&ChunkRecord> = added.iter().collect();
+    ordered.sort_by_key(|chunk| chunk.ts_min);
+    for (at, new) in ordered.iter().enumerate() {
+        let stored = series.chunks.within((new.ts_min, new.ts_max)).map(|chunk| &chunk.record);
+        let later = ordered.iter().skip(at + 1).take_while(|later| later.ts_min <= new.ts_max);
+        for other in later.copied().chain(stored) {
+            let is_apart = new.commit_hi < other.commit_lo || other.commit_hi < new.commit_lo;
+            assert!(is_apart, "commits of {} and of {}", bounds_of(new), bounds_of(other));
+        }
     }
 }
 
@@ -113,7 +128,11 @@ impl Publisher {
         mut edit: Edit,
         next_file_id: u64,
     ) -> Result<()> {
-        for (part, _, series) in &parts {
+        for (part, sealed, series) in &parts {
+            // Compaction compares its chunks with those they replace.
+            if sealed.is_some() {
+                assert_publishable_chunks(series, &part.added);
+            }
             series_files::keep_deletes(&self.root, series, &part.removed)?;
             series_files::tombstone_files(&self.root, &files.manifest.contents, series, &part.tombstones, &mut edit)?;
             edit.chunks.extend(part.added.iter().cloned());

@@ -9,6 +9,7 @@ use crate::format::value_index::{ValueIndex, write_pages};
 use crate::format::zone_map::{ZoneMap, order_key};
 use crate::store::read::chunk::{ChunkFile, OpenChunk};
 use crate::store::read::sidecar::{IndexFile, read_zones, value_index_path, wanted_columns, zone_map_path};
+use crate::types::width::narrow;
 use crate::types::{ColumnType, SeriesDef};
 
 /// What a rebuild of sidecars did.
@@ -66,14 +67,11 @@ fn stage_value_index(open: &OpenChunk, tmp: &DiskPath, positions: &[usize]) -> R
         let mut entries: Vec<(i64, u32)> = Vec::with_capacity(rows as usize);
         for block in 0..open.blocks().len() {
             let block = open.block(block, &meta.series)?;
-            entries.extend(
-                block
-                    .words(*position)
-                    .iter()
-                    .zip(entries.len() as u32..)
-                    .map(|(word, row)| (order_key(*word, float), row)),
-            );
+            let first = narrow::<u32, _>(entries.len());
+            let words = block.words(*position).iter().zip(first..);
+            entries.extend(words.map(|(word, row)| (order_key(*word, float), row)));
         }
+        assert_eq!(entries.len() as u64, meta.rows, "entries of the value index of chunk {}", meta.chunk_id);
         entries.sort_unstable();
         let (column, end) = write_pages(&entries, *position, offset, |page| out.write_all(page)).map_err(fail)?;
         offset = end;

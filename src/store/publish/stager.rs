@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::format::chunk::ChunkHead;
 use crate::format::coverage::Coverage;
 use crate::format::manifest::ChunkRecord;
+use crate::format::zone_map::ZoneMap;
 use crate::store::publish::chunk_builder::fill;
 use crate::store::publish::records::chunk_record;
 use crate::store::publish::sidecars::index_new_chunk;
@@ -48,6 +49,24 @@ pub struct StagedChunk {
     def: Arc<SeriesDef>,
     /// The chunk, then its sidecars, each with its path to be.
     files: Vec<(StagedFile, DiskPath)>,
+}
+
+/// Checks a chunk before it gets a name: its rows lie inside its partition, and its sidecars are about these rows.
+pub fn assert_publishable_chunk(record: &ChunkRecord, range: (i64, i64), zones: &ZoneMap, coverage: Option<&Coverage>) {
+    let (bounds, chunk) = ((record.ts_min, record.ts_max), bounds_of(record));
+    assert!(range.0 <= bounds.0 && bounds.1 <= range.1, "{chunk}: rows outside of {range:?}");
+    assert_eq!(zones.chunk_bounds().first(), Some(&bounds), "{chunk}: bounds of its zone map");
+    if let Some(coverage) = coverage {
+        assert_eq!(coverage.rows(), record.rows, "{chunk}: rows of its coverage");
+    }
+}
+
+/// A chunk in the message of a failed check.
+pub fn bounds_of(record: &ChunkRecord) -> String {
+    let ChunkRecord { id, series_id, rows, ts_min, ts_max, commit_lo, commit_hi, .. } = record;
+    format!(
+        "chunk {id} of series {series_id}: {rows} rows, timestamps {ts_min} to {ts_max}, commits {commit_lo} to {commit_hi}"
+    )
 }
 
 impl ChunkStager {
@@ -99,6 +118,8 @@ impl ChunkStager {
                 files.push((staged, path));
                 Ok(())
             };
+            let record = chunk_record(&summary);
+            assert_publishable_chunk(&record, range, &zones, coverage.as_ref());
             zones.footer_crc = summary.footer_crc;
             derived(zones_path, &zones.encode())?;
             if let Some(mut coverage) = coverage {
@@ -106,7 +127,7 @@ impl ChunkStager {
                 coverage.optimize();
                 derived(coverage_path, &coverage.encode())?;
             }
-            return Ok(Some(StagedChunk { record: chunk_record(&summary), def: Arc::clone(&series.def), files }));
+            return Ok(Some(StagedChunk { record, def: Arc::clone(&series.def), files }));
         }
     }
 

@@ -72,8 +72,8 @@ impl AppendBuffer {
     /// its memory, or adds up its size, touches no cell of another row.
     pub fn columns(&self, rows: usize) -> Arc<[Buffer]> {
         let AppendCells { words, capacity, columns, ref written, .. } = *self.0;
-        debug_assert!(rows <= written.load(Ordering::Acquire), "only written rows are shown");
-        let rows = rows.min(written.load(Ordering::Acquire));
+        let all = written.load(Ordering::Acquire);
+        assert!(rows <= all, "{rows} rows of a buffer with {all}");
         let column = |column: usize| {
             let owner: Arc<dyn Allocation> = Arc::clone(&self.0) as _;
             // SAFETY: `column < columns` and `rows <= written <= capacity`, so the cells lie within the allocation,

@@ -247,7 +247,7 @@ impl SourceCursor {
                     self.lo = lo.max(lower_bound(stored, target));
                 }
             }
-            debug_assert!(self.hi <= rows, "a cursor stays in its block");
+            assert!(self.hi <= rows, "row {} of a block of {rows}", self.hi);
             if self.lo >= self.hi {
                 self.next_block(context.desc);
                 continue;

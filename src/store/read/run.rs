@@ -66,7 +66,7 @@ impl Run {
                 let columns: Vec<&[i64]> = (0..self.columns.len()).map(|column| self.words(column)).collect();
                 let buffer = AppendBuffer::with((2 * all).min(RUN_ROWS_MAX.max(all)), &columns);
                 let appended = buffer.append(before, rows);
-                debug_assert!(appended, "a new buffer has space");
+                assert!(appended, "a new buffer has space for {} rows after {before}", rows.len());
                 buffer
             }
         };

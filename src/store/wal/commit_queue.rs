@@ -8,13 +8,17 @@
 //! A failed write or sync stops the queue for good (`writer_stopped`); readers continue. When space for a frame cannot
 //! be reserved, or the file for it cannot be created, nothing was written: the waiting commits fail with
 //! `storage_full`, `overloaded` or `io`, and the queue continues.
+//! A panic in a step that writes is a defect, such as a failed check of what is about to be published: it stops the
+//! queue as well, and the waiting commits get the error.
 //! When the directory of the store or its `LOCK` is removed or replaced, the queue stops before it acknowledges another
 //! commit.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use crate::disk::Lock;
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, ErrorCode, Result, panic_message};
 use crate::format::wal::FrameKind;
 use crate::store::options::Durability;
 use crate::store::read::retained_commits::RetainedCommits;
@@ -72,6 +76,25 @@ struct LeaderTurn {
     batch: Arc<CommitBatch>,
     /// The state after the last frame.
     state: Arc<StoreState>,
+    /// The last LSN written before, and the commit that readers see.
+    written_lsn: u64,
+    published_commit: u64,
+}
+
+impl LeaderTurn {
+    /// Checks frames before they are written: their LSNs follow the last one without a gap, each has the number of its
+    /// commit, and commits rise.
+    fn assert_publishable_frames(&self) {
+        let (mut lsn, mut commit) = (self.written_lsn, self.published_commit);
+        assert_eq!(self.frames.len(), self.states.len(), "frames and states of a turn after lsn {lsn}");
+        for (frame, (state, _)) in self.frames.iter().zip(&self.states) {
+            assert_eq!(frame.lsn, lsn + 1, "lsn of the frame of commit {}", frame.commit);
+            assert_eq!(frame.commit, state.commit, "commit of the frame with lsn {}", frame.lsn);
+            assert!(frame.commit > commit, "commit {} in lsn {} follows commit {commit}", frame.commit, frame.lsn);
+            (lsn, commit) = (frame.lsn, frame.commit);
+        }
+        assert_eq!(self.state.commit, commit, "commit of the state after lsn {lsn}");
+    }
 }
 
 /// A state whose runs were frozen, and the position in the log after it.
@@ -196,6 +219,22 @@ impl CommitQueue {
         let _ = self.lock().stopped.set(cause.to_string());
     }
 
+    /// Runs a step that writes files or the log. After a panic in it, which is a defect, nothing is known of what is on
+    /// disk: writing stops, as it does after a failed write.
+    ///
+    /// # Errors
+    /// Those of the step; `writer_stopped` after a panic.
+    pub fn stop_on_panic<T>(&self, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| Err(self.stop_after(panic.as_ref())))
+    }
+
+    /// Stops writing because a step panicked.
+    fn stop_after(&self, panic: &(dyn Any + Send)) -> Error {
+        let cause = format!("a check of the program failed: {}", panic_message(panic));
+        tracing::error!(%cause, "the store is read-only from now on");
+        stopped_error(self.stopped.get_or_init(|| cause))
+    }
+
     /// Whether the store accepts changes.
     pub fn takes_writes(&self) -> bool {
         self.check_owned().and_then(|()| self.lock().check_writable()).is_ok()
@@ -274,11 +313,11 @@ impl CommitQueue {
     }
 
     fn lead<'a>(&'a self, mut pending: MutexGuard<'a, QueuedCommits>) -> MutexGuard<'a, QueuedCommits> {
-        let turn = pending.take_turn();
+        let turn = pending.take_turn(self.published.load().commit);
         drop(pending);
 
         let sync = self.durability == Durability::Sync;
-        let outcome = if turn.frames.is_empty() { Ok(()) } else { self.append(&turn.frames, sync) };
+        let outcome = self.write_turn(&turn, sync);
 
         let mut pending = self.lock();
         pending.leading = false;
@@ -287,6 +326,16 @@ impl CommitQueue {
         pending.structural.clear();
         self.wake();
         pending
+    }
+
+    /// Writes the frames of a turn. A panic is an error like any other here: the queue has a leader, whom others wait for.
+    fn write_turn(&self, turn: &LeaderTurn, sync: bool) -> std::result::Result<(), AppendError> {
+        let write = || {
+            turn.assert_publishable_frames();
+            if turn.frames.is_empty() { Ok(()) } else { self.append(&turn.frames, sync) }
+        };
+        catch_unwind(AssertUnwindSafe(write))
+            .unwrap_or_else(|panic| Err(AppendError { error: self.stop_after(panic.as_ref()), untouched: false }))
     }
 
     /// Ends the turn of a leader: its state is published, or its commits and all queued after them are refused.
@@ -385,19 +434,19 @@ impl CommitQueue {
         }
         pending.check_writable()?;
         let Some((state, work)) = decide(&pending.state)? else { return Ok(None) };
+        assert_eq!(state.commit, pending.state.commit + 1, "commit of series {id} without a frame");
         let after = Arc::new(state);
-        let turn = pending.take_turn();
+        let turn = pending.take_turn(self.published.load().commit);
         pending.state = Arc::clone(&after);
         pending.loading = Some(id);
         let unsynced = pending.durable_lsn < pending.written_lsn;
         drop(pending);
 
         // If this commit survives a crash, all earlier ones must survive too.
-        let logged = match (turn.frames.is_empty(), unsynced) {
-            (false, _) => self.append(&turn.frames, true),
-            (true, true) => self.log().sync().map_err(|error| AppendError { error, untouched: false }),
-            (true, false) => Ok(()),
-        };
+        let mut logged = self.write_turn(&turn, true);
+        if logged.is_ok() && turn.frames.is_empty() && unsynced {
+            logged = self.log().sync().map_err(|error| AppendError { error, untouched: false });
+        }
         let mut pending = self.lock();
         if let Err(error) = self.settle(&mut pending, turn, logged, true) {
             pending.leading = false;
@@ -409,7 +458,7 @@ impl CommitQueue {
         self.wake();
         drop(pending);
 
-        let written = write(work);
+        let written = self.stop_on_panic(|| write(work));
 
         let mut pending = self.lock();
         pending.leading = false;
@@ -543,7 +592,7 @@ impl CommitQueue {
 
 impl QueuedCommits {
     /// Takes everything queued; there is no other leader until `leading` is false again.
-    fn take_turn(&mut self) -> LeaderTurn {
+    fn take_turn(&mut self, published_commit: u64) -> LeaderTurn {
         self.structural.clear();
         self.leading = true;
         LeaderTurn {
@@ -551,6 +600,8 @@ impl QueuedCommits {
             states: std::mem::take(&mut self.states),
             batch: std::mem::take(&mut self.batch),
             state: Arc::clone(&self.state),
+            written_lsn: self.written_lsn,
+            published_commit,
         }
     }
 

@@ -16,14 +16,15 @@ use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, Result};
 use crate::format::chunk::{ChunkHead, ChunkSummary, Renumbered, block_rows, renumber};
 use crate::format::coverage::Coverage;
-use crate::format::manifest::Edit;
+use crate::format::manifest::{ChunkRecord, Edit};
 use crate::format::receipt::SeriesReceipt;
 use crate::format::zone_map::ZoneMap;
 use crate::store::clock::wall_ms;
 use crate::store::publish::chunk_builder::ChunkBuilder;
-use crate::store::publish::publisher::PublishedFiles;
+use crate::store::publish::publisher::{PublishedFiles, assert_publishable_chunks};
 use crate::store::publish::records::{chunk_record, series_record};
 use crate::store::publish::series_files;
+use crate::store::publish::stager::assert_publishable_chunk;
 use crate::store::read::chunk::ChunkFile;
 use crate::store::read::chunk_paths::{chunk_name, series_dir};
 use crate::store::read::series_state::SeriesState;
@@ -32,7 +33,7 @@ use crate::store::read::store_state::StoreState;
 use crate::store::write::request::{SeriesWrite, WriteMode};
 use crate::store::write::writes::Writes;
 use crate::sync::MutexGuard;
-use crate::types::{Grid, Rows, SeriesKey};
+use crate::types::{Grid, Rows, SeriesKey, cells};
 
 /// How often a load is tried while others change its series.
 const ATTEMPTS: usize = 3;
@@ -95,11 +96,20 @@ impl Writes {
         }
         let begun = Instant::now();
         let Some(mut files) = self.lock_with_timeout() else { return Ok(None) };
+        let written = self.wal.queue.stop_on_panic(|| self.load_under(&mut files, write))?;
+        if written.is_some() {
+            metrics::histogram!("fastk_load_seconds").record(begun.elapsed());
+        }
+        Ok(written)
+    }
+
+    /// A load by the holder of the files.
+    fn load_under(&self, files: &mut PublishedFiles, write: &SeriesWrite) -> Result<Option<SeriesReceipt>> {
         for _ in 0..ATTEMPTS {
             let state = self.settled_series(&write.key)?;
             let Some(series) = self.loadable(write, &state)? else { return Ok(None) };
             if series.tail().next().is_some() {
-                if self.publisher.seal_with(&mut files, &[series.id]).is_err() {
+                if self.publisher.seal_with(files, &[series.id]).is_err() {
                     return Ok(None);
                 }
                 continue;
@@ -113,12 +123,9 @@ impl Writes {
                     return Ok(None);
                 }
             };
-            match self.commit_load(&mut files, write, &series, parts, next_file_id) {
+            match self.commit_load(files, write, &series, parts, next_file_id) {
                 Ok(None) => {}
-                Ok(written) => {
-                    metrics::histogram!("fastk_load_seconds").record(begun.elapsed());
-                    return Ok(written);
-                }
+                Ok(written) => return Ok(written),
                 Err(error) => {
                     self.publisher.remove_unpublished(series.id, first);
                     return Err(error);
@@ -230,8 +237,8 @@ impl Writes {
         let mut blocks = ChunkBuilder::new(out, head, coverage).map_err(fail)?;
         for lo in range.clone().step_by(full) {
             let block = lo..range.end.min(lo + full);
-            let cells = std::iter::once(&rows.ts).chain(&rows.columns);
-            let columns: Vec<&[i64]> = cells.map(|cells| cells.get(block.clone()).unwrap_or_default()).collect();
+            let all = std::iter::once(&rows.ts).chain(&rows.columns);
+            let columns: Vec<&[i64]> = all.map(|column| cells::range(column, block.clone())).collect();
             blocks.write(&columns).map_err(fail)?;
         }
         let (out, summary, zones, mut coverage) = blocks.finish().map_err(fail)?;
@@ -277,10 +284,12 @@ impl Writes {
                 let mut next = series.as_ref().clone();
                 next.count_rows_written(&write.rows, 0, commit, wall_ms(), &state.fences);
                 next.sealed_commit = commit;
-                added.extend(numbered.iter().map(|(part, renumbered)| {
-                    let summary = renumbered.as_ref().map_or(&part.summary, |renumbered| &renumbered.summary);
-                    Arc::new(ChunkFile::new(&self.root, chunk_record(summary)))
-                }));
+                let record = |(part, renumbered): &(LoadedChunk, Option<Renumbered>)| {
+                    chunk_record(renumbered.as_ref().map_or(&part.summary, |renumbered| &renumbered.summary))
+                };
+                let records: Vec<ChunkRecord> = numbered.iter().map(record).collect();
+                assert_publishable_chunks(series, &records);
+                added.extend(records.into_iter().map(|record| Arc::new(ChunkFile::new(&self.root, record))));
                 next.chunks = Arc::new(series.chunks.iter().chain(&added).cloned().collect());
                 next.tombstones = Arc::new(next.needed_tombstones());
                 written = Some(SeriesReceipt {
@@ -332,17 +341,20 @@ impl Writes {
         let mut edit =
             Edit { series: vec![series_record(&next, next.sealed_commit)?], next_file_id, ..Edit::default() };
         for (mut part, renumbered) in parts {
-            let Some(mut chunk) = part.chunk.take() else { continue };
+            let mut chunk = part.chunk.take().ok_or_else(|| Error::internal("a chunk of a load is placed twice"))?;
             let is_late = renumbered.is_some();
             if let Some(renumbered) = renumbered {
                 chunk.put_at(0, &renumbered.head)?;
                 chunk.put_at(renumbered.tail_at, &renumbered.tail)?;
                 part.summary = renumbered.summary;
             }
+            let record = chunk_record(&part.summary);
+            let range = next.def.partition.span_of(record.ts_min, next.def.unit);
+            assert_publishable_chunk(&record, (range.start, range.end), &part.zones, part.coverage.as_ref());
             if !chunk.place(&part.path)? {
                 return Err(Error::internal(format!("{} appeared while it was written", part.path.display())));
             }
-            edit.chunks.push(chunk_record(&part.summary));
+            edit.chunks.push(record);
             if is_late {
                 late.push(part);
             } else {
@@ -389,7 +401,7 @@ fn spans<'a>(series: &'a SeriesState, ts: &'a [i64]) -> impl Iterator<Item = (St
         let first = ts.get(at)?;
         let span = series.def.partition.span_of(*first, series.def.unit);
         let lo = at;
-        at += ts.get(lo..).map_or(0, |rest| rest.partition_point(|ts| *ts <= span.end));
+        at += cells::range(ts, lo..ts.len()).partition_point(|ts| *ts <= span.end);
         Some((span.name, lo..at))
     })
 }

@@ -276,6 +276,85 @@ mod tests {
         }
     }
 
+    /// The store refuses writes for this reason, readers go on, and the next process has every acknowledged row.
+    fn assert_read_only(root: &tempfile::TempDir, store: Store, key: &SeriesKey, reason: &str) {
+        for _ in 0..2 {
+            let refused = store.write(key, rows(7), WriteMode::Upsert, None).unwrap_err();
+            assert_eq!(refused.code(), ErrorCode::WriterStopped);
+            assert!(refused.detail().contains(reason), "{refused}");
+        }
+        assert_eq!(store.checkpoint().unwrap_err().code(), ErrorCode::WriterStopped);
+        assert_eq!(store.snapshot().get(key).unwrap().rows, 1);
+        drop(store);
+        let store = Store::open(root.path(), false, StoreOptions::default()).unwrap();
+        assert_eq!(store.snapshot().get(key).unwrap().bounds, Some((60_000, 60_000)));
+        store.write(key, rows(2), WriteMode::Upsert, None).unwrap();
+    }
+
+    #[test]
+    fn frames_that_fail_their_check_are_not_written_and_the_store_is_read_only() {
+        let (root, store, key) = store();
+        store.write(&key, rows(1), WriteMode::Upsert, None).unwrap();
+        let queue = &store.engine.wal.queue;
+        let mut pending = queue.lock();
+        let mut state = pending.state.as_ref().clone();
+        state.commit -= 1;
+        let batch = queue.enqueue(&mut pending, state, encode_commit(&Commit::default())).unwrap();
+        drop(pending);
+        // Two wait for the batch: the one that leads, and another.
+        let refused = std::thread::scope(|scope| {
+            let other = scope.spawn(|| queue.wait(&batch).unwrap_err());
+            [queue.wait(&batch).unwrap_err(), other.join().unwrap()]
+        });
+        let reason = "a check of the program failed: commit 1 in lsn 3 follows commit 2";
+        assert!(refused.iter().all(|refused| refused.code() == ErrorCode::WriterStopped), "{refused:?}");
+        assert_read_only(&root, store, &key, reason);
+    }
+
+    #[test]
+    fn an_edit_that_fails_its_check_is_not_published_and_the_store_is_read_only() {
+        for upkeep in [false, true] {
+            let (root, store, key) = store();
+            store.write(&key, rows(1), WriteMode::Upsert, None).unwrap();
+            drop(store);
+            // With background threads every look at the log leads to a checkpoint.
+            let options = StoreOptions { upkeep, wal_bytes_max: 0, ..StoreOptions::default() };
+            let store = Store::open(root.path(), false, options).unwrap();
+            let edits = || std::fs::read_dir(root.path().join("manifest")).unwrap().count();
+            let (before, mut files) = (edits(), store.engine.publisher.lock());
+            files.manifest.contents.base_commit = 1_000_000;
+            files.manifest.contents.wal_first_lsn = 0;
+            let published = edits() - before;
+            drop(files);
+            if upkeep {
+                let begun = std::time::Instant::now();
+                while store.writer_stopped().is_none() {
+                    assert!(begun.elapsed().as_secs() < 60, "the background thread goes on");
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+            } else {
+                assert_eq!(store.checkpoint().unwrap_err().code(), ErrorCode::WriterStopped);
+            }
+            assert_eq!(edits(), before + published);
+            assert_read_only(&root, store, &key, "base_commit 2 follows 1000000");
+        }
+    }
+
+    #[test]
+    fn a_panic_while_a_load_is_published_refuses_the_load_and_later_writes() {
+        let (root, store, key) = store();
+        store.write(&key, rows(1), WriteMode::Upsert, None).unwrap();
+        let id = store.snapshot().get(&key).unwrap().id;
+        let decide = |before: &crate::store::read::store_state::StoreState| {
+            let mut after = before.clone();
+            after.commit += 1;
+            Ok(Some((after, ())))
+        };
+        let refused = store.engine.wal.queue.commit_beside(id, decide, |()| panic!("chunk 7")).unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::WriterStopped);
+        assert_read_only(&root, store, &key, "a check of the program failed: chunk 7");
+    }
+
     fn wanted(symbol: &str, timeframe: &str) -> Arc<SeriesDef> {
         Arc::new(SeriesSpec::of_key(&SeriesKey::kline(symbol, timeframe).unwrap()).resolve().unwrap())
     }

@@ -94,14 +94,14 @@ impl Writes {
             SnapshotRecord { name: name.clone(), commit, created_ms }
         };
         let snapshots: Vec<SnapshotRecord> = state.snapshots.iter().filter(is_new).map(record).collect();
-        let outcome =
-            match snapshots.is_empty() {
-                true => Ok(()),
-                // The manifest is never ahead of what is durable in the log.
-                false => self.wal.queue.sync().and_then(|()| {
-                    self.publisher.publish(&mut files, Edit { snapshots, ..Edit::default() }).map(|_| ())
-                }),
-            };
+        let outcome = match snapshots.is_empty() {
+            true => Ok(()),
+            // The manifest is never ahead of what is durable in the log.
+            false => self.wal.queue.stop_on_panic(|| {
+                self.wal.queue.sync()?;
+                self.publisher.publish(&mut files, Edit { snapshots, ..Edit::default() }).map(drop)
+            }),
+        };
         if let Err(error) = outcome {
             tracing::warn!(%error, "the name of a snapshot is in the log only for now");
         }
