@@ -16,6 +16,8 @@ use arrow::buffer::Buffer;
 use bytes::Bytes;
 use memmap2::{Advice, Mmap};
 
+use crate::types::cells;
+
 /// A mapped file. Cheap to clone; unmapped when the last slice is dropped.
 #[derive(Clone, Debug)]
 pub struct Map {
@@ -75,19 +77,21 @@ impl Map {
         &self.bytes
     }
 
-    /// A part of the map, which keeps the map alive, without copying. Empty when out of range.
+    /// A part of the map, which keeps the map alive, without copying.
+    ///
+    /// # Panics
+    /// When the map ends before.
     pub fn slice(&self, offset: usize, length: usize) -> Bytes {
-        match offset.checked_add(length) {
-            Some(end) if end <= self.bytes.len() => self.bytes.slice(offset..end),
-            _ => Bytes::new(),
-        }
+        self.bytes.slice(offset..offset + length)
     }
 
-    /// A part of the map as a column buffer, which keeps the map alive and accounts only for its own size. Empty when
-    /// out of range.
+    /// A part of the map as a column buffer, which keeps the map alive and accounts only for its own size.
+    ///
+    /// # Panics
+    /// When the map ends before.
     pub fn column(&self, offset: usize, length: usize) -> Buffer {
         let Some(map) = &self.map else { return Buffer::from(self.slice(offset, length)) };
-        let part = offset.checked_add(length).and_then(|end| map.get(offset..end)).unwrap_or_default();
+        let part = cells::range(map, offset..offset + length);
         let owner: Arc<dyn Allocation> = Arc::clone(map) as _;
         // SAFETY: the bytes lie within the map, which `owner` keeps alive, and do not change (see the module
         // documentation).

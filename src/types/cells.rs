@@ -25,6 +25,13 @@ pub fn range<T>(cells: &[T], range: Range<usize>) -> &[T] {
     }
 }
 
+/// The cells from a position on; none at the end.
+#[inline]
+#[track_caller]
+pub fn from<T>(cells: &[T], at: usize) -> &[T] {
+    range(cells, at..cells.len())
+}
+
 /// The column at a position.
 #[inline]
 #[track_caller]

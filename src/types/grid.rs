@@ -8,6 +8,7 @@
 use super::civil_days::{civil_from_days, days_from_civil};
 use super::schema::{SeriesDef, timeframe_months, timeframe_ms};
 use super::time::{self, TimeUnit};
+use super::width::narrow;
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
 
 const SECONDS_PER_DAY: i64 = 86_400;
@@ -93,7 +94,7 @@ impl Grid {
             Grid::Fixed { length, phase } => i128::from(bucket) * i128::from(length) + i128::from(phase),
             Grid::Months { length, phase, unit } => {
                 let month = bucket.saturating_mul(length).saturating_add(phase).clamp(-MONTHS_MAX, MONTHS_MAX);
-                let of_year = u8::try_from(month.rem_euclid(12)).unwrap_or(0) + 1;
+                let of_year = narrow::<u8, _>(month.rem_euclid(12)) + 1;
                 let days = days_from_civil(1970 + month.div_euclid(12), of_year, 1);
                 i128::from(days) * i128::from(SECONDS_PER_DAY * unit.per_second())
             }

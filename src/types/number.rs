@@ -11,6 +11,9 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use super::cells;
+use super::width::narrow;
+
 /// Maximum number of digits of a decimal column.
 pub const DIGITS_MAX: u8 = 18;
 /// A decimal cell lies strictly between `-DECIMAL_LIMIT` and `DECIMAL_LIMIT`.
@@ -144,13 +147,13 @@ impl<'a> NumberParts<'a> {
         let trailing = self.digits().rev().take_while(|digit| *digit == 0).count();
         let count = written - leading - trailing;
         let significant = || self.digits().skip(leading).take(count);
-        let trailing = i64::try_from(trailing).unwrap_or(i64::MAX);
+        let trailing = narrow::<i64, _>(trailing);
         let power = self.last_power().saturating_add(trailing).saturating_add(i64::from(digits));
         if count <= 19 {
             return shift(significant().fold(0, |sum, digit| sum * 10 + u64::from(digit)), power);
         }
         // Twenty digits or more, the last not zero: some of them must be cut, or the number is too large.
-        let kept = i64::try_from(count).unwrap_or(i64::MAX).saturating_add(power);
+        let kept = narrow::<i64, _>(count).saturating_add(power);
         if power >= 0 || kept > 19 {
             return Err(NumberError::Overflow);
         }
@@ -165,7 +168,7 @@ impl<'a> NumberParts<'a> {
 }
 
 fn length(text: &[u8]) -> i64 {
-    i64::try_from(text.len()).unwrap_or(i64::MAX)
+    narrow(text.len())
 }
 
 /// The number after `e`.
@@ -268,7 +271,7 @@ fn magnitude(parts: &NumberParts<'_>) -> Option<(Vec<u8>, i64)> {
     if leading == written {
         return None;
     }
-    let first = i64::try_from(written - leading - 1).unwrap_or(i64::MAX).saturating_add(parts.last_power());
+    let first = narrow::<i64, _>(written - leading - 1).saturating_add(parts.last_power());
     Some((parts.digits().skip(leading).take(written - leading - trailing).collect(), first))
 }
 
@@ -340,11 +343,11 @@ pub fn fraction_digits(text: &[u8]) -> Option<(u8, u8)> {
     let before = match parts.digits().position(|digit| digit != 0) {
         None => 0,
         Some(leading) => {
-            let int = length(parts.int).saturating_sub(i64::try_from(leading).unwrap_or(i64::MAX));
+            let int = length(parts.int).saturating_sub(narrow::<i64, _>(leading));
             int.saturating_add(parts.exponent).clamp(0, 255)
         }
     };
-    Some((u8::try_from(after).unwrap_or(u8::MAX), u8::try_from(before).unwrap_or(u8::MAX)))
+    Some((narrow(after), narrow(before)))
 }
 
 /// A small buffer on the stack for the text of one number.
@@ -365,7 +368,7 @@ impl NumberText {
     }
 
     fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.used).unwrap_or_default()
+        cells::range(&self.bytes, 0..self.used)
     }
 }
 
@@ -428,8 +431,8 @@ pub fn shortest_digits(value: f64) -> u8 {
     if zeros == parts.int.len() + parts.frac.len() {
         return 0;
     }
-    let power = parts.last_power().saturating_add(i64::try_from(zeros).unwrap_or(i64::MAX));
-    u8::try_from(power.saturating_neg().clamp(0, 255)).unwrap_or(u8::MAX)
+    let power = parts.last_power().saturating_add(narrow::<i64, _>(zeros));
+    narrow(power.saturating_neg().clamp(0, 255))
 }
 
 /// The double nearest to `raw / 10^digits`.
@@ -609,7 +612,7 @@ pub fn format_decimal_as_f64(out: &mut [u8; TEXT_BUFFER_BYTES], raw: i64, digits
 pub fn write_decimal(out: &mut Vec<u8>, raw: i64, digits: u8) {
     let mut text = [0; TEXT_BUFFER_BYTES];
     let bytes = format_decimal(&mut text, raw, digits);
-    out.extend_from_slice(text.get(..bytes).unwrap_or_default());
+    out.extend_from_slice(cells::range(&text, 0..bytes));
 }
 
 /// Appends the shortest text that reads back as the same double, a JSON number; `null` for NaN and infinities.

@@ -4,6 +4,7 @@
 //! All columns have the same length. Their types are in the registration, not here.
 
 use super::cells;
+use super::width::narrow;
 
 use crate::error::{Error, Result};
 
@@ -85,7 +86,7 @@ impl Rows {
         if self.is_ascending() {
             return 0;
         }
-        let mut order: Vec<u32> = (0..u32::try_from(self.len()).unwrap_or(u32::MAX)).collect();
+        let mut order: Vec<u32> = (0..narrow(self.len())).collect();
         let ts = &self.ts;
         let at = |row: u32| cells::at(ts, row as usize);
         order.sort_by_key(|row| at(*row));

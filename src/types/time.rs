@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::civil_days::civil_from_days;
 use super::number::{NumberError, parse_i64, write_i64};
+use super::width::narrow;
 use crate::error::{Error, Result};
 
 /// Unit of the timestamps of a series.
@@ -318,7 +319,7 @@ pub fn convert(ts: i64, from_per_second: i64, to: TimeUnit) -> Option<i64> {
 
 /// Two decimal digits of a number below 100.
 fn two(value: i64) -> [u8; 2] {
-    let value = u8::try_from(value).unwrap_or(0) % 100;
+    let value: u8 = narrow(value % 100);
     [b'0' + value / 10, b'0' + value % 10]
 }
 
@@ -346,7 +347,7 @@ pub fn write_rfc3339(out: &mut Vec<u8>, ts: i64, unit: TimeUnit) {
         out.push(b'.');
         let mut divisor = per_second / 10;
         while divisor > 0 {
-            out.push(b'0' + u8::try_from(fraction / divisor % 10).unwrap_or(0));
+            out.push(b'0' + narrow::<u8, _>(fraction / divisor % 10));
             divisor /= 10;
         }
     }

@@ -19,7 +19,7 @@ use crate::format::backup::{BACKUP_VERSION, Backup, BackupDamage, BackupFile};
 use crate::format::tombstone::{TombstoneFile, decode_tombstone, encode_tombstone};
 use crate::store::backup::listing::{BackupOptions, FileCount, check_apart, check_not_inside, empty_log, read_listing};
 use crate::store::backup::target::{self, BackupTarget, ExpectedFile};
-use crate::store::clock::wall_ms;
+use crate::store::clock::{elapsed_ms, wall_ms};
 use crate::store::directory::{FORMAT_FILE, LISTING, format_text};
 use crate::store::maintain::maintenance::Maintenance;
 use crate::store::manifest::edits::{Contents, checkpoint_path};
@@ -30,6 +30,7 @@ use crate::store::read::run_files::{load_receipts, load_run, receipts_path, run_
 use crate::store::read::sidecar;
 use crate::store::task_control::TaskControl;
 use crate::types::SeriesDef;
+use crate::types::width::to_usize;
 
 /// Bytes at each end of a file by which two files of one name are compared.
 const ENDS_BYTES: u64 = 64;
@@ -98,7 +99,7 @@ impl BackupRun<'_> {
             copied: target.tally.copied,
             files_removed,
             damaged: std::mem::take(&mut target.damaged),
-            duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            duration_ms: elapsed_ms(begun),
             ..self.report(&contents)
         })
     }
@@ -299,7 +300,7 @@ fn same_ends(file: &File, path: &DiskPath, other_path: &DiskPath) -> bool {
             return Ok(false);
         }
         let part = bytes.min(ENDS_BYTES);
-        let part_bytes = usize::try_from(part).unwrap_or(0);
+        let part_bytes = to_usize(part);
         for offset in [0, bytes - part] {
             if disk::read_at(file, path, offset, part_bytes)? != disk::read_at(&other, other_path, offset, part_bytes)?
             {

@@ -21,6 +21,7 @@ use crate::format::tombstone::decode_tombstone;
 use crate::store::backup::as_of::as_of;
 use crate::store::backup::listing::{check_apart, check_not_inside, contents_of, empty_log, read_listing};
 use crate::store::backup::target::is_litter;
+use crate::store::clock::elapsed_ms;
 use crate::store::directory::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, RESTORE_BEGUN, format_text, is_beside};
 use crate::store::manifest::edits::{Contents, checkpoint_path};
 use crate::store::open::engine::Engine;
@@ -145,7 +146,7 @@ pub fn restore_on(
         report.epoch = Some(work.run(contents, &taken, &report.damaged, made)?);
         report.applied = true;
     }
-    report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    report.duration_ms = elapsed_ms(begun);
     Ok(report)
 }
 
@@ -270,11 +271,11 @@ fn is_named(contents: &Contents, path: &str) -> bool {
     let (dir, second) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     match (dir, parts.next()) {
         ("chunks", Some(name)) => {
-            let series_id = second.parse::<u64>().unwrap_or(0);
+            let Ok(series_id) = second.parse::<u64>() else { return false };
             match name.strip_suffix(TOMBSTONE) {
                 Some(commit) => {
-                    let commit = commit.parse::<u64>().unwrap_or(0);
-                    contents.tombstones_of(series_id).any(|(_, at, ..)| *at == commit)
+                    let commit = commit.parse::<u64>().ok();
+                    contents.tombstones_of(series_id).any(|(_, at, ..)| Some(*at) == commit)
                 }
                 None => chunk_id_of(name).is_some_and(|id| contents.chunks.contains_key(&id)),
             }

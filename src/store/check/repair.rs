@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::REGISTRY_FILE;
-use crate::format::bytes::ByteReader;
+use crate::format::bytes::{range_of, words_of};
 use crate::format::chunk::{ChunkHead, ChunkWriter, column_offset, decode_chunk};
 use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
 use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SnapshotRecord};
@@ -45,6 +45,7 @@ use crate::store::read::store_state::StoreState;
 use crate::store::registration::{def_json, parse_def};
 use crate::store::wal::segments::{restart, segment_path};
 use crate::types::SeriesKey;
+use crate::types::width::to_usize;
 
 /// How a store is repaired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -731,14 +732,13 @@ impl<'a> RepairPlan<'a> {
         };
         let mut staged = StagedFile::create(&self.root.join("tmp"))?;
         let fail = |error: std::io::Error| Error::io("write", &path, &error);
-        let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
         let mut writer = ChunkWriter::new(&mut staged, head).map_err(fail)?;
         for block in left.intact.iter().filter_map(|position| left.meta.blocks.get(*position)) {
-            let rows = wide(u64::from(block.rows));
-            let body = wide(block.offset + u64::from(block.header_bytes));
+            let rows = to_usize(block.rows);
+            let body = to_usize(block.offset + u64::from(block.header_bytes));
             let columns = (0..=left.meta.series.columns.len()).map(|column| {
-                let at = body.saturating_add(column_offset(rows, column));
-                ByteReader::new(bytes.get(at..).unwrap_or_default(), "block").words(rows)
+                let at = body + column_offset(rows, column);
+                range_of(&bytes, at..at + rows * 8, "block").map(|bytes| words_of(bytes).collect())
             });
             let columns: Vec<Vec<i64>> = columns.collect::<Result<_>>()?;
             let columns: Vec<&[i64]> = columns.iter().map(Vec::as_slice).collect();

@@ -10,6 +10,7 @@ use crate::store::read::merge::Merge;
 use crate::store::read::merge_source::MergeSource;
 use crate::store::read::series_state::SeriesState;
 use crate::store::read::tombstone::Tombstone;
+use crate::types::width::narrow;
 
 /// Chunks of one partition between two fences from which they are merged into one.
 pub const CHUNKS_MAX: usize = 8;
@@ -100,9 +101,9 @@ impl CompactionGroup {
             MergeSource::Chunk(chunk) => chunk.record.partition == self.partition && !is_own(chunk.record.id),
             MergeSource::Run(_) => true,
         });
-        let highest = self.chunks.iter().map(|chunk| chunk.record.commit_hi).max().unwrap_or(0);
-        let between = others.map(|source| source.commit_lo()).filter(|lo| *lo > highest).min().unwrap_or(u64::MAX);
-        let as_of = last_delete.filter(|commit| *commit < between);
+        let highest = self.chunks.iter().map(|chunk| chunk.record.commit_hi).max();
+        let between = others.map(|source| source.commit_lo()).filter(|lo| Some(*lo) > highest).min();
+        let as_of = last_delete.filter(|commit| between.is_none_or(|between| *commit < between));
         let bytes = self.bytes();
         CompactionReason {
             many: self.chunks.len() >= if full { 2 } else { CHUNKS_MAX },
@@ -118,7 +119,7 @@ impl CompactionGroup {
     pub fn garbage_bytes(&self, live_rows: u64) -> u64 {
         let (bytes, rows) = (u128::from(self.bytes()), u128::from(self.rows().max(1)));
         let dead = u128::from(self.rows().saturating_sub(live_rows));
-        u64::try_from(bytes * dead / rows).unwrap_or(u64::MAX)
+        narrow(bytes * dead / rows)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Edit;
-use crate::store::clock::wall_ms;
+use crate::store::clock::{elapsed_ms, wall_ms};
 use crate::store::directory::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, is_beside};
 use crate::store::maintain::maintenance::Maintenance;
 use crate::store::maintain::root_check::RootCheck;
@@ -122,7 +122,7 @@ impl Engine {
         let queue = CommitQueue::new(state, log, next_lsn, options.durability, stopped)
             .owned_by(Arc::clone(&lock))
             .with_past(Arc::clone(&retained));
-        report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        report.duration_ms = elapsed_ms(begun);
         let epoch = epoch_of_damaged.unwrap_or_else(|| manifest.contents.epoch.clone());
         let options = Arc::new(options);
         let reads = Arc::new(Reads { cache, retained, views: SnapshotViews::default() });

@@ -32,6 +32,7 @@ use crate::store::read::store_state::StoreState;
 use crate::store::registration::def_json;
 use crate::store::wal::segments::{segment_number, segment_path};
 use crate::types::SeriesDef;
+use crate::types::width::to_usize;
 
 /// Whether there are files that only a store with a manifest has.
 pub fn holds_data(root: &DiskPath) -> Result<bool> {
@@ -400,10 +401,10 @@ pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> 
     if !salvaged.complete && lost.iter().all(|lost| lost.run.is_some()) {
         lost.push(unknown(format!("{name} is cut")));
     }
-    let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     let runs = salvaged.runs.iter().map(|entry| {
-        let column =
-            |position: u32| map.column(wide(entry.offset + entry.stride() * u64::from(position)), wide(entry.rows * 8));
+        let column = |position: u32| {
+            map.column(to_usize(entry.offset + entry.stride() * u64::from(position)), to_usize(entry.rows * 8))
+        };
         let columns = (0..entry.columns).map(column).collect();
         (entry.series_id, Run::mapped(record.id, (entry.commit_lo, entry.commit_hi), columns))
     });

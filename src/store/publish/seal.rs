@@ -23,6 +23,7 @@ use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::structural::Structural;
 use crate::store::read::tombstone::{Tombstone, fenced};
 use crate::store::wal::commit_queue::FrozenRuns;
+use crate::types::cells;
 
 /// The rows of one partition between two fences (commits of snapshots), which may become one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,7 +121,7 @@ impl Publisher {
             let ts = run.timestamps();
             while let Some(first) = ts.get(row) {
                 let span = series.def.partition.span_of(*first, series.def.unit);
-                row += ts.get(row..).map_or(0, |rest| rest.partition_point(|ts| *ts <= span.end));
+                row += cells::from(ts, row).partition_point(|ts| *ts <= span.end);
                 groups.insert((span.name, interval), (span.start, span.end));
             }
         }

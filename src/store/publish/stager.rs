@@ -82,8 +82,9 @@ impl ChunkStager {
         next_file_id: &mut u64,
     ) -> Result<Option<StagedChunk>> {
         let ChunkWrite { partition, range, sources, tombstones, as_of, replaces } = write;
-        let commit_lo = sources.iter().map(MergeSource::commit_lo).min().unwrap_or(0);
-        let commit_hi = sources.iter().map(MergeSource::commit_hi).chain(as_of).max().unwrap_or(0);
+        let commit_lo = sources.iter().map(MergeSource::commit_lo).min();
+        let commit_hi = sources.iter().map(MergeSource::commit_hi).chain(as_of).max();
+        let (Some(commit_lo), Some(commit_hi)) = (commit_lo, commit_hi) else { return Ok(None) };
         let merge =
             Merge::new(sources, Arc::new(tombstones), Arc::clone(&series.def), Arc::clone(&self.cache), range, false);
         let dir = series_dir(&self.root, series.id);

@@ -13,6 +13,7 @@ use arrow::alloc::Allocation;
 use arrow::buffer::Buffer;
 
 use crate::types::Rows;
+use crate::types::cells;
 
 /// The cells: column after column, each of `capacity` words. Freed with the last view.
 struct AppendCells {
@@ -55,7 +56,7 @@ impl fmt::Debug for AppendBuffer {
 impl AppendBuffer {
     /// A buffer for `capacity` rows that starts with these columns, all of one length of at most that.
     pub fn with(capacity: usize, columns: &[&[i64]]) -> Self {
-        let rows = columns.first().map_or(0, |column| column.len());
+        let rows = cells::column(columns, 0).len();
         let capacity = capacity.max(rows).max(1);
         let mut words = Vec::with_capacity(capacity * columns.len());
         for column in columns {

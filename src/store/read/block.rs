@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::format::ipc::PREFIX_BYTES;
 use crate::types::cells;
+use crate::types::width::narrow;
 
 /// Consecutive rows under one schema: `ts`, then the number columns, 8 bytes per cell.
 ///
@@ -132,7 +133,7 @@ impl Block {
             SeriesIndexes::All(position) => *position,
             SeriesIndexes::Each(positions) => cells::at(positions, row),
         };
-        usize::try_from(position).unwrap_or_default()
+        narrow(position)
     }
 
     /// Position of the series of each row.

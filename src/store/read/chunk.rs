@@ -9,6 +9,7 @@ use arrow::buffer::Buffer;
 use crate::disk::mmap::Map;
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
+use crate::format::bytes::range_of;
 use crate::format::chunk::{self, BlockMeta, ChunkMeta};
 use crate::format::coverage::Coverage;
 use crate::format::manifest::ChunkRecord;
@@ -18,6 +19,8 @@ use crate::store::read::presence::PresenceCache;
 use crate::store::read::sidecar::{self, IndexFile, Zones};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{ArcSwapOption, Mutex};
+use crate::types::cells;
+use crate::types::width::to_usize;
 use crate::types::{ColumnType, SeriesDef, number};
 
 /// A chunk file the manifest names.
@@ -197,7 +200,7 @@ impl OpenChunk {
         let mut row = 0;
         let block_rows = meta.blocks.iter().map(|block| {
             let first = row;
-            row += usize::try_from(block.rows).unwrap_or(0);
+            row += to_usize(block.rows);
             first
         });
         Ok(Self {
@@ -222,8 +225,7 @@ impl OpenChunk {
     }
 
     fn message_at(&self, block: &BlockMeta) -> (usize, usize) {
-        let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-        (wide(block.offset), wide(block.bytes()))
+        (to_usize(block.offset), to_usize(block.bytes()))
     }
 
     /// Whether a block's checksum was checked since the file was opened.
@@ -243,8 +245,7 @@ impl OpenChunk {
             return Ok(block);
         }
         let (offset, length) = self.message_at(block);
-        let bytes = self.map.as_slice().get(offset..offset.saturating_add(length)).unwrap_or_default();
-        let crc = crc32c::crc32c(bytes);
+        let crc = crc32c::crc32c(range_of(self.map.as_slice(), offset..offset + length, &self.name)?);
         if crc != block.crc {
             let error = Error::corrupt(format!(
                 "chunk {}: block {position} at byte {offset} (timestamps {} to {}): checksum {crc:08x}, expected {:08x}",
@@ -265,9 +266,9 @@ impl OpenChunk {
     /// written.
     pub fn block(&self, position: usize, def: &SeriesDef) -> Result<Block> {
         let block = self.verify(position)?;
-        let rows = usize::try_from(block.rows).unwrap_or(0);
+        let rows = to_usize(block.rows);
         let (offset, length) = self.message_at(block);
-        let header_bytes = usize::try_from(block.header_bytes).unwrap_or(0);
+        let header_bytes = to_usize(block.header_bytes);
         let body_at = offset + header_bytes;
         let column = |position: usize| self.map.column(body_at + chunk::column_offset(rows, position), rows * 8);
         if self.meta.series.columns == def.columns {
@@ -293,14 +294,14 @@ impl OpenChunk {
     /// Timestamps of a checked block.
     pub fn timestamps(&self, position: usize) -> Result<Buffer> {
         let block = self.verify(position)?;
-        let rows = usize::try_from(block.rows).unwrap_or(0);
+        let rows = to_usize(block.rows);
         let (offset, _) = self.message_at(block);
-        Ok(self.map.column(offset + usize::try_from(block.header_bytes).unwrap_or(0), rows * 8))
+        Ok(self.map.column(offset + to_usize(block.header_bytes), rows * 8))
     }
 
     /// First row of a block, counted from the first row of the chunk.
     pub fn first_row(&self, block: usize) -> usize {
-        self.block_rows.get(block).copied().unwrap_or(usize::MAX)
+        cells::at(&self.block_rows, block)
     }
 
     /// The block that holds a row of the chunk.
@@ -370,7 +371,7 @@ impl OpenChunk {
         let near = self.meta.blocks.iter().enumerate().skip(first).take_while(|(_, block)| block.ts_min <= end);
         for (position, block) in near {
             let (offset, length) = self.message_at(block);
-            let bytes = self.map.as_slice().get(offset..offset.saturating_add(length)).unwrap_or_default();
+            let bytes = cells::range(self.map.as_slice(), offset..offset + length);
             if *left == 0 || !self.is_verified(position) || !disk::is_resident(bytes) {
                 return false;
             }

@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::store::read::chunk::ChunkFile;
+use crate::types::cells;
 
 /// Chunks of a series, ordered by first timestamp, then commit.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +40,7 @@ impl Chunks {
     pub fn within(&self, (start, end): (i64, i64)) -> impl DoubleEndedIterator<Item = &Arc<ChunkFile>> {
         let first = self.reach.partition_point(|last| *last < start);
         let until = self.chunks.partition_point(|chunk| chunk.record.ts_min <= end);
-        let near = self.chunks.get(first..until).unwrap_or_default();
+        let near = cells::range(&self.chunks, first..until.max(first));
         near.iter().filter(move |chunk| chunk.record.ts_max >= start)
     }
 }

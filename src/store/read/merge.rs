@@ -16,6 +16,8 @@ use crate::store::read::pruning::{MergeContext, MergeStats, WantedKeys, count_bl
 use crate::store::read::search::{lower_bound, upper_bound};
 use crate::store::read::tombstone::Tombstone;
 use crate::types::SeriesDef;
+use crate::types::cells;
+use crate::types::width::to_usize;
 
 /// Stretches of rows that are shorter than this on average are yielded and selected row by row.
 pub const RUN_ROWS: usize = 16;
@@ -84,12 +86,12 @@ impl SourceCursor {
     /// First timestamp, last timestamp and rows of a block, without loading it.
     fn span(&self, block: usize) -> (i64, i64, usize) {
         match (&self.open, &self.source) {
-            (Some(open), _) => open
-                .blocks()
-                .get(block)
-                .map_or((0, 0, 0), |meta| (meta.ts_min, meta.ts_max, usize::try_from(meta.rows).unwrap_or(0))),
+            (Some(open), _) => {
+                let meta = cells::column(open.blocks(), block);
+                (meta.ts_min, meta.ts_max, to_usize(meta.rows))
+            }
             (None, MergeSource::Run(run)) => (run.ts_min(), run.ts_max(), run.rows()),
-            (None, MergeSource::Chunk(_)) => (0, 0, 0),
+            (None, MergeSource::Chunk(chunk)) => unreachable!("chunk {} is read before it is open", chunk.record.id),
         }
     }
 
@@ -293,7 +295,7 @@ impl SourceCursor {
             return Ok(last);
         }
         let at = if context.desc { self.hi.saturating_sub(1) } else { self.lo };
-        Ok(self.load(context)?.timestamps().get(at).copied().unwrap_or_default())
+        Ok(cells::at(self.load(context)?.timestamps(), at))
     }
 
     /// Farthest timestamp this cursor may yield without comparing with the others: the end of the range or the row

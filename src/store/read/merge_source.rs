@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::store::read::chunk::{ChunkFile, MapCache};
 use crate::store::read::run::Run;
 use crate::store::read::tombstone::Tombstone;
+use crate::types::cells;
 
 /// Something sorted to read from.
 #[derive(Clone, Debug)]
@@ -96,7 +97,7 @@ pub fn mark_present(
         let mut at = wanted.partition_point(|ts| ts < low);
         let mut row = 0;
         while let Some(ts) = wanted.get(at).filter(|ts| *ts <= high) {
-            row += stored.get(row..).map_or(0, |rest| rest.partition_point(|stored| stored < ts));
+            row += cells::from(stored, row).partition_point(|stored| stored < ts);
             let there = stored.get(row) == Some(ts) && !hidden.iter().any(|(from, to)| from <= ts && ts <= to);
             if let (true, Some(slot)) = (there, found.get_mut(at)) {
                 *slot = true;

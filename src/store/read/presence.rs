@@ -9,6 +9,8 @@ use roaring::RoaringTreemap;
 
 use crate::format::coverage::{Coverage, bit_of, bucket_of};
 use crate::types::Grid;
+use crate::types::cells;
+use crate::types::width::narrow;
 
 /// Maximum bytes of presences cached between requests.
 const KEPT_BYTES_MAX: usize = 64 << 20;
@@ -35,7 +37,7 @@ impl Presence {
     pub fn off_grid(&self, (start, end): (i64, i64)) -> &[i64] {
         let from = self.off_grid.partition_point(|ts| *ts < start);
         let to = self.off_grid.partition_point(|ts| *ts <= end);
-        self.off_grid.get(from..to).unwrap_or_default()
+        cells::range(&self.off_grid, from..to.max(from))
     }
 
     /// How many buckets of a closed range of buckets have a row at their start.
@@ -147,7 +149,7 @@ impl BucketRanges<'_> {
             let base = u64::from(high) << 32;
             let (from, to) = (self.bits.0.max(base), self.bits.1.min(base | u64::from(u32::MAX)));
             self.current = (from <= to).then(|| {
-                let low = |bit: u64| u32::try_from(bit - base).unwrap_or(u32::MAX);
+                let low = |bit: u64| narrow::<u32, _>(bit - base);
                 (high, bitmap.range(low(from)..=low(to)))
             });
         }

@@ -7,6 +7,8 @@ use crate::format::chunk::{BlockMeta, ZONE_ROWS};
 use crate::store::read::chunk::{MapCache, OpenChunk};
 use crate::store::read::sidecar::Zones;
 use crate::types::SeriesDef;
+use crate::types::cells;
+use crate::types::width::to_usize;
 
 /// Rows that a reader selects: those whose cell in one column has an order key inside some range. A merge may skip
 /// rows that zone maps or value indexes rule out; it does not check those it yields.
@@ -91,7 +93,7 @@ pub fn rows_to_check(
             let within = blocks.filter(|(_, block)| block.ts_max >= context.start && block.ts_min <= context.end);
             let stretch = |(position, block): (usize, &BlockMeta)| {
                 let first = open.first_row(position);
-                let rows = usize::try_from(block.rows).unwrap_or(0);
+                let rows = to_usize(block.rows);
                 RowStretch { rows: first..first + rows, hides: hides(block.ts_min, block.ts_max) }
             };
             within.map(stretch).collect()
@@ -107,7 +109,7 @@ pub fn rows_to_check(
         match &named {
             Some(named) if !stretch.hides => {
                 let from = named.partition_point(|row| *row < stretch.rows.start);
-                let inside = named.get(from..).unwrap_or_default().iter();
+                let inside = cells::from(named, from).iter();
                 let mut found = false;
                 for row in inside.take_while(|row| **row < stretch.rows.end) {
                     found = true;
@@ -135,7 +137,7 @@ pub fn count_blocks(
         }
         stats.blocks_considered += 1;
         let first = open.first_row(position);
-        let end = first.saturating_add(usize::try_from(block.rows).unwrap_or(0));
+        let end = first + to_usize(block.rows);
         let is_kept = kept.is_none_or(|kept| {
             let next = kept.partition_point(|(_, to)| *to <= first);
             kept.get(next).is_some_and(|(from, _)| *from < end)
@@ -167,7 +169,7 @@ fn zones_to_check(
         stats.chunks_pruned += 1;
         return None;
     }
-    let rows = usize::try_from(open.meta.rows).unwrap_or(usize::MAX);
+    let rows = to_usize(open.meta.rows);
     let mut stretches = Vec::new();
     for zone in first..end {
         let bounds = |column: usize| {

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::store::read::append_buffer::AppendBuffer;
 use crate::store::read::block::Block;
 use crate::types::Rows;
+use crate::types::cells;
 
 /// Maximum rows of a run that results from merging it with adjacent runs.
 pub const RUN_ROWS_MAX: usize = 262_144;
@@ -112,11 +113,11 @@ impl Run {
     }
 
     pub fn ts_min(&self) -> i64 {
-        self.timestamps().first().copied().unwrap_or(i64::MAX)
+        cells::ends(self.timestamps()).0
     }
 
     pub fn ts_max(&self) -> i64 {
-        self.timestamps().last().copied().unwrap_or(i64::MIN)
+        cells::ends(self.timestamps()).1
     }
 
     /// The rows as one block.
@@ -131,18 +132,18 @@ impl Run {
             self.columns.iter().map(|_| Vec::with_capacity(old.len() + new.len())).collect();
         let mut copy = |from: &Run, range: std::ops::Range<usize>| {
             for (position, column) in columns.iter_mut().enumerate() {
-                column.extend_from_slice(from.words(position).get(range.clone()).unwrap_or_default());
+                column.extend_from_slice(cells::range(from.words(position), range.clone()));
             }
         };
         let (mut i, mut j) = (0, 0);
         while let (Some(a), Some(b)) = (old.get(i), new.get(j)) {
             if a < b {
-                let until = i + old.get(i..).map_or(0, |rest| rest.partition_point(|ts| ts < b));
+                let until = i + cells::from(old, i).partition_point(|ts| ts < b);
                 copy(self, i..until);
                 i = until;
             } else {
-                let until = j + new.get(j..).map_or(0, |rest| rest.partition_point(|ts| ts < a));
-                copy(newer, j..until.max(j));
+                let until = j + cells::from(new, j).partition_point(|ts| ts < a);
+                copy(newer, j..until);
                 j = until;
                 if new.get(j) == Some(a) {
                     i += 1;

@@ -7,6 +7,7 @@ use crate::format::receipt::{Receipt, decode_receipts};
 use crate::format::run::decode_run;
 use crate::store::read::run::Run;
 use crate::store::read::series_state::SeriesId;
+use crate::types::width::to_usize;
 
 /// Path of a run file.
 pub fn run_path(root: &DiskPath, id: u64) -> DiskPath {
@@ -33,14 +34,13 @@ pub fn load_run(root: &DiskPath, record: &RunRecord) -> Result<Vec<(SeriesId, Ru
     if crc != record.crc {
         return Err(Error::corrupt(format!("{}: checksum {crc:08x}, expected {:08x}", path.display(), record.crc)));
     }
-    let wide = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     Ok(decoded
         .runs
         .into_iter()
         .map(|entry| {
             let column = |position: u32| {
                 let at = entry.offset + entry.stride() * u64::from(position);
-                map.column(wide(at), wide(entry.rows * 8))
+                map.column(to_usize(at), to_usize(entry.rows * 8))
             };
             let columns = (0..entry.columns).map(column).collect();
             (entry.series_id, Run::mapped(record.id, (entry.commit_lo, entry.commit_hi), columns))
@@ -54,6 +54,7 @@ pub fn load_receipts(root: &DiskPath, record: &ReceiptsRecord) -> Result<Vec<Rec
     let bytes = disk::read(&path)?;
     let receipts = decode_receipts(&bytes)
         .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))?;
+    // 0 in a file without receipts.
     let newest_ms = receipts.iter().map(|receipt| receipt.wall_ms).max().unwrap_or(0);
     if (bytes.len() as u64, newest_ms) != (record.bytes, record.newest_ms) {
         return Err(Error::corrupt(format!("{} is another file", path.display())));

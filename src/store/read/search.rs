@@ -2,6 +2,9 @@
 //! timestamp can be interpolated from the first and the last one. This takes two probes; binary search takes one per
 //! halving, and each can be a cache miss.
 
+use crate::types::cells;
+use crate::types::width::narrow;
+
 /// Number of these ascending timestamps that are less than `ts`.
 pub fn lower_bound(rising: &[i64], ts: i64) -> usize {
     let (Some(first), Some(last)) = (rising.first(), rising.last()) else { return 0 };
@@ -14,7 +17,7 @@ pub fn lower_bound(rising: &[i64], ts: i64) -> usize {
     // `first < ts <= last`, so the divisor is not zero and the guess is a valid position.
     let (part, whole) = (ts.abs_diff(*first), last.abs_diff(*first));
     let guess = u128::from(part) * (rising.len() as u128 - 1) / u128::from(whole);
-    let guess = usize::try_from(guess).unwrap_or(0);
+    let guess: usize = narrow(guess);
     let lies_before = |at: usize| rising.get(at).is_some_and(|other| *other < ts);
     // All timestamps at positions below `low` are less than `ts`, none from `high` on is.
     let (mut low, mut high, mut step) = (0, rising.len(), 1);
@@ -37,7 +40,7 @@ pub fn lower_bound(rising: &[i64], ts: i64) -> usize {
             (high, step) = (at, step * 2);
         }
     }
-    low + rising.get(low..high).map_or(0, |between| between.partition_point(|other| *other < ts))
+    low + cells::range(rising, low..high).partition_point(|other| *other < ts)
 }
 
 /// Number of these ascending timestamps that are less than or equal to `ts`.

@@ -10,6 +10,8 @@ use crate::store::read::merge::Merge;
 use crate::store::read::merge_source::{MergeSource, mark_present};
 use crate::store::read::run::{RUN_ROWS_MAX, RUN_ROWS_SMALL, Run};
 use crate::store::read::tombstone::{Tombstone, fenced, is_apart};
+use crate::types::cells;
+use crate::types::width::to_usize;
 use crate::types::{Rows, SeriesDef};
 
 /// Number of a series inside its store; never used twice.
@@ -257,10 +259,10 @@ impl SeriesState {
                 let Some(high) = stored.last() else { continue };
                 let mut row = 0;
                 while let Some(ts) = wanted.get(at).filter(|ts| *ts <= high) {
-                    row += stored.get(row..).map_or(0, |rest| rest.partition_point(|stored| stored < ts));
+                    row += cells::from(stored, row).partition_point(|stored| stored < ts);
                     if let (true, Some(slot)) = (stored.get(row) == Some(ts), found.get_mut(at)) {
                         let columns = 1..block.column_count();
-                        *slot = Some(columns.filter_map(|c| block.words(c).get(row).copied()).collect());
+                        *slot = Some(columns.map(|column| cells::at(block.words(column), row)).collect());
                     }
                     at += 1;
                     passed = 0;
@@ -294,7 +296,7 @@ impl SeriesState {
         while let Some(piece) = merge.next_piece()? {
             let rows = piece.rows() as u64;
             if rows >= left {
-                return Ok(piece.ts(usize::try_from(left - 1).unwrap_or(usize::MAX)));
+                return Ok(piece.ts(to_usize(left - 1)));
             }
             left -= rows;
         }

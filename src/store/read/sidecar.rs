@@ -13,6 +13,7 @@ use crate::format::envelope::ENVELOPE_BYTES;
 use crate::format::value_index::{IndexColumn, PAGE_ENTRIES, ValueIndex};
 use crate::format::zone_map::ZoneMap;
 use crate::types::SeriesDef;
+use crate::types::width::to_usize;
 
 /// Extensions of all kinds of sidecar.
 pub const EXTENSIONS: [&str; 3] = [ZONE_MAP, VALUE_INDEX, COVERAGE];
@@ -159,7 +160,7 @@ pub struct Zones {
 pub fn read_zones(chunk: &DiskPath, meta: &ChunkMeta, footer_crc: u32) -> Result<ZoneMap> {
     let path = zone_map_path(chunk);
     let zones = ZoneMap::decode(&disk::read(&path)?).map_err(|error| named(&path, &error))?;
-    let rows = usize::try_from(meta.rows).unwrap_or(usize::MAX);
+    let rows = to_usize(meta.rows);
     let fits = zones.columns.len() == meta.series.columns.len() + 1 && zones.zones() == rows.div_ceil(ZONE_ROWS);
     if zones.chunk_id != meta.chunk_id || zones.footer_crc != footer_crc || !fits {
         return Err(Error::corrupt(format!("{} belongs to another chunk", path.display())));

@@ -18,6 +18,7 @@ use crate::format::wal::{
     encode_segment_header, frame_bytes,
 };
 use crate::store::open_progress::{OpenProgress, OpenStep};
+use crate::types::width::to_usize;
 
 /// Frames with shorter payloads are gathered and written together; longer ones are not copied. Proofs write few rows,
 /// and are to see both.
@@ -222,7 +223,8 @@ pub fn read_log(root: &DiskPath, start: ReplayStart, opening: &OpenProgress) -> 
         found.torn = damage.iter().map(|damage| damage.place.clone()).collect();
         found.commits.retain(|(frame, _)| frame.lsn < first.lsn);
         found.next_lsn = first.lsn;
-        let bytes = found.segments.iter().find(|(number, _)| *number == first.at.0).map_or(0, |(_, bytes)| *bytes);
+        let bytes = found.segments.iter().find(|(number, _)| *number == first.at.0).map(|(_, bytes)| *bytes);
+        let bytes = bytes.ok_or_else(|| Error::internal(format!("{} is in no segment", first.place)))?;
         found.end = Some(LogEnd { segment: first.at.0, epoch: first.epoch, offset: first.at.1, bytes });
     }
     Ok(found)
@@ -234,7 +236,7 @@ fn in_order(dir: &DiskPath, numbers: &[u64], scan: &mut LogScan<'_>) -> Result<V
     for named in numbers {
         let path = segment_path(dir, *named);
         let file = disk::open(&path)?;
-        let head = SEGMENT_HEADER_BYTES.min(usize::try_from(disk::file_bytes(&file, &path)?).unwrap_or(0));
+        let head = SEGMENT_HEADER_BYTES.min(to_usize(disk::file_bytes(&file, &path)?));
         let number = match decode_segment_header(&disk::read_at(&file, &path, 0, head)?) {
             Ok(header) => header.number,
             Err(error) if error.code() == ErrorCode::UnsupportedFormat => return Err(error),
@@ -507,8 +509,8 @@ impl Log {
 /// Zeros everything after the last intact frame, so that no later recovery takes it for a frame.
 fn clear_behind(file: &WriteFile, offset: u64) -> Result<()> {
     let bytes = file.read()?;
-    let from = usize::try_from(offset).unwrap_or(usize::MAX);
-    let rest = bytes.get(from..).unwrap_or_default();
+    // A segment that was cut can end before.
+    let Some(rest) = bytes.get(to_usize(offset)..) else { return Ok(()) };
     let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(()) };
     file.write_at(&vec![0; last + 1], offset)
 }
@@ -596,7 +598,7 @@ impl LogScan<'_> {
             Ok(header) => {
                 self.segment_bytes_max = self.segment_bytes_max.max(header.segment_bytes);
                 // It had its full length before it had a name: bytes after it were added by another program.
-                let stated = usize::try_from(header.segment_bytes).unwrap_or(usize::MAX);
+                let stated = to_usize(header.segment_bytes);
                 bytes = file.get(..stated).unwrap_or(file);
                 (header.epoch, Some(header))
             }

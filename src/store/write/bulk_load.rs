@@ -401,7 +401,7 @@ fn spans<'a>(series: &'a SeriesState, ts: &'a [i64]) -> impl Iterator<Item = (St
         let first = ts.get(at)?;
         let span = series.def.partition.span_of(*first, series.def.unit);
         let lo = at;
-        at += cells::range(ts, lo..ts.len()).partition_point(|ts| *ts <= span.end);
+        at += cells::from(ts, lo).partition_point(|ts| *ts <= span.end);
         Some((span.name, lo..at))
     })
 }

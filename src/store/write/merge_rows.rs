@@ -2,6 +2,7 @@
 
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::types::Rows;
+use crate::types::cells;
 use crate::types::number::DECIMAL_LIMIT;
 use crate::types::schema::{ColumnType, MergeRule, SeriesDef};
 
@@ -44,7 +45,7 @@ pub fn fold(rows: &mut Rows, def: &SeriesDef, first: Option<MergeRule>) -> Resul
 
 /// Merges the stored cells into a row of the write.
 pub fn combine(rows: &mut Rows, row: usize, stored: &[i64], def: &SeriesDef, first: Option<MergeRule>) -> Result<()> {
-    let ts = rows.ts.get(row).copied().unwrap_or_default();
+    let ts = cells::at(&rows.ts, row);
     for (position, (column, old)) in rows.columns.iter_mut().zip(stored).enumerate() {
         let (rule, kind) = rule_of(def, position, first);
         let Some(cell) = column.get_mut(row) else { continue };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
+use crate::format::bytes::words_of;
 use crate::format::chunk::{self, ChunkMeta, ZONE_ROWS};
 use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
 use crate::format::coverage::Coverage;
@@ -15,9 +16,11 @@ use crate::format::zone_map::ZoneMap;
 use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
 use crate::store::check::verify::read_file::{FileReadOutcome, LOOKS};
 use crate::store::check::verify::run::VerifyRun;
-use crate::store::check::verify::tails::{map_of, words};
+use crate::store::check::verify::tails::map_of;
 use crate::store::read::chunk_paths::chunk_name;
 use crate::store::read::sidecar::{coverage_path, value_index_path, wanted_columns, zone_map_path};
+use crate::types::cells;
+use crate::types::width::to_usize;
 use crate::types::{ColumnType, Grid, SeriesDef};
 
 /// Bytes read at a time where nothing says where a piece ends.
@@ -51,7 +54,7 @@ impl ChunkUnderTest<'_> {
     }
 
     fn read(&self, offset: u64, bytes: u64) -> Result<Vec<u8>> {
-        disk::read_at(&self.file, &self.path, offset, usize::try_from(bytes).unwrap_or(usize::MAX))
+        disk::read_at(&self.file, &self.path, offset, to_usize(bytes))
     }
 }
 
@@ -365,7 +368,7 @@ impl VerifyRun<'_> {
                 return Ok(());
             }
         };
-        let rows = usize::try_from(meta.rows).unwrap_or(usize::MAX);
+        let rows = to_usize(meta.rows);
         let fits = found.columns.len() == meta.series.columns.len() + 1 && found.zones() == rows.div_ceil(ZONE_ROWS);
         if (found.chunk_id, found.footer_crc) != (chunk.record.id, chunk.record.footer_crc) || !fits {
             self.sidecar_finding(chunk, &path, "it belongs to another chunk");
@@ -473,8 +476,7 @@ impl VerifyRun<'_> {
 /// The intact parts of a file without footer; nothing when neither head nor footer can be read.
 fn salvage(chunk: &ChunkUnderTest<'_>, bytes: u64) -> Option<ChunkSalvage> {
     let map = map_of(&chunk.file, &chunk.path, bytes).ok()??;
-    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    salvage_chunk(map.as_slice().get(..bytes).unwrap_or_default(), Some(chunk.record)).ok()
+    salvage_chunk(map.as_slice().get(..to_usize(bytes))?, Some(chunk.record)).ok()
 }
 
 /// How many rows are lost, and between which timestamps.
@@ -534,17 +536,14 @@ fn rows(
     last: Option<i64>,
     told: &mut RowFacts,
 ) -> std::result::Result<(), String> {
-    let count = usize::try_from(block.rows).unwrap_or(usize::MAX);
-    let body = bytes.get(usize::try_from(block.header_bytes).unwrap_or(usize::MAX)..).unwrap_or_default();
+    let count = to_usize(block.rows);
     let column = |position: usize| {
-        let begin = chunk::column_offset(count, position);
-        words(body.get(begin..begin.saturating_add(count.saturating_mul(8))).unwrap_or_default())
+        let begin = to_usize(block.header_bytes) + chunk::column_offset(count, position);
+        bytes.get(begin..begin + count * 8).map(|bytes| words_of(bytes).collect::<Vec<i64>>())
     };
-    let columns: Vec<Vec<i64>> = (0..=meta.series.columns.len()).map(column).collect();
-    if columns.iter().any(|column| column.len() != count) {
-        return Err("it has fewer cells than rows".into());
-    }
-    let ts = columns.first().map_or(&[][..], Vec::as_slice);
+    let columns: Option<Vec<Vec<i64>>> = (0..=meta.series.columns.len()).map(column).collect();
+    let columns = columns.ok_or("it has fewer cells than rows")?;
+    let ts = cells::column(&columns, 0).as_slice();
     if !ts.windows(2).all(|pair| pair.first() < pair.last()) {
         return Err("its timestamps do not rise".into());
     }

@@ -14,6 +14,8 @@ use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
 use crate::store::check::verify::manifest::number_of;
 use crate::store::check::verify::read_file::{FileReadOutcome, LOOKS};
 use crate::store::check::verify::run::VerifyRun;
+use crate::types::cells;
+use crate::types::width::to_usize;
 
 /// A place that holds no intact frame.
 struct LogGap {
@@ -202,7 +204,7 @@ impl LogWalk {
                             self.findings.push(finding);
                         }
                     }
-                    stated_bytes = stated_bytes.min(usize::try_from(expected).unwrap_or(usize::MAX));
+                    stated_bytes = stated_bytes.min(to_usize(expected));
                 }
                 (header.epoch, Some(header.first_lsn))
             }
@@ -336,7 +338,7 @@ impl LogWalk {
         self.durable_lsn = self.durable_lsn.max(frame.durable_lsn);
         self.last_commit = self.last_commit.max(frame.commit);
         let (begin, end) = (offset + FRAME_HEADER_BYTES + payload.len(), offset + frame_bytes(frame.payload_bytes));
-        let padding = bytes.get(begin..end.min(bytes.len())).unwrap_or_default();
+        let padding = cells::range(bytes, begin..end.min(bytes.len()));
         if padding.iter().any(|byte| *byte != 0) {
             let message = format!("the bytes behind frame {} are not zero", frame.lsn);
             let finding = Finding::new(FindingKind::StrayBytes, file, message);

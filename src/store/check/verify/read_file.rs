@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
 use crate::store::check::verify::finding::{Finding, FindingKind};
+use crate::types::width::to_usize;
 
 /// How often something is checked again before it counts, while a writer may be active.
 pub const LOOKS: usize = 4;
@@ -47,8 +48,7 @@ pub fn read(path: &DiskPath) -> FileReadOutcome<Vec<u8>> {
         FileReadOutcome::Gone => return FileReadOutcome::Gone,
         FileReadOutcome::Unreadable(error) => return FileReadOutcome::Unreadable(error),
     };
-    let read = disk::file_bytes(&file, path)
-        .and_then(|bytes| disk::read_at(&file, path, 0, usize::try_from(bytes).unwrap_or(usize::MAX)));
+    let read = disk::file_bytes(&file, path).and_then(|bytes| disk::read_at(&file, path, 0, to_usize(bytes)));
     match read {
         Ok(bytes) => FileReadOutcome::Is(bytes),
         Err(error) => FileReadOutcome::Unreadable(error),

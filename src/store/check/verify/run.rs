@@ -15,6 +15,7 @@ use crate::error::{ErrorCode, Result};
 use crate::store::check::verify::finding::{Finding, FindingKind, VerifyReport};
 use crate::store::check::verify::manifest::{self, ManifestReading};
 use crate::store::check::verify::read_file::{FileReadOutcome, check_is_store, open, owner, unreadable};
+use crate::store::clock::elapsed_ms;
 use crate::store::directory::check_format;
 use crate::store::manifest::edits::Contents;
 use crate::store::read::chunk_paths::series_dir;
@@ -51,7 +52,7 @@ fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &TaskControl) -> Resul
     check.chunks()?;
     check.files()?;
     check.registry()?;
-    check.report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    check.report.duration_ms = elapsed_ms(begun);
     Ok(check.report)
 }
 

@@ -3,6 +3,7 @@
 use crate::disk::mmap::Map;
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
+use crate::format::bytes::words_of;
 use crate::format::manifest::{ReceiptsRecord, RunRecord};
 use crate::format::receipt::{decode_receipts, salvage_receipts};
 use crate::format::run::{decode_run, salvage_run};
@@ -10,6 +11,8 @@ use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
 use crate::store::check::verify::read_file::FileReadOutcome;
 use crate::store::check::verify::run::VerifyRun;
 use crate::store::read::run_files::{receipts_path, run_path};
+use crate::types::cells;
+use crate::types::width::to_usize;
 
 impl VerifyRun<'_> {
     pub fn tails(&mut self) -> Result<()> {
@@ -61,9 +64,8 @@ impl VerifyRun<'_> {
                     self.add(finding.file_id(record.id).compared(expected, found));
                 }
                 for run in &decoded.runs {
-                    let begin = usize::try_from(run.offset).unwrap_or(usize::MAX);
-                    let rows = usize::try_from(run.rows).unwrap_or(usize::MAX);
-                    let ts = words(bytes.get(begin..begin.saturating_add(rows.saturating_mul(8))).unwrap_or_default());
+                    let begin = to_usize(run.offset);
+                    let ts: Vec<i64> = words_of(cells::range(bytes, begin..begin + to_usize(run.rows) * 8)).collect();
                     let rising = ts.windows(2).all(|pair| pair.first() < pair.last());
                     if !rising || ts.first() != Some(&run.ts_min) || ts.last() != Some(&run.ts_max) {
                         let message = "its timestamps do not rise, or are others than its index says";
@@ -156,11 +158,6 @@ impl VerifyRun<'_> {
         }
         self.count(bytes.len() as u64)
     }
-}
-
-/// Cells of 8 bytes.
-pub fn words(bytes: &[u8]) -> Vec<i64> {
-    bytes.chunks_exact(8).map(|cell| i64::from_le_bytes(cell.try_into().unwrap_or_default())).collect()
 }
 
 /// A map of the file; an empty one cannot be mapped.
