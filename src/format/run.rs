@@ -73,7 +73,7 @@ impl RunEntry {
         self.stride().saturating_mul(u64::from(self.columns))
     }
 
-    fn has_possible_shape(&self) -> bool {
+    fn has_possible_counts(&self) -> bool {
         self.rows > 0 && u32::try_from(self.rows).is_ok() && (1..=COLUMNS_MAX + 1).contains(&to_usize(self.columns))
     }
 
@@ -310,7 +310,7 @@ fn decode_index(file: &[u8]) -> Result<RunFile> {
         let run = RunEntry::read(&mut reader)?;
         let is_next = run.offset.checked_sub(u64::from(run.header_bytes)) == Some(end);
         end = run.offset.saturating_add(run.bytes());
-        if !run.has_possible_shape() || !is_next || end > index_at {
+        if !run.has_possible_counts() || !is_next || end > index_at {
             return Err(damaged(&format!("its index does not fit run {position}")));
         }
         runs.push(run);
@@ -356,7 +356,7 @@ fn header_at(file: &[u8], at: usize) -> Option<(RunEntry, &[u8])> {
         header_bytes,
         header_crc,
     };
-    run.has_possible_shape().then_some((run, def))
+    run.has_possible_counts().then_some((run, def))
 }
 
 /// Verifies every byte of a run file.

@@ -151,7 +151,7 @@ fn check_batch(header: &[u8], body: &[u8], schema: &Schema, labels: Option<usize
         return Err(broken("variadic buffers"));
     }
     let unsigned = |what: &str, value: i64| u64::try_from(value).map_err(|_| broken(format!("a negative {what}")));
-    let body_bytes = u64::try_from(body.len()).unwrap_or(u64::MAX);
+    let body_bytes = body.len() as u64;
     if unsigned("body length", message.bodyLength())? > body_bytes {
         return Err(broken("the body is shorter than its header says"));
     }

@@ -8,6 +8,7 @@ use super::options::DecodeOptions;
 use super::parsed::Part;
 use super::row_reader::RowReader;
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
+use crate::types::width::narrow;
 use crate::types::{SeriesDef, SeriesKey};
 
 /// Maximum number of series of one body.
@@ -48,7 +49,7 @@ impl BodyKeys {
                 if self.keys.len() >= SERIES_MAX {
                     return Err(too_many());
                 }
-                let position = u32::try_from(self.keys.len()).unwrap_or(u32::MAX);
+                let position = narrow(self.keys.len());
                 self.keys.push(key);
                 self.positions.insert(text.to_vec(), position);
                 position
@@ -70,7 +71,7 @@ impl BodyKeys {
 }
 
 fn missing(row: usize) -> Error {
-    let row = u64::try_from(row).unwrap_or(u64::MAX);
+    let row = row as u64;
     let message = String::from("series is missing");
     let error = RowError { series: None, row, field: SERIES.into(), reason: "missing".into(), message };
     Error::new(ErrorCode::InvalidRows, format!("row {row}: series is missing")).with_rows(vec![error])

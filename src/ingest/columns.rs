@@ -40,7 +40,7 @@ pub(super) struct ColumnSet<'a> {
 }
 
 fn wide(row: usize) -> u64 {
-    u64::try_from(row).unwrap_or(u64::MAX)
+    row as u64
 }
 
 impl<'a> ColumnSet<'a> {

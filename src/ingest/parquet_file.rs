@@ -123,7 +123,7 @@ fn read(
     let mut decoded = 0_u64;
     for batch in reader.build().map_err(broken)? {
         let batch = batch.map_err(broken)?;
-        decoded += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
+        decoded += batch.num_rows() as u64;
         if decoded > rows {
             return Err(broken(format!("the footer lists {rows} rows, the pages have more")));
         }

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::types::schema::COLUMNS_MAX;
 
 use super::memory::DECODED_BYTES_MAX;
+use crate::types::width::to_usize;
 
 /// Maximum number of schema elements: the root, `ts` and the columns, with a margin so that a surplus column can be
 /// named.
@@ -52,7 +53,7 @@ impl Thrift<'_> {
     }
 
     fn skip_bytes(&mut self, count: u64) -> Result<()> {
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let count = to_usize(count);
         self.0 = self.0.get(count..).ok_or_else(|| broken("a header is cut"))?;
         Ok(())
     }
@@ -154,7 +155,7 @@ impl Thrift<'_> {
 pub(super) fn check_footer(body: &[u8]) -> Result<u64> {
     let footer = body.strip_suffix(b"PAR1").and_then(|body| body.split_last_chunk::<4>());
     let (before, length) = footer.ok_or_else(|| broken("no footer"))?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    let length = to_usize(u32::from_le_bytes(*length));
     let start = before.len().checked_sub(length).ok_or_else(|| broken("its footer is longer than the file"))?;
     let mut thrift = Thrift(before.get(start..).unwrap_or_default());
     thrift.fields(0, &mut |thrift, id, kind| {

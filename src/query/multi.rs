@@ -22,6 +22,7 @@ use crate::query::predicate::KeyRanges;
 use crate::query::request::{MultiLayout, RowOrder};
 use crate::query::scan::{Scan, ScanSpec, ScanStats};
 use crate::store::{Block, BlockRows, MapCache, SeriesIndexes, SeriesState};
+use crate::types::width::{narrow, to_usize};
 use crate::types::{SeriesKey, cells, number};
 
 /// One series of a result, and which of its rows.
@@ -217,7 +218,7 @@ impl MultiScan {
                     &self.members,
                     &self.cache,
                     self.order,
-                    usize::try_from(self.rows_left).unwrap_or(usize::MAX),
+                    to_usize(self.rows_left),
                     &mut self.stats,
                 )?;
                 if let Some(block) = block {
@@ -277,7 +278,7 @@ impl Iterator for MultiScan {
 
 /// Label of a series; positions are below the maximum number of series of a query.
 fn label(position: usize) -> i32 {
-    i32::try_from(position).unwrap_or(i32::MAX)
+    narrow(position)
 }
 
 /// Appends converted words; the error is the word that does not fit.

@@ -272,7 +272,7 @@ impl Planner<'_> {
         if query.latest.is_some() && first > start && !series.counts_hold((first, end)) {
             return false;
         }
-        series.is_at_hand((first, end))
+        series.is_in_memory((first, end))
     }
 }
 

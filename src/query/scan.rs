@@ -17,6 +17,7 @@ use crate::query::cancel::CancelFlag;
 use crate::query::predicate::KeyRanges;
 use crate::store::{Block, BlockRows, MapCache, Merge, RUN_ROWS, SeriesState, WantedKeys};
 use crate::types::cells;
+use crate::types::width::to_usize;
 
 /// Pieces of fewer rows are copied together into one block.
 const GATHER_ROWS: usize = 512;
@@ -178,7 +179,7 @@ impl Scan {
         let (range, filter) = narrowed.unwrap_or((spec.range, Vec::new()));
         let wanted = filter.iter().map(|f| WantedKeys { column: f.column, ranges: Arc::clone(&f.ranges) }).collect();
         Self {
-            merge: series.merge(cache, range, spec.desc).looking_for(wanted),
+            merge: series.merge(cache, range, spec.desc).with_wanted_keys(wanted),
             by_range: filter.is_empty() && !spec.filter.is_empty(),
             filter,
             matching: VecDeque::new(),
@@ -373,7 +374,7 @@ impl Scan {
             return Ok(None);
         }
         if rows > self.rows_left {
-            let kept = piece.split_off(usize::try_from(self.rows_left).unwrap_or(usize::MAX), self.desc);
+            let kept = piece.split_off(to_usize(self.rows_left), self.desc);
             self.next_ts = next_ts_of(&piece, self.desc);
             piece = kept;
             self.rows_left = 0;
@@ -522,7 +523,7 @@ pub fn latest_start_until(
         while let Some(piece) = scan.next_match()? {
             let rows = piece.rows() as u64;
             if rows >= rows_left {
-                let at = piece.rows().saturating_sub(usize::try_from(rows_left).unwrap_or(usize::MAX));
+                let at = piece.rows().saturating_sub(to_usize(rows_left));
                 return Ok(piece.ts(at).unwrap_or(range.0));
             }
             rows_left -= rows;

@@ -5,6 +5,8 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::types::width::narrow;
+
 /// `application_id` of a registry: `FKrg`.
 pub const APPLICATION_ID: i32 = 0x464b_7267;
 
@@ -76,7 +78,7 @@ const MIGRATIONS: &[&str] = &[
 
 /// The version of this program.
 pub fn version() -> i64 {
-    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+    narrow(MIGRATIONS.len())
 }
 
 /// Version of a file.

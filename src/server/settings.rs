@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::types::width::to_usize;
 
 /// File descriptors reserved for the store: a bulk load has up to 384 files open, besides the WAL, the registry and
 /// maps.
@@ -53,7 +54,7 @@ pub fn small(value: u64) -> u32 {
 
 /// A limit as `usize`; limits are far below its range.
 pub fn count(value: u64) -> usize {
-    usize::try_from(value).unwrap_or(usize::MAX)
+    to_usize(value)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::query::{ClosedRange, TimeValue};
 use crate::service::caller::Scope;
 use crate::service::shared::Service;
 use crate::store::{SeriesState, StoreState};
+use crate::types::width::to_usize;
 use crate::types::{Calendar, Grid, SeriesKey, TimeUnit, time};
 
 /// Default and maximum number of gaps listed.
@@ -166,13 +167,7 @@ impl Service {
         }
         let range = ClosedRange::parse_non_empty(series.def.unit, request.start.as_ref(), request.end.as_ref())?;
         let (start, end) = range.given_bounds();
-        let spec = CoverageSpec {
-            start,
-            end,
-            calendar: &calendar,
-            missing_min,
-            gaps_max: usize::try_from(gaps_max).unwrap_or(usize::MAX),
-        };
+        let spec = CoverageSpec { start, end, calendar: &calendar, missing_min, gaps_max: to_usize(gaps_max) };
         let report = coverage(&series, self.store().cache(), &spec)?;
         let (unit, times) = (series.def.unit, request.times.unwrap_or_default());
         let stamp = |ts: i64| ShownTime::new(ts, unit, times);

@@ -218,7 +218,7 @@ impl Service {
 
     fn start(&self, query: &Query, stop: &CancelFlag, lookahead_rows: Option<u64>) -> Result<QueryResult> {
         let PermittedPlan { plan, query_hash, .. } = self.permitted_plan(query, stop)?;
-        let (state, retained) = (Arc::clone(plan.state()), Arc::clone(self.store.pins()));
+        let (state, retained) = (Arc::clone(plan.state()), Arc::clone(self.store.retained_commits()));
         let resume = ResumeContext { state, retained, order: query.order, query_hash };
         let mut lookahead_cursor = None;
         if lookahead_rows.is_some_and(|rows| rows > LOOKAHEAD_ROWS_MAX) {
@@ -264,7 +264,7 @@ impl Service {
         }
         let PermittedPlan { plan, dataset, .. } = self.permitted_plan(query, &CancelFlag::default())?;
         let total_records = plan.count_rows()?;
-        self.store.pins().keep(plan.state());
+        self.store.retained_commits().keep(plan.state());
         // The commit identifies the snapshot and is readable as long as it. A dataset also restricts the series.
         let commit = if dataset.is_none() { Some(plan.state().commit) } else { None };
         let pinned = Query { commit, as_of: dataset, endpoints: None, ..query.clone() };

@@ -2,12 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::types::width::narrow;
 use crate::types::{TimeUnit, time};
 
 /// Milliseconds since the epoch.
 pub fn wall_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+    narrow(now.as_millis())
 }
 
 /// A time as text.

@@ -268,7 +268,7 @@ impl Service {
             if_version,
             create,
             skipped: parsed.skipped,
-            phased: parsed.phase_pending,
+            phase_pending: parsed.phase_pending,
             ..SeriesWrite::new(key.clone(), parsed.rows, options.method.mode())
         };
         let decided = self.store.begin_write(vec![write], idempotency_key).map_err(|error| match conflict {
@@ -308,7 +308,7 @@ impl Service {
             .into_iter()
             .map(|(key, parsed)| SeriesWrite {
                 skipped: parsed.skipped,
-                phased: parsed.phase_pending,
+                phase_pending: parsed.phase_pending,
                 ..SeriesWrite::new(key, parsed.rows, mode)
             })
             .collect();

@@ -165,7 +165,7 @@ impl Store {
     }
 
     /// Retained commits, for cursors and tickets.
-    pub fn pins(&self) -> &Arc<RetainedCommits> {
+    pub fn retained_commits(&self) -> &Arc<RetainedCommits> {
         &self.engine.reads.retained
     }
 
@@ -180,7 +180,7 @@ impl Store {
     pub fn delete_range(&self, key: &SeriesKey, range: (i64, i64), if_version: IfVersion) -> Result<DeleteOutcome> {
         let deleted = self.engine.writes.delete_range(key, range, if_version)?;
         if let Some(background) = self.background.as_ref().filter(|_| deleted.rows_deleted > 0) {
-            background.compact_soon(deleted.series_id);
+            background.request_compaction(deleted.series_id);
         }
         Ok(deleted)
     }
@@ -413,7 +413,7 @@ impl Store {
     pub fn finish_write(&self, writing: DecidedWrite) -> Result<WriteOutcome> {
         let (outcome, due) = self.engine.writes.finish_write(writing)?;
         if let Some(background) = &self.background {
-            due.into_iter().for_each(|id| background.seal_soon(id));
+            due.into_iter().for_each(|id| background.request_seal(id));
         }
         Ok(outcome)
     }
@@ -434,7 +434,7 @@ impl Store {
     pub fn drop_snapshot(&self, name: &str) -> Result<u64> {
         let commit = self.engine.writes.drop_snapshot(name)?;
         if let Some(background) = &self.background {
-            background.compact_all_soon();
+            background.request_compaction_of_all();
         }
         Ok(commit)
     }

@@ -38,7 +38,7 @@ impl Rows {
     }
 
     /// Checks that every column has as many cells as `ts`.
-    pub fn check_shape(&self, column_count: usize) -> Result<()> {
+    pub fn check_columns(&self, column_count: usize) -> Result<()> {
         if self.columns.len() != column_count || self.columns.iter().any(|c| c.len() != self.ts.len()) {
             return Err(Error::new(
                 crate::error::ErrorCode::SchemaMismatch,

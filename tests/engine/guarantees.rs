@@ -314,13 +314,13 @@ fn a_retained_commit_repeats_its_result_until_it_is_released() {
     store.register(def(&key())).unwrap();
     store.write(&key(), minutes(0, 5), WriteMode::Upsert, None).unwrap();
     let state = store.snapshot();
-    store.pins().keep(&state);
+    store.retained_commits().keep(&state);
     store.write(&key(), minutes(5, 5), WriteMode::Upsert, None).unwrap();
     assert_eq!(store.at_commit(state.commit).unwrap().get(&key()).unwrap().rows, 5);
     drop((state, store));
     let store = open(false, 1);
     let state = store.snapshot();
-    store.pins().keep(&state);
+    store.retained_commits().keep(&state);
     store.write(&key(), minutes(10, 5), WriteMode::Upsert, None).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert_eq!(store.at_commit(state.commit).unwrap_err().code(), ErrorCode::CommitGone);

@@ -412,8 +412,8 @@ fn retained_commits_have_a_limit() {
     register_all(&store);
     let first = store.snapshot();
     for minute in 0..300 {
-        store.pins().keep(&store.snapshot());
+        store.retained_commits().keep(&store.snapshot());
         put(&store, 0, minute, 1).unwrap();
     }
-    assert!(store.pins().get(first.commit).is_none());
+    assert!(store.retained_commits().get(first.commit).is_none());
 }

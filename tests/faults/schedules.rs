@@ -10,7 +10,7 @@ use fastk::planted::with;
 use shuttle::Runner;
 use shuttle::scheduler::RandomScheduler;
 
-use scenarios::{config, logged_queue, maps, pins, queue};
+use scenarios::{config, logged_queue, maps, queue, retained_commits};
 
 /// Asserts that the schedules find a planted fault.
 fn finds(fault: &'static str, scenario: fn()) {
@@ -38,12 +38,12 @@ fn schedules_find_commits_shown_before_they_are_written() {
 
 #[test]
 fn schedules_find_rows_read_before_their_chunks_are_there() {
-    finds("LoadReadEarly", pins);
+    finds("LoadReadEarly", retained_commits);
 }
 
 #[test]
 fn schedules_find_files_taken_from_their_readers() {
-    finds("ReadersIgnored", pins);
+    finds("ReadersIgnored", retained_commits);
 }
 
 #[test]

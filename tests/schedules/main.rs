@@ -12,7 +12,7 @@ use std::time::Instant;
 use shuttle::Runner;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 
-use scenarios::{config, maps, pins, queue};
+use scenarios::{config, maps, queue, retained_commits};
 
 /// Runs a number of schedules of a scenario: half of them take random steps, half change priorities at a few random
 /// points.
@@ -40,7 +40,7 @@ fn the_commit_queue_keeps_its_guarantees_under_any_schedule() {
 
 #[test]
 fn retained_commits_stay_readable_under_any_schedule() {
-    schedules("retained_commits_stay_readable_under_any_schedule", pins, 5_000);
+    schedules("retained_commits_stay_readable_under_any_schedule", retained_commits, 5_000);
 }
 
 #[test]

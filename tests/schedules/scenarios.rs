@@ -202,7 +202,7 @@ fn queue_with(options: StoreOptions) {
 }
 
 /// Retained commits and snapshots do not change while all files are rewritten and unlinked.
-pub fn pins() {
+pub fn retained_commits() {
     let disk = SimDisk::new(SimState::default(), below(1 << 40));
     let store = store_on(&disk, StoreOptions { durability: Durability::None, maps_max: 1, ..options() });
     for at in 0..3 {
@@ -231,7 +231,7 @@ pub fn pins() {
             thread::spawn(move || {
                 let state = store.snapshot();
                 let (commit, first) = (state.commit, cells(&store, &state, "A"));
-                store.pins().keep(&state);
+                store.retained_commits().keep(&state);
                 drop(state);
                 for _ in 0..2 {
                     let kept = store.at_commit(commit).unwrap();

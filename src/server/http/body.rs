@@ -27,6 +27,7 @@ use super::AppState;
 use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::check_depth;
+use crate::types::width::to_usize;
 
 /// Bodies up to this length stay in memory.
 pub const MEMORY_BYTES_MAX: usize = 1 << 20;
@@ -44,7 +45,7 @@ const BUDGET_UNIT: u64 = 64 * 1024;
 
 /// The permits of an ingest budget of `bytes` bytes.
 pub fn budget(bytes: u64) -> Arc<Semaphore> {
-    let units = usize::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(usize::MAX);
+    let units = to_usize(bytes.div_ceil(BUDGET_UNIT));
     Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
 }
 

@@ -12,6 +12,7 @@ use crate::service::replies::SnapshotDropped;
 use crate::service::shared::Service;
 use crate::store::{DATASET_SNAPSHOT as DATASET, StoreState};
 use crate::types::SeriesKey;
+use crate::types::width::to_usize;
 
 /// Maximum number of series of a record, and of its parents.
 pub const PARTS_MAX: usize = 10_000;
@@ -62,7 +63,7 @@ impl Service {
             series: filter.series.as_ref().map(SeriesKey::as_str),
             parent: filter.derived_from.as_ref(),
             after: after.transpose()?,
-            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            limit: to_usize(limit),
             visible_prefixes: &self.caller.prefixes,
         })?;
         let last = page.records.last().filter(|_| !page.is_last);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{SeriesRecord, SnapshotRecord};
 use crate::store::manifest::edits::Contents;
-use crate::store::read::tombstone::fenced;
+use crate::store::read::tombstone::has_snapshot_between;
 
 /// What the manifest would say had the store ended at the commit of a snapshot. Run and receipt files still have what
 /// came later.
@@ -14,12 +14,12 @@ pub fn as_of(contents: &Contents, name: &str) -> Result<Contents> {
     let mut then = contents.clone();
     then.base_commit = commit;
     then.snapshots.retain(|_, snapshot| snapshot.commit <= commit);
-    let mut fences: Vec<u64> = then.snapshots.values().map(|snapshot| snapshot.commit).collect();
-    fences.sort_unstable();
+    let mut snapshot_commits: Vec<u64> = then.snapshots.values().map(|snapshot| snapshot.commit).collect();
+    snapshot_commits.sort_unstable();
     then.series = contents
         .series
         .values()
-        .filter_map(|series| series_as_of(series, commit, &fences).transpose())
+        .filter_map(|series| series_as_of(series, commit, &snapshot_commits).transpose())
         .map(|series| series.map(|series| (series.id, series)))
         .collect::<Result<_>>()?;
     let series: BTreeSet<u64> = then.series.keys().copied().collect();
@@ -40,9 +40,11 @@ fn snapshot<'a>(contents: &'a Contents, name: &str) -> Result<&'a SnapshotRecord
 }
 
 /// A series at a commit; `None` when neither the store nor a snapshot of then shows it.
-fn series_as_of(series: &SeriesRecord, commit: u64, fences: &[u64]) -> Result<Option<SeriesRecord>> {
+fn series_as_of(series: &SeriesRecord, commit: u64, snapshot_commits: &[u64]) -> Result<Option<SeriesRecord>> {
     let dropped = series.dropped_commit > 0 && series.dropped_commit <= commit;
-    if series.created_commit > commit || (dropped && !fenced(fences, series.created_commit, series.dropped_commit)) {
+    if series.created_commit > commit
+        || (dropped && !has_snapshot_between(snapshot_commits, series.created_commit, series.dropped_commit))
+    {
         return Ok(None);
     }
     let mut then = series.clone();

@@ -101,7 +101,7 @@ pub fn explain(state: &StoreState, cache: &Arc<MapCache>) -> OverlapReport {
     let mut report = OverlapReport::default();
     for series in state.series.values() {
         let mut partitions: BTreeMap<String, Vec<CompactionGroup>> = BTreeMap::new();
-        for group in groups_of(series, &state.fences) {
+        for group in groups_of(series, &state.snapshot_commits) {
             partitions.entry(group.partition.clone()).or_default().push(group);
         }
         for (partition, groups) in partitions {

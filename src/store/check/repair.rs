@@ -687,7 +687,7 @@ impl<'a> RepairPlan<'a> {
         let ids: Vec<SeriesId> = self.damaged.keys().copied().collect();
         for (id, damaged) in std::mem::take(&mut self.damaged) {
             let Some(series) = self.state.series.get(&id) else { continue };
-            let mut next = series.touched(self.state.commit, &self.state.fences);
+            let mut next = series.touched(self.state.commit, &self.state.snapshot_commits);
             let mut chunks = next.chunks.to_vec();
             for DamagedChunk { chunk, left } in damaged {
                 chunks.retain(|other| other.record.id != chunk.record.id);

@@ -60,18 +60,18 @@ impl MaintenanceThreads {
     }
 
     /// Requests a seal of a series.
-    pub fn seal_soon(&self, id: SeriesId) {
+    pub fn request_seal(&self, id: SeriesId) {
         self.queue.requests.lock().unwrap_or_else(PoisonError::into_inner).seal.insert(id);
         self.queue.wake.notify_all();
     }
 
     /// Requests a check of a series' chunks for compaction.
-    pub fn compact_soon(&self, id: SeriesId) {
+    pub fn request_compaction(&self, id: SeriesId) {
         self.queue.requests.lock().unwrap_or_else(PoisonError::into_inner).compact.insert(id);
     }
 
     /// Requests a check of all chunks for compaction.
-    pub fn compact_all_soon(&self) {
+    pub fn request_compaction_of_all(&self) {
         self.queue.requests.lock().unwrap_or_else(PoisonError::into_inner).compact_all = true;
     }
 

@@ -246,7 +246,9 @@ impl Maintenance {
             let mut runs: Vec<Arc<Run>> = Vec::new();
             for run in series.settled.iter().filter(|run| run.file.is_some_and(|file| ids.contains(&file))) {
                 match runs.last_mut() {
-                    Some(last) if !series.apart(last, run, &state.fences) => *last = Arc::new(last.merged_with(run)),
+                    Some(last) if !series.apart(last, run, &state.snapshot_commits) => {
+                        *last = Arc::new(last.merged_with(run))
+                    }
                     _ => runs.push(Arc::clone(run)),
                 }
             }

@@ -1,8 +1,8 @@
 //! Compaction: fewer chunks, and less garbage in them.
 //!
-//! - A compaction writes one chunk from all chunks of a partition between two fences (commits of snapshots), reads it
-//!   back and compares it with the chunks that it replaces, and only then publishes it. It is due from [`CHUNKS_MAX`]
-//!   chunks or 30 % garbage on, or when many deletes apply to few bytes.
+//! - A compaction writes one chunk from all chunks of a partition between two snapshots, reads it back and compares it
+//!   with the chunks that it replaces, and only then publishes it. It is due from [`CHUNKS_MAX`] chunks or 30 % garbage
+//!   on, or when many deletes apply to few bytes.
 //! - Retention is an ordinary delete of what is too old or too much.
 //! - Vacuum unlinks files that the manifest no longer names and no one reads. No other file is ever unlinked.
 
@@ -61,7 +61,7 @@ impl Maintenance {
         let mut failed = None;
         for series in chosen.iter().filter_map(|id| state.series.get(id)) {
             let mut garbage = 0;
-            for group in groups_of(series, &state.fences) {
+            for group in groups_of(series, &state.snapshot_commits) {
                 report.partitions_considered += 1;
                 let first = next_file_id;
                 match self.compact_group(series, &group, full, &mut next_file_id) {

@@ -12,7 +12,7 @@ use crate::store::read::series_state::SeriesState;
 use crate::store::read::tombstone::Tombstone;
 use crate::types::width::narrow;
 
-/// Chunks of one partition between two fences from which they are merged into one.
+/// Chunks of one partition between two snapshots from which they are merged into one.
 pub const CHUNKS_MAX: usize = 8;
 
 /// Percent of a partition's chunk bytes that may be garbage.
@@ -123,11 +123,11 @@ impl CompactionGroup {
     }
 }
 
-/// The chunks of a series by partition and fences.
-pub fn groups_of(series: &SeriesState, fences: &[u64]) -> Vec<CompactionGroup> {
+/// The chunks of a series by partition and snapshots.
+pub fn groups_of(series: &SeriesState, snapshot_commits: &[u64]) -> Vec<CompactionGroup> {
     let mut groups: BTreeMap<(String, SealInterval), Vec<Arc<ChunkFile>>> = BTreeMap::new();
     for chunk in series.chunks.iter() {
-        let interval = SealInterval::of(fences, chunk.record.commit_hi);
+        let interval = SealInterval::of(snapshot_commits, chunk.record.commit_hi);
         groups.entry((chunk.record.partition.clone(), interval)).or_default().push(Arc::clone(chunk));
     }
     let group = |((partition, interval), chunks)| CompactionGroup { partition, interval, chunks };

@@ -49,9 +49,9 @@ impl Replay<'_> {
     /// Makes a run of the buffered rows of a series.
     pub fn settle(&mut self, id: SeriesId) {
         let Some(UnsortedRows { rows, commit_lo, commit_hi }) = self.loose.remove(&id) else { return };
-        let fences = Arc::clone(&self.state.fences);
+        let snapshot_commits = Arc::clone(&self.state.snapshot_commits);
         if let (Some(run), Some(series)) = (Run::new(rows, commit_lo, commit_hi), self.state.series.get_mut(&id)) {
-            Arc::make_mut(series).push_run(run, &fences);
+            Arc::make_mut(series).push_run(run, &snapshot_commits);
         }
     }
 
@@ -61,7 +61,7 @@ impl Replay<'_> {
     }
 
     fn write(&mut self, id: SeriesId, rows: Rows, replaced: u64, number: u64, wall_ms: i64) {
-        let fences = Arc::clone(&self.state.fences);
+        let snapshot_commits = Arc::clone(&self.state.snapshot_commits);
         let follows = self.loose.get(&id).is_some_and(|loose| {
             loose.rows.ts.last() < rows.ts.first() && loose.rows.len() + rows.len() <= LOOSE_ROWS_MAX
         });
@@ -69,7 +69,7 @@ impl Replay<'_> {
             self.settle(id);
         }
         if let Some(series) = self.state.series.get_mut(&id) {
-            Arc::make_mut(series).count_rows_written(&rows, replaced, number, wall_ms, &fences);
+            Arc::make_mut(series).count_rows_written(&rows, replaced, number, wall_ms, &snapshot_commits);
         }
         match self.loose.get_mut(&id) {
             Some(loose) => {
@@ -145,17 +145,17 @@ impl Replay<'_> {
 
     /// Applies a change of an existing series, other than a write.
     fn change(&mut self, id: SeriesId, operation: LoggedChange, number: u64, wall_ms: i64) -> Result<()> {
-        let fences = Arc::clone(&self.state.fences);
+        let snapshot_commits = Arc::clone(&self.state.snapshot_commits);
         let Some(series) = self.state.series.get(&id).cloned() else { return Ok(()) };
         match operation {
             LoggedChange::Register { def, .. } => {
-                let mut next = series.touched(number, &fences);
+                let mut next = series.touched(number, &snapshot_commits);
                 next.def = parse_def(&def)?;
                 self.state.put(next);
             }
             LoggedChange::Delete { start, end, deleted, left, .. } => {
                 // Chunks may be ahead of the log, so nothing is read here: what was left is in the log.
-                let mut next = series.without_range((start, end), deleted, number, wall_ms, &fences);
+                let mut next = series.without_range((start, end), deleted, number, wall_ms, &snapshot_commits);
                 next.bounds = left;
                 self.state.put(next);
             }

@@ -78,11 +78,11 @@ pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -
     }
     add_missing_chunks(root, known, &mut found);
     read_runs_dir(root, known, &mut found, &mut newest)?;
-    let fences: Vec<u64> = known.snapshots.values().map(|snapshot| snapshot.commit).collect();
+    let snapshot_commits: Vec<u64> = known.snapshots.values().map(|snapshot| snapshot.commit).collect();
     let mut ids: BTreeSet<SeriesId> = known.series.keys().copied().collect();
     ids.extend(newest.0.keys());
     for id in &ids {
-        if let Some(record) = newest.record(*id, known.series.get(id), &fences)? {
+        if let Some(record) = newest.record(*id, known.series.get(id), &snapshot_commits)? {
             found.series.insert(*id, record);
         }
         found.next_series_id = found.next_series_id.max(id + 1);
@@ -101,8 +101,8 @@ pub fn drop_marked(state: &mut StoreState, marked: &[MarkedFiles]) {
         let commit = commit.unwrap_or(series.last_commit + 1);
         state.drop_series(*id, commit);
     }
-    let fences = Arc::clone(&state.fences);
-    let gone = state.series.values().filter(|series| !series.is_reachable(&fences));
+    let snapshot_commits = Arc::clone(&state.snapshot_commits);
+    let gone = state.series.values().filter(|series| !series.is_reachable(&snapshot_commits));
     let gone: Vec<SeriesId> = gone.map(|series| series.id).collect();
     for id in gone {
         state.remove(id);
@@ -130,7 +130,12 @@ impl NewestRegistrations {
     }
 
     /// The series as far as it is known; rows and bounds are counted once everything is read.
-    fn record(&self, id: SeriesId, known: Option<&SeriesRecord>, fences: &[u64]) -> Result<Option<SeriesRecord>> {
+    fn record(
+        &self,
+        id: SeriesId,
+        known: Option<&SeriesRecord>,
+        snapshot_commits: &[u64],
+    ) -> Result<Option<SeriesRecord>> {
         let seen = self.0.get(&id);
         let mut record = match (known, seen) {
             (Some(known), _) => known.clone(),
@@ -147,10 +152,12 @@ impl NewestRegistrations {
             && (known.is_none() || seen.commit_hi > record.last_commit)
         {
             // What the snapshots in between see stays what it was.
-            let fences = fences.iter().filter(|fence| record.last_commit <= **fence && **fence < seen.commit_hi);
-            if let (Some(fence), Some(known)) = (fences.max(), known) {
+            let snapshot_commits = snapshot_commits
+                .iter()
+                .filter(|snapshot| record.last_commit <= **snapshot && **snapshot < seen.commit_hi);
+            if let (Some(snapshot), Some(known)) = (snapshot_commits.max(), known) {
                 record.views.push(ViewRecord {
-                    commit: *fence,
+                    commit: *snapshot,
                     last_commit: known.last_commit,
                     def: known.def.clone(),
                     version: known.version,

@@ -21,21 +21,22 @@ use crate::store::read::chunk_paths::series_dir;
 use crate::store::read::merge_source::MergeSource;
 use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::structural::Structural;
-use crate::store::read::tombstone::{Tombstone, fenced};
+use crate::store::read::tombstone::{Tombstone, has_snapshot_between};
 use crate::store::wal::commit_queue::FrozenRuns;
 use crate::types::cells;
 
-/// The rows of one partition between two fences (commits of snapshots), which may become one chunk.
+/// The rows of one partition between two snapshots, which may become one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SealInterval {
-    /// First fence at or after the commits of the rows; later deletes must not remove rows of the interval.
+    /// Commit of the first snapshot at or after the commits of the rows, the highest number without one; later deletes
+    /// must not remove rows of the interval.
     pub upper: u64,
 }
 
 impl SealInterval {
-    pub fn of(fences: &[u64], commit: u64) -> Self {
-        let next = fences.partition_point(|fence| *fence < commit);
-        Self { upper: fences.get(next).copied().unwrap_or(u64::MAX) }
+    pub fn of(snapshot_commits: &[u64], commit: u64) -> Self {
+        let next = snapshot_commits.partition_point(|snapshot| *snapshot < commit);
+        Self { upper: snapshot_commits.get(next).copied().unwrap_or(u64::MAX) }
     }
 
     /// The deletes that may remove rows of the interval for good.
@@ -80,14 +81,14 @@ impl Publisher {
         let begun = Instant::now();
         // Everything frozen must be durable and published before it may reach a chunk.
         self.wal.queue.settled(&frozen.decided)?;
-        let (commit, fences) = (frozen.state.commit, &frozen.state.fences);
+        let (commit, snapshot_commits) = (frozen.state.commit, &frozen.state.snapshot_commits);
         let mut next_file_id = files.manifest.contents.next_file_id;
         let mut edit = Edit::default();
         let mut parts = Vec::new();
         disk::create_dirs(&chosen.iter().map(|series| series_dir(&self.root, series.id)).collect::<Vec<_>>())?;
         let mut staged = Vec::new();
         for series in chosen {
-            let part = self.stage_chunks(series, commit, fences, &mut next_file_id, &mut staged)?;
+            let part = self.stage_chunks(series, commit, snapshot_commits, &mut next_file_id, &mut staged)?;
             if staged.len() >= STAGED_MAX {
                 self.stager.place_chunks(std::mem::take(&mut staged))?;
             }
@@ -105,18 +106,18 @@ impl Publisher {
     }
 
     /// Writes the chunks of one series as staged files: one for each partition that its tail touches, on each side of
-    /// every fence.
+    /// every snapshot.
     fn stage_chunks(
         &self,
         series: &Arc<SeriesState>,
         commit: u64,
-        fences: &[u64],
+        snapshot_commits: &[u64],
         next_file_id: &mut u64,
         staged: &mut Vec<StagedChunk>,
     ) -> Result<SealedSeries> {
         let mut groups: BTreeMap<(String, SealInterval), (i64, i64)> = BTreeMap::new();
         for run in series.settled.iter().chain(&series.frozen) {
-            let interval = SealInterval::of(fences, run.commit_hi);
+            let interval = SealInterval::of(snapshot_commits, run.commit_hi);
             let mut row = 0;
             let ts = run.timestamps();
             while let Some(first) = ts.get(row) {
@@ -128,7 +129,7 @@ impl Publisher {
         let mut added = Vec::new();
         for ((partition, interval), range) in groups {
             let runs = series.settled.iter().chain(&series.frozen);
-            let runs = runs.filter(|run| SealInterval::of(fences, run.commit_hi) == interval);
+            let runs = runs.filter(|run| SealInterval::of(snapshot_commits, run.commit_hi) == interval);
             let sources: Vec<MergeSource> = runs.cloned().map(MergeSource::Run).collect();
             let tombstones = interval.tombstones(series);
             // The tail up to `commit` is complete here, so the chunk is the partition as of the last delete among them.
@@ -145,7 +146,7 @@ impl Publisher {
                 chunk.record.commit_hi < t.commit
                     && t.start <= chunk.record.ts_min
                     && chunk.record.ts_max <= t.end
-                    && !fenced(fences, chunk.record.commit_hi, t.commit)
+                    && !has_snapshot_between(snapshot_commits, chunk.record.commit_hi, t.commit)
             })
         };
         let removed: Vec<Arc<ChunkFile>> = series.chunks.iter().filter(|chunk| covered(chunk)).cloned().collect();

@@ -366,7 +366,7 @@ impl OpenChunk {
 
     /// Whether the blocks with rows of a closed range can be read without waiting for the disk. Subtracts them from
     /// `left`; false when there are more.
-    pub fn is_at_hand(&self, (start, end): (i64, i64), left: &mut usize) -> bool {
+    pub fn is_in_memory(&self, (start, end): (i64, i64), left: &mut usize) -> bool {
         let first = self.meta.blocks.partition_point(|block| block.ts_max < start);
         let near = self.meta.blocks.iter().enumerate().skip(first).take_while(|(_, block)| block.ts_min <= end);
         for (position, block) in near {

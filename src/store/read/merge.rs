@@ -408,7 +408,7 @@ impl Merge {
 
     /// Lets the merge skip rows that do not match (all conditions together), where sidecars exclude them. What it
     /// yields still has to be checked row by row.
-    pub fn looking_for(mut self, wanted: Vec<WantedKeys>) -> Self {
+    pub fn with_wanted_keys(mut self, wanted: Vec<WantedKeys>) -> Self {
         if wanted.is_empty() {
             return self;
         }

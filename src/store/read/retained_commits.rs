@@ -11,7 +11,7 @@ use crate::sync::Mutex;
 
 /// Most commits retained at once for cursors and tickets; beyond it the least recently used one is dropped early. A
 /// retained commit costs the tail rows that were merged or sealed since, so their number is bounded.
-const PINS_MAX: usize = 256;
+const COMMITS_MAX: usize = 256;
 
 /// Bytes that a commit counts besides its rows: the nodes of maps and the short runs that no later state shares.
 pub const COMMIT_BYTES: u64 = 8 << 10;
@@ -20,7 +20,7 @@ pub const COMMIT_BYTES: u64 = 8 << 10;
 #[derive(Debug)]
 pub struct RetainedCommits {
     keep: Duration,
-    pins: Mutex<BTreeMap<u64, RetainedCommit>>,
+    commits: Mutex<BTreeMap<u64, RetainedCommit>>,
     /// Most bytes that `history` holds.
     commit_retention_bytes_max: u64,
     history: Mutex<CommitHistory>,
@@ -93,7 +93,7 @@ impl RetainedCommits {
     pub fn new(keep_ms: u64) -> Self {
         Self {
             keep: Duration::from_millis(keep_ms),
-            pins: Mutex::default(),
+            commits: Mutex::default(),
             commit_retention_bytes_max: 0,
             history: Mutex::default(),
             replayed: ReplayedCommits::default(),
@@ -144,14 +144,14 @@ impl RetainedCommits {
         if state.is_partial {
             return;
         }
-        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        pins.retain(|_, pin| now.duration_since(pin.last_used) < self.keep);
-        pins.insert(state.commit, RetainedCommit { state: Arc::clone(state), last_used: now });
-        while pins.len() > PINS_MAX {
-            let oldest = pins.iter().min_by_key(|(_, pin)| pin.last_used).map(|(commit, _)| *commit);
+        commits.retain(|_, retained| now.duration_since(retained.last_used) < self.keep);
+        commits.insert(state.commit, RetainedCommit { state: Arc::clone(state), last_used: now });
+        while commits.len() > COMMITS_MAX {
+            let oldest = commits.iter().min_by_key(|(_, retained)| retained.last_used).map(|(commit, _)| *commit);
             match oldest {
-                Some(commit) => pins.remove(&commit),
+                Some(commit) => commits.remove(&commit),
                 None => break,
             };
         }
@@ -159,12 +159,12 @@ impl RetainedCommits {
 
     /// The retained state of a commit; requesting it retains it longer.
     pub fn get(&self, commit: u64) -> Option<Arc<StoreState>> {
-        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pin) = pins.get_mut(&commit).filter(|pin| pin.last_used.elapsed() < self.keep) {
-            pin.last_used = Instant::now();
-            return Some(Arc::clone(&pin.state));
+        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(retained) = commits.get_mut(&commit).filter(|retained| retained.last_used.elapsed() < self.keep) {
+            retained.last_used = Instant::now();
+            return Some(Arc::clone(&retained.state));
         }
-        drop(pins);
+        drop(commits);
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let at = history.past.binary_search_by_key(&commit, |past| past.state.commit).ok()?;
         let past = history.past.get(at).filter(|past| past.until.elapsed() < self.keep)?;
@@ -185,9 +185,9 @@ impl RetainedCommits {
 
     /// Releases what is too old.
     pub fn expire(&self) {
-        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
-        pins.retain(|_, pin| pin.last_used.elapsed() < self.keep);
-        drop(pins);
+        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        commits.retain(|_, retained| retained.last_used.elapsed() < self.keep);
+        drop(commits);
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = history.expire(self.keep, self.commit_retention_bytes_max, Instant::now());
         drop(history);

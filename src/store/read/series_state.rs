@@ -9,7 +9,7 @@ use crate::store::read::chunk_list::Chunks;
 use crate::store::read::merge::Merge;
 use crate::store::read::merge_source::{MergeSource, mark_present};
 use crate::store::read::run::{RUN_ROWS_MAX, RUN_ROWS_SMALL, Run};
-use crate::store::read::tombstone::{Tombstone, fenced, is_apart};
+use crate::store::read::tombstone::{Tombstone, has_snapshot_between, is_apart};
 use crate::types::cells;
 use crate::types::width::to_usize;
 use crate::types::{Rows, SeriesDef};
@@ -24,11 +24,11 @@ const RUNS_AT_HAND: usize = 16;
 
 const RUN_ROWS_AT_HAND: usize = 16_384;
 
-/// What a series was at a fence (the commit of a snapshot): recorded when the series changes for the first time after
+/// What a series was at the commit of a snapshot: recorded when the series changes for the first time after
 /// it.
 #[derive(Clone, Debug)]
 pub struct SeriesView {
-    /// The fence.
+    /// The commit of the snapshot.
     pub commit: u64,
     /// Commit of the last change before it.
     pub last_commit: u64,
@@ -95,27 +95,32 @@ impl SeriesState {
     }
 
     /// Whether readers of now or of a snapshot can see the series.
-    pub fn is_reachable(&self, fences: &[u64]) -> bool {
-        self.dropped_commit.is_none_or(|dropped| fenced(fences, self.created_commit, dropped))
+    pub fn is_reachable(&self, snapshot_commits: &[u64]) -> bool {
+        self.dropped_commit.is_none_or(|dropped| has_snapshot_between(snapshot_commits, self.created_commit, dropped))
     }
 
     /// The series after one more commit; what snapshots before it see is recorded.
-    pub fn touched(&self, commit: u64, fences: &[u64]) -> Self {
+    pub fn touched(&self, commit: u64, snapshot_commits: &[u64]) -> Self {
         let mut next = self.clone();
-        next.touch(commit, fences);
+        next.touch(commit, snapshot_commits);
         next
     }
 
     /// Counts one more commit and keeps what snapshots before it see.
-    fn touch(&mut self, commit: u64, fences: &[u64]) {
-        let last_fence = fences.partition_point(|fence| *fence < commit).checked_sub(1).and_then(|at| fences.get(at));
-        if let Some(fence) = last_fence
-            && self.last_commit <= *fence
+    fn touch(&mut self, commit: u64, snapshot_commits: &[u64]) {
+        let last_snapshot = snapshot_commits
+            .partition_point(|snapshot| *snapshot < commit)
+            .checked_sub(1)
+            .and_then(|at| snapshot_commits.get(at));
+        if let Some(snapshot) = last_snapshot
+            && self.last_commit <= *snapshot
         {
-            let needed = |view: &SeriesView| fenced(fences, view.last_commit, view.commit.saturating_add(1));
+            let needed = |view: &SeriesView| {
+                has_snapshot_between(snapshot_commits, view.last_commit, view.commit.saturating_add(1))
+            };
             let mut views: Vec<SeriesView> = self.views.iter().filter(|view| needed(view)).cloned().collect();
             views.push(SeriesView {
-                commit: *fence,
+                commit: *snapshot,
                 last_commit: self.last_commit,
                 def: Arc::clone(&self.def),
                 version: self.version,
@@ -214,7 +219,7 @@ impl SeriesState {
     }
 
     /// Whether the rows of a closed range are few and in memory already.
-    pub fn is_at_hand(&self, (start, end): (i64, i64)) -> bool {
+    pub fn is_in_memory(&self, (start, end): (i64, i64)) -> bool {
         let mut blocks = BLOCKS_AT_HAND;
         let runs = self.tail().filter(|run| run.ts_min() <= end && run.ts_max() >= start);
         let mut rows = 0;
@@ -224,7 +229,7 @@ impl SeriesState {
         };
         self.chunks
             .within((start, end))
-            .all(|chunk| chunk.opened().is_some_and(|open| open.is_at_hand((start, end), &mut blocks)))
+            .all(|chunk| chunk.opened().is_some_and(|open| open.is_in_memory((start, end), &mut blocks)))
             && runs.take(RUNS_AT_HAND + 1).enumerate().all(|(position, run)| position < RUNS_AT_HAND && is_near(run))
     }
 
@@ -304,16 +309,23 @@ impl SeriesState {
     }
 
     /// The series after a write of sorted, distinct rows, `replaced` of which existed.
-    pub fn with_rows(&self, rows: Rows, replaced: u64, commit: u64, wall_ms: i64, fences: &[u64]) -> Self {
+    pub fn with_rows(&self, rows: Rows, replaced: u64, commit: u64, wall_ms: i64, snapshot_commits: &[u64]) -> Self {
         let mut next = self.clone();
-        next.count_rows_written(&rows, replaced, commit, wall_ms, fences);
-        next.push_rows(rows, commit, fences);
+        next.count_rows_written(&rows, replaced, commit, wall_ms, snapshot_commits);
+        next.push_rows(rows, commit, snapshot_commits);
         next
     }
 
     /// Everything a write changes but the rows themselves.
-    pub fn count_rows_written(&mut self, rows: &Rows, replaced: u64, commit: u64, wall_ms: i64, fences: &[u64]) {
-        self.touch(commit, fences);
+    pub fn count_rows_written(
+        &mut self,
+        rows: &Rows,
+        replaced: u64,
+        commit: u64,
+        wall_ms: i64,
+        snapshot_commits: &[u64],
+    ) {
+        self.touch(commit, snapshot_commits);
         self.last_write_ms = wall_ms;
         self.rows += (rows.len() as u64).saturating_sub(replaced);
         if let (Some(low), Some(high)) = (rows.ts.first().copied(), rows.ts.last().copied()) {
@@ -322,28 +334,28 @@ impl SeriesState {
     }
 
     /// Adds sorted, distinct rows of one commit. Few of them after the newest run go into its buffer.
-    fn push_rows(&mut self, rows: Rows, commit: u64, fences: &[u64]) {
+    fn push_rows(&mut self, rows: Rows, commit: u64, snapshot_commits: &[u64]) {
         if let Some(newest) = self.runs.last()
             && newest.takes(&rows)
-            && !is_apart(&self.tombstones, newest.commit_hi, commit, fences)
+            && !is_apart(&self.tombstones, newest.commit_hi, commit, snapshot_commits)
         {
             let grown = newest.grown(&rows, commit);
             self.runs.pop();
             // It may have become like the one before it.
-            self.push_run(grown, fences);
+            self.push_run(grown, snapshot_commits);
         } else if rows.len() <= RUN_ROWS_SMALL && !rows.is_empty() {
-            self.push_run(Run::growing(&rows, commit), fences);
+            self.push_run(Run::growing(&rows, commit), snapshot_commits);
         } else if let Some(run) = Run::new(rows, commit, commit) {
-            self.push_run(run, fences);
+            self.push_run(run, snapshot_commits);
         }
     }
 
     /// Adds a run and merges it with its older neighbours while they are small or of like size, so that there are
-    /// never more than about log(rows) runs. Runs on both sides of a delete or a fence stay apart.
-    pub fn push_run(&mut self, run: Run, fences: &[u64]) {
+    /// never more than about log(rows) runs. Runs on both sides of a delete or a snapshot stay apart.
+    pub fn push_run(&mut self, run: Run, snapshot_commits: &[u64]) {
         let mut newest = run;
         while let Some(older) = self.runs.last() {
-            let apart = self.apart(older, &newest, fences);
+            let apart = self.apart(older, &newest, snapshot_commits);
             let alike =
                 older.rows() <= RUN_ROWS_SMALL.max(2 * newest.rows()) && older.rows() + newest.rows() <= RUN_ROWS_MAX;
             if apart || !alike {
@@ -355,9 +367,9 @@ impl SeriesState {
         self.runs.push(Arc::new(newest));
     }
 
-    /// Whether a delete or a fence lies between two runs.
-    pub fn apart(&self, older: &Run, newer: &Run, fences: &[u64]) -> bool {
-        is_apart(&self.tombstones, older.commit_hi, newer.commit_lo, fences)
+    /// Whether a delete or a snapshot lies between two runs.
+    pub fn apart(&self, older: &Run, newer: &Run, snapshot_commits: &[u64]) -> bool {
+        is_apart(&self.tombstones, older.commit_hi, newer.commit_lo, snapshot_commits)
     }
 
     /// The series after a delete of `deleted` rows. Reads nothing: the bounds stay as they were.
@@ -367,17 +379,22 @@ impl SeriesState {
         deleted: u64,
         commit: u64,
         wall_ms: i64,
-        fences: &[u64],
+        snapshot_commits: &[u64],
     ) -> Self {
-        let mut next = self.touched(commit, fences);
+        let mut next = self.touched(commit, snapshot_commits);
         next.last_write_ms = wall_ms;
         next.rows = next.rows.saturating_sub(deleted);
-        let inside =
-            |run: &Arc<Run>| start <= run.ts_min() && run.ts_max() <= end && !fenced(fences, run.commit_hi, commit);
+        let inside = |run: &Arc<Run>| {
+            start <= run.ts_min()
+                && run.ts_max() <= end
+                && !has_snapshot_between(snapshot_commits, run.commit_hi, commit)
+        };
         next.runs.retain(|run| !inside(run));
         if next.sources().iter().any(|s| s.ts_min() <= end && s.ts_max() >= start) {
             // A tombstone that this one covers adds nothing, unless a snapshot lies between them.
-            let covered = |t: &Tombstone| start <= t.start && t.end <= end && !fenced(fences, t.commit, commit);
+            let covered = |t: &Tombstone| {
+                start <= t.start && t.end <= end && !has_snapshot_between(snapshot_commits, t.commit, commit)
+            };
             let mut tombstones: Vec<Tombstone> = next.tombstones.iter().filter(|t| !covered(t)).copied().collect();
             tombstones.push(Tombstone { commit, start, end });
             next.tombstones = Arc::new(tombstones);
@@ -491,9 +508,9 @@ mod tests {
     }
 
     #[test]
-    fn a_row_behind_a_fence_or_a_delete_begins_a_run() {
-        let fenced = series().with_rows(one(1, 10), 0, 2, 0, &[]).with_rows(one(2, 20), 0, 4, 0, &[3]);
-        assert_eq!(fenced.runs.len(), 2);
+    fn a_row_after_a_snapshot_or_a_delete_begins_a_run() {
+        let split = series().with_rows(one(1, 10), 0, 2, 0, &[]).with_rows(one(2, 20), 0, 4, 0, &[3]);
+        assert_eq!(split.runs.len(), 2);
         let deleted = series().with_rows(one(1, 10), 0, 2, 0, &[]).without_range((0, 0), 0, 3, 0, &[]);
         assert_eq!(
             deleted.with_rows(one(2, 20), 0, 4, 0, &[]).runs.len(),

@@ -25,7 +25,7 @@ pub struct StoreState {
     /// Named views, by name.
     pub snapshots: OrdMap<String, Snapshot>,
     /// Ascending commits of the snapshots: rows on both sides of one are never merged.
-    pub fences: Arc<Vec<u64>>,
+    pub snapshot_commits: Arc<Vec<u64>>,
     /// Whether existing series are left out: such a state serves one read and is not retained.
     pub is_partial: bool,
 }
@@ -80,9 +80,9 @@ impl StoreState {
     /// Drops a series at a commit. It stays hidden while a snapshot needs it; else it is returned.
     pub fn drop_series(&mut self, id: SeriesId, commit: u64) -> Option<Arc<SeriesState>> {
         let series = self.remove(id)?;
-        let mut next = series.touched(commit, &self.fences);
+        let mut next = series.touched(commit, &self.snapshot_commits);
         next.dropped_commit = Some(commit);
-        if next.is_reachable(&self.fences) {
+        if next.is_reachable(&self.snapshot_commits) {
             self.series.insert(id, Arc::new(next));
             return None;
         }
@@ -92,26 +92,26 @@ impl StoreState {
     /// Adds a named view at a commit.
     pub fn create_snapshot(&mut self, name: String, snapshot: Snapshot) {
         self.snapshots.insert(name, snapshot);
-        self.set_fences();
+        self.set_snapshot_commits();
     }
 
     /// Removes a named view at a commit. Returns the series dropped by then that nothing shows any more; they are
     /// removed from the state. Replay can know of series that are dropped later: a snapshot in between may show them.
     pub fn drop_snapshot(&mut self, name: &str, commit: u64) -> Vec<Arc<SeriesState>> {
         self.snapshots.remove(name);
-        self.set_fences();
+        self.set_snapshot_commits();
         let gone = |series: &&Arc<SeriesState>| {
             let dropped = series.dropped_commit.is_some_and(|dropped| dropped <= commit);
-            dropped && !series.is_reachable(&self.fences)
+            dropped && !series.is_reachable(&self.snapshot_commits)
         };
         let gone: Vec<SeriesId> = self.series.values().filter(gone).map(|series| series.id).collect();
         gone.into_iter().filter_map(|id| self.series.remove(&id)).collect()
     }
 
-    fn set_fences(&mut self) {
-        let mut fences: Vec<u64> = self.snapshots.values().map(|snapshot| snapshot.commit).collect();
-        fences.sort_unstable();
-        self.fences = Arc::new(fences);
+    fn set_snapshot_commits(&mut self) {
+        let mut snapshot_commits: Vec<u64> = self.snapshots.values().map(|snapshot| snapshot.commit).collect();
+        snapshot_commits.sort_unstable();
+        self.snapshot_commits = Arc::new(snapshot_commits);
     }
 
     /// The store as it was at the commit of an existing snapshot.

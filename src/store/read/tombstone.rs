@@ -8,13 +8,14 @@ pub struct Tombstone {
     pub end: i64,
 }
 
-/// Whether a fence lies between two commits: at or after `older`, before `newer`.
-pub fn fenced(fences: &[u64], older: u64, newer: u64) -> bool {
-    let next = fences.partition_point(|fence| *fence < older);
-    fences.get(next).is_some_and(|fence| *fence < newer)
+/// Whether a snapshot lies between two commits: at or after `older`, before `newer`.
+pub fn has_snapshot_between(snapshot_commits: &[u64], older: u64, newer: u64) -> bool {
+    let next = snapshot_commits.partition_point(|snapshot| *snapshot < older);
+    snapshot_commits.get(next).is_some_and(|snapshot| *snapshot < newer)
 }
 
-/// Whether a delete or a fence lies between two commits.
-pub fn is_apart(tombstones: &[Tombstone], older: u64, newer: u64, fences: &[u64]) -> bool {
-    fenced(fences, older, newer) || tombstones.iter().any(|t| older < t.commit && t.commit < newer)
+/// Whether a delete or a snapshot lies between two commits.
+pub fn is_apart(tombstones: &[Tombstone], older: u64, newer: u64, snapshot_commits: &[u64]) -> bool {
+    has_snapshot_between(snapshot_commits, older, newer)
+        || tombstones.iter().any(|t| older < t.commit && t.commit < newer)
 }

@@ -67,7 +67,9 @@ impl Writes {
     /// Whether there are enough rows for a load, before anything else is checked.
     pub fn can_be_load(&self, write: &SeriesWrite) -> bool {
         // A registration and the phase of a grid are decided in turn, in which a load is not.
-        write.create.is_none() && write.phased.is_empty() && write.rows.ts.len() as u64 >= self.tail_rows_max.max(1)
+        write.create.is_none()
+            && write.phase_pending.is_empty()
+            && write.rows.ts.len() as u64 >= self.tail_rows_max.max(1)
     }
 
     /// Waits until what is decided of a series is published, or returns why it was refused: a load must not count when
@@ -166,8 +168,8 @@ impl Writes {
         let wanted = write.if_version.is_none_or(|expected| {
             expected.version == series.version && expected.series_id.is_none_or(|id| id == series.id)
         });
-        let shaped = || rows.check_shape(series.def.columns.len()).is_ok();
-        if !fits || !wanted || !self.can_be_load(write) || !shaped() || !rows.ts.is_sorted_by(|a, b| a < b) {
+        let has_columns = || rows.check_columns(series.def.columns.len()).is_ok();
+        if !fits || !wanted || !self.can_be_load(write) || !has_columns() || !rows.ts.is_sorted_by(|a, b| a < b) {
             return Ok(None);
         }
         let chunks = spans(series, &rows.ts).count() as u64;
@@ -282,7 +284,7 @@ impl Writes {
                 let mut state = before.clone();
                 state.commit = commit;
                 let mut next = series.as_ref().clone();
-                next.count_rows_written(&write.rows, 0, commit, wall_ms(), &state.fences);
+                next.count_rows_written(&write.rows, 0, commit, wall_ms(), &state.snapshot_commits);
                 next.sealed_commit = commit;
                 let record = |(part, renumbered): &(LoadedChunk, Option<Renumbered>)| {
                     chunk_record(renumbered.as_ref().map_or(&part.summary, |renumbered| &renumbered.summary))
@@ -465,7 +467,7 @@ mod tests {
     }
 
     /// Rows of the series that the log or a run file has, and how many chunks it has.
-    fn shape(store: &Store) -> (u64, usize) {
+    fn counts(store: &Store) -> (u64, usize) {
         let state = store.snapshot();
         let series = state.get(&key("A")).unwrap();
         (series.tail_rows(), series.chunks.len())
@@ -479,7 +481,7 @@ mod tests {
         let written = upsert(&opened, minutes(-200..DAY + 300, 0)).unwrap();
         assert_eq!((written.rows_written, written.version, written.commit), (DAY.unsigned_abs() + 500, 2, 3));
         assert!(written.durable);
-        assert_eq!((shape(&opened), opened.log_bytes().1), ((0, 3), before), "nothing of it is in the log");
+        assert_eq!((counts(&opened), opened.log_bytes().1), ((0, 3), before), "nothing of it is in the log");
         let next = upsert(&opened, minutes(DAY + 300..DAY + 302, 7)).unwrap();
         assert_eq!((next.version, next.commit), (3, 4));
         let wanted = expected(&[(-200..DAY + 300, 0), (DAY + 300..DAY + 302, 7)]);
@@ -489,7 +491,7 @@ mod tests {
         drop(opened);
         let opened = Store::open(dir.path(), false, options()).unwrap();
         assert_eq!(read(&opened, &opened.snapshot()), wanted);
-        assert_eq!((opened.snapshot().commit, shape(&opened)), (4, (2, 3)));
+        assert_eq!((opened.snapshot().commit, counts(&opened)), (4, (2, 3)));
         let found = opened.verify(&TaskControl::default()).unwrap();
         assert!(found.findings.is_empty(), "{:?}", found.findings);
     }
@@ -505,14 +507,14 @@ mod tests {
         upsert(&opened, minutes(1_000..1_400, 2)).unwrap();
         // The deleted range has no rows.
         upsert(&opened, minutes(100..200, 3)).unwrap();
-        assert_eq!(shape(&opened).0, 0);
+        assert_eq!(counts(&opened).0, 0);
         let wanted = expected(&[(0..100, 0), (100..200, 3), (200..500, 0), (600..650, 1), (1_000..1_400, 2)]);
         assert_eq!(read(&opened, &opened.snapshot()), wanted);
         drop(opened);
         let opened = Store::open(dir.path(), false, options()).unwrap();
         assert_eq!(read(&opened, &opened.snapshot()), wanted);
         opened.compact(&[], true).unwrap();
-        assert_eq!((read(&opened, &opened.snapshot()), shape(&opened)), (wanted, (0, 1)));
+        assert_eq!((read(&opened, &opened.snapshot()), counts(&opened)), (wanted, (0, 1)));
     }
 
     #[test]
@@ -522,9 +524,9 @@ mod tests {
         upsert(&opened, minutes(0..300, 0)).unwrap();
         let chunks = |written: Result<WriteOutcome>| {
             written.unwrap();
-            let shape = shape(&opened);
+            let counts = counts(&opened);
             opened.seal(&[]).unwrap();
-            shape
+            counts
         };
         let write = |rows, mode| SeriesWrite::new(key("A"), rows, mode);
         let mut turned = minutes(1_000..1_200, 0);
@@ -555,7 +557,7 @@ mod tests {
         let version = Some(ExpectedVersion { series_id: None, version: 1 });
         let late = opened.write(&key("A"), minutes(900_000..900_200, 9), WriteMode::Upsert, version).unwrap_err();
         assert_eq!(late.code(), ErrorCode::CommitConflict);
-        assert_eq!(shape(&opened).0, 0);
+        assert_eq!(counts(&opened).0, 0);
     }
 
     #[test]
@@ -610,7 +612,7 @@ mod tests {
         assert!(opened.engine.writes.commit_load(&mut files, &write, series, parts, next).unwrap().is_none());
         drop(files);
         assert_eq!(read(&opened, &opened.snapshot()), [(5, 12)]);
-        assert_eq!((staged(), shape(&opened)), (before, (1, 0)));
+        assert_eq!((staged(), counts(&opened)), (before, (1, 0)));
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Writes {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let mut next = series.without_range(range, deleted, commit, wall_ms(), &state.fences);
+        let mut next = series.without_range(range, deleted, commit, wall_ms(), &state.snapshot_commits);
         next.bounds = left;
         let version = next.version;
         let operation =

@@ -33,7 +33,7 @@ pub fn prepare(
 ) -> Result<PreparedWrite> {
     let (rows, mode) = (&mut write.rows, write.mode);
     if let Some(series) = series {
-        rows.check_shape(series.def.columns.len())?;
+        rows.check_columns(series.def.columns.len())?;
     }
     if mode == WriteMode::Append {
         check_rising(rows)?;
@@ -66,8 +66,8 @@ pub fn decide(
     cache: &Arc<MapCache>,
 ) -> Result<u64> {
     let (key, rows) = (&write.key, &mut write.rows);
-    rows.check_shape(series.def.columns.len())?;
-    check_phase(&series.def, series.bounds.map(|(first, _)| first), &write.phased)?;
+    rows.check_columns(series.def.columns.len())?;
+    check_phase(&series.def, series.bounds.map(|(first, _)| first), &write.phase_pending)?;
     let fresh = prepared.seen.as_ref().is_some_and(|seen| (seen.id, seen.version) == (series.id, series.version));
     match write.mode {
         WriteMode::Append => match (rows.ts.first(), series.bounds) {

@@ -40,14 +40,14 @@ pub struct SeriesWrite {
     pub skipped: u64,
     /// Positions and timestamps of rows that have to be on the grid that the first stored row starts: only
     /// the decision of the write shows which row that is. Empty where there is nothing to check.
-    pub phased: Vec<(u64, i64)>,
+    pub phase_pending: Vec<(u64, i64)>,
     /// Registers the series in the same commit when it does not exist; an existing one has to have the same rows.
     pub create: Option<Arc<SeriesDef>>,
 }
 
 impl SeriesWrite {
     pub fn new(key: SeriesKey, rows: Rows, mode: WriteMode) -> Self {
-        Self { key, rows, mode, if_version: None, skipped: 0, phased: Vec::new(), create: None }
+        Self { key, rows, mode, if_version: None, skipped: 0, phase_pending: Vec::new(), create: None }
     }
 }
 

@@ -138,7 +138,7 @@ impl Writes {
             if let LoggedChange::Write { replaced, rows, .. } = operation
                 && let Some(series) = touched.next()
             {
-                let next = series.with_rows(rows, replaced, commit, wall_ms, &state.fences);
+                let next = series.with_rows(rows, replaced, commit, wall_ms, &state.snapshot_commits);
                 if next.tail_rows() >= self.tail_rows_max {
                     due.push(next.id);
                 }
@@ -191,7 +191,7 @@ mod tests {
         let mut pending = queue.lock();
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
-        let series = state.get(key).unwrap().with_rows(write.rows.clone(), 0, state.commit, 0, &state.fences);
+        let series = state.get(key).unwrap().with_rows(write.rows.clone(), 0, state.commit, 0, &state.snapshot_commits);
         let written = SeriesReceipt {
             series_id: series.id,
             rows_written: 1,
@@ -433,20 +433,20 @@ mod tests {
     fn the_phase_of_a_grid_is_checked_against_the_row_that_is_first_in_turn() {
         let (_root, store, _) = store();
         let def = wanted("NEW", "3d");
-        let phased = |days: &[i64]| {
+        let on_grid = |days: &[i64]| {
             let write = creating(&def, WriteMode::Upsert, days);
-            SeriesWrite { phased: (0..).zip(write.rows.ts.iter().copied()).collect(), ..write }
+            SeriesWrite { phase_pending: (0..).zip(write.rows.ts.iter().copied()).collect(), ..write }
         };
         // Both were read when the series was empty.
-        let (first, second) = (phased(&[1, 4]), phased(&[2, 5, 7]));
+        let (first, second) = (on_grid(&[1, 4]), on_grid(&[2, 5, 7]));
         store.write_many(vec![first], None).unwrap();
         let refused = store.write_many(vec![second], None).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::InvalidRows);
         let rows: Vec<(u64, &str)> = refused.rows().iter().map(|row| (row.row, row.reason.as_str())).collect();
         assert_eq!(rows, [(0, "off_grid"), (1, "off_grid")]);
-        store.write_many(vec![phased(&[-2])], None).unwrap();
+        store.write_many(vec![on_grid(&[-2])], None).unwrap();
         store.delete_range(&def.key, (i64::MIN, i64::MAX), None).unwrap();
-        store.write_many(vec![phased(&[2, 5])], None).unwrap();
+        store.write_many(vec![on_grid(&[2, 5])], None).unwrap();
     }
 
     #[test]

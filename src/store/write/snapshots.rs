@@ -1,6 +1,6 @@
 //! Named snapshots: views of the store that stay readable, whatever is written, sealed or dropped later.
 //!
-//! A snapshot is one commit. Its number is a fence: rows from both sides of it are never merged into one run or
+//! A snapshot is one commit. Its number is a boundary: rows from both sides of it are never merged into one run or
 //! chunk, a delete after it hides rows instead of removing them, and the state of a series at it is recorded when the
 //! series changes. So creating one costs the same in a store of any size, and what it shows survives a restart.
 
