@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
 use super::arrow_guard;
+use super::batch_splitter::BatchSplitter;
 use super::body_keys::{BodyKeys, SERIES, no_series_column};
 use super::columns::{ColumnReader, check_schema};
 use super::guarded::guarded;
@@ -302,7 +303,7 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
 }
 
 /// Passes the batches of a stream, without the column `series`, to `sink` until it returns false.
-pub(super) fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>) -> Result<()> {
+fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>) -> Result<()> {
     let (header, mut walker) = open(body)?;
     let column = KeyColumn::of(header)?;
     let others: Vec<usize> = (0..column.schema.fields().len()).filter(|at| *at != column.at).collect();
@@ -316,4 +317,16 @@ pub(super) fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Resu
         }
     }
     check_end(&walker)
+}
+
+/// Decodes a body with a series column; `of_row` has the series of each row.
+pub(super) fn parse_labelled(
+    defs: &[Arc<SeriesDef>],
+    of_row: &[u32],
+    body: &[u8],
+    options: &DecodeOptions,
+) -> Result<Vec<Part>> {
+    let mut columns = BatchSplitter::new(defs, of_row, options);
+    each_batch(body, &mut |batch| columns.add(batch))?;
+    Ok(columns.into_parts())
 }

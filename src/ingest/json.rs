@@ -102,7 +102,7 @@ struct SeriesOf<'l> {
 }
 
 /// The keys of an NDJSON body, and for each row the position of its key.
-pub(super) fn series_of_lines(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
+pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> {
     let mut labels = BodyKeys::default();
     for (line, text) in lines(body)? {
         let found: SeriesOf<'_> = serde_json::from_str(text)

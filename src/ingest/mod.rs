@@ -1,4 +1,7 @@
-//! Decoding of request bodies into validated rows: JSON, NDJSON, CSV, Arrow stream, Parquet.
+//! Request bodies and files of users to validated rows: JSON, NDJSON, CSV, Arrow, Parquet.
+//!
+//! A body has the columns of its series and is decoded as a whole ([`parse`]); a file is read row by row through a
+//! column mapping ([`source`]). Both use the same words of cells, rules of rows and [`DecodeOptions`].
 //!
 //! Invariants:
 //! - A body is accepted or rejected as a whole: any invalid row rejects it, and the error lists the first hundred row
@@ -10,6 +13,7 @@
 
 pub mod arrow_guard;
 mod arrow_stream;
+mod batch_splitter;
 mod body_keys;
 mod cell;
 mod columns;

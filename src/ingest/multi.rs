@@ -6,22 +6,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::UInt32Array;
-use arrow::compute::take_record_batch;
-use arrow::record_batch::RecordBatch;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::body_keys::{SERIES_MAX, too_many};
-use super::columns::ColumnReader;
 use super::format::BodyFormat;
-use super::memory::DECODED_BYTES_MAX;
 use super::options::DecodeOptions;
 use super::parsed::{Known, ParsedRows, Part, TimeBounds};
 use super::row_errors::RowErrors;
 use super::{arrow_stream, csv_text, json, parquet_file, row_rules};
-use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result};
+use crate::error::{Error, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
 /// Finds the registration of a series, and the timestamps of its first and last stored row.
@@ -38,38 +33,23 @@ pub fn parse_many(
     options: &DecodeOptions,
     lookup: Lookup<'_>,
 ) -> Result<Vec<(SeriesKey, ParsedRows)>> {
-    match format {
-        BodyFormat::Json => parse_writes(body, options, lookup),
-        BodyFormat::Ndjson => {
-            let (keys, of_row) = json::series_of_lines(body)?;
-            let (defs, stored) = registrations(&keys, options, lookup)?;
-            let parts = json::parse_labelled(&defs, &of_row, body, options)?;
-            finish(&defs, &stored, parts, &of_row, options)
-        }
-        BodyFormat::Csv => {
-            let (keys, of_row) = csv_text::series_of_rows(body)?;
-            let (defs, stored) = registrations(&keys, options, lookup)?;
-            let parts = csv_text::parse_labelled(&defs, &of_row, body, options)?;
-            finish(&defs, &stored, parts, &of_row, options)
-        }
-        BodyFormat::Arrow => {
-            let (keys, of_row) = arrow_stream::series_of_rows(body)?;
-            let (defs, stored) = registrations(&keys, options, lookup)?;
-            let mut columns = BatchSplitter::new(&defs, &of_row, options);
-            arrow_stream::each_batch(body, &mut |batch| columns.add(batch))?;
-            let parts = columns.into_parts();
-            finish(&defs, &stored, parts, &of_row, options)
-        }
-        BodyFormat::Parquet => {
-            let (keys, of_row) = parquet_file::series_of_rows(body)?;
-            let (defs, stored) = registrations(&keys, options, lookup)?;
-            let mut columns = BatchSplitter::new(&defs, &of_row, options);
-            parquet_file::each_batch(body, &mut |batch| columns.add(batch))?;
-            let parts = columns.into_parts();
-            finish(&defs, &stored, parts, &of_row, options)
-        }
-    }
+    let (series_of_rows, parse_labelled): (SeriesOfRows, ParseLabelled) = match format {
+        BodyFormat::Json => return parse_writes(body, options, lookup),
+        BodyFormat::Ndjson => (json::series_of_rows, json::parse_labelled),
+        BodyFormat::Csv => (csv_text::series_of_rows, csv_text::parse_labelled),
+        BodyFormat::Arrow => (arrow_stream::series_of_rows, arrow_stream::parse_labelled),
+        BodyFormat::Parquet => (parquet_file::series_of_rows, parquet_file::parse_labelled),
+    };
+    let (keys, of_row) = series_of_rows(body)?;
+    let (defs, stored) = registrations(&keys, options, lookup)?;
+    let parts = parse_labelled(&defs, &of_row, body, options)?;
+    finish(&defs, &stored, parts, &of_row, options)
 }
+
+/// The first pass over a body with a column `series`: its keys, and for each row the position of its key.
+type SeriesOfRows = fn(&[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)>;
+/// The second pass: the rows of each series.
+type ParseLabelled = fn(&[Arc<SeriesDef>], &[u32], &[u8], &DecodeOptions) -> Result<Vec<Part>>;
 
 fn registrations(
     keys: &[SeriesKey],
@@ -84,63 +64,6 @@ fn registrations(
         known.1.push(stored);
     }
     Ok(known)
-}
-
-/// Splits the rows of record batches by series.
-struct BatchSplitter<'a> {
-    readers: Vec<ColumnReader<'a>>,
-    of_row: &'a [u32],
-    at: usize,
-    bytes: u64,
-}
-
-impl<'a> BatchSplitter<'a> {
-    fn new(defs: &'a [Arc<SeriesDef>], of_row: &'a [u32], options: &'a DecodeOptions) -> Self {
-        let readers = defs.iter().map(|def| ColumnReader::new(def, options)).collect();
-        Self { readers, of_row, at: 0, bytes: 0 }
-    }
-
-    /// Adds a batch without its series column; false once the maximum number of errors is reached.
-    fn add(&mut self, batch: &RecordBatch) -> Result<bool> {
-        let rows = batch.num_rows();
-        let labels = self.of_row.get(self.at..self.at + rows);
-        let labels = labels.ok_or_else(|| Error::invalid("the columns of the body differ in length"))?;
-        self.at += rows;
-        self.bytes = self.bytes.saturating_add(8 * (rows as u64).saturating_mul(batch.num_columns() as u64));
-        if self.bytes > DECODED_BYTES_MAX {
-            let detail = format!("the body decodes into more than {DECODED_BYTES_MAX} bytes of cells");
-            return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("split it into several bodies"));
-        }
-        let mut by_series: HashMap<u32, Vec<u32>> = HashMap::new();
-        for (row, label) in (0_u32..).zip(labels) {
-            by_series.entry(*label).or_default().push(row);
-        }
-        let mut by_series: Vec<(u32, Vec<u32>)> = by_series.into_iter().collect();
-        by_series.sort_unstable_by_key(|(_, rows)| rows.first().copied());
-        let mut error_count = self.readers.iter().map(ColumnReader::error_count).sum::<usize>();
-        for (label, rows) in by_series {
-            if error_count >= ROW_ERRORS_MAX {
-                return Ok(false);
-            }
-            let Some(reader) = self.readers.get_mut(label as usize) else { continue };
-            let errors_before = reader.error_count();
-            let (first, last) = (rows.first().copied().unwrap_or(0), rows.last().copied().unwrap_or(0));
-            if (last - first) as usize + 1 == rows.len() {
-                reader.add(batch.slice(first as usize, rows.len()))?;
-            } else {
-                let picked = take_record_batch(batch, &UInt32Array::from(rows)).map_err(|error| {
-                    Error::invalid(format!("the rows of the body cannot be split by series: {error}"))
-                })?;
-                reader.add(picked)?;
-            }
-            error_count += reader.error_count() - errors_before;
-        }
-        Ok(error_count < ROW_ERRORS_MAX)
-    }
-
-    fn into_parts(self) -> Vec<Part> {
-        self.readers.into_iter().map(ColumnReader::into_parts).collect()
-    }
 }
 
 /// The rows of all series, or the first row errors by position in the body.

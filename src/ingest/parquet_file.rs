@@ -3,6 +3,8 @@
 //! A small file can decode into gigabytes: row counts are checked before and while decoding, and page headers before
 //! their pages are decompressed.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -15,6 +17,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
+use super::batch_splitter::BatchSplitter;
 use super::body_keys::{BodyKeys, SERIES, no_series_column};
 use super::columns::{ColumnReader, check_schema, check_size};
 use super::guarded::guarded;
@@ -196,7 +199,7 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
 }
 
 /// Passes the batches of a file, without the column `series`, to `sink` until it returns false.
-pub(super) fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>) -> Result<()> {
+fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>) -> Result<()> {
     let (metadata, bytes, rows) = open(body)?;
     guarded("parquet", || {
         let at = series_position(&metadata)?;
@@ -214,4 +217,16 @@ pub(super) fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Resu
         check_pages(body, metadata.metadata())?;
         read(metadata, bytes, Some(&others), rows, sink)
     })
+}
+
+/// Decodes a body with a series column; `of_row` has the series of each row.
+pub(super) fn parse_labelled(
+    defs: &[Arc<SeriesDef>],
+    of_row: &[u32],
+    body: &[u8],
+    options: &DecodeOptions,
+) -> Result<Vec<Part>> {
+    let mut columns = BatchSplitter::new(defs, of_row, options);
+    each_batch(body, &mut |batch| columns.add(batch))?;
+    Ok(columns.into_parts())
 }

@@ -227,15 +227,19 @@ fn parse<'a>(input: &Input, text: &'a [u8], line: u64) -> Result<JsonRow<'a>> {
     })
 }
 
-/// The text of a string with escapes.
-fn unescape(value: &RawValue) -> Option<String> {
+/// The text of a string with escapes; an escape can name half a character.
+type Unescaped = std::result::Result<String, serde_json::Error>;
+
+fn unescape(value: &RawValue) -> Option<Unescaped> {
     let text = value.get();
-    (text.starts_with('"') && text.contains('\\')).then(|| serde_json::from_str(text).unwrap_or_default())
+    (text.starts_with('"') && text.contains('\\')).then(|| serde_json::from_str(text))
 }
 
-fn cell<'a>(value: &'a RawValue, unescaped: Option<&'a str>) -> SourceCell<'a> {
-    if let Some(text) = unescaped {
-        return SourceCell::text(text.trim().as_bytes());
+fn cell<'a>(value: &'a RawValue, unescaped: Option<&'a Unescaped>) -> SourceCell<'a> {
+    match unescaped {
+        Some(Ok(text)) => return SourceCell::text(text.trim().as_bytes()),
+        Some(Err(_)) => return SourceCell::Wrong("text with an invalid escape"),
+        None => {}
     }
     let text = value.get();
     match text.as_bytes() {
@@ -255,7 +259,7 @@ pub fn preview(input: &Input) -> Result<Preview> {
     let mut cells: Vec<Vec<String>> = Vec::new();
     while cells.len() < PREVIEW_ROWS {
         let Some((text, line)) = rows.next().map_err(|error| broken(input, error))? else { break };
-        let show = |value: &RawValue| cell(value, unescape(value).as_deref()).show().into_owned();
+        let show = |value: &RawValue| cell(value, unescape(value).as_ref()).show().into_owned();
         match (parse(input, text, line)?, &mut names) {
             (JsonRow::Array(values), None) => cells.push(values.into_iter().map(show).collect()),
             (JsonRow::Object(JsonMembers(members)), names) if names.is_some() || cells.is_empty() => {
@@ -312,11 +316,11 @@ pub fn read(
                 continue;
             }
         };
-        let unescaped: Vec<Option<String>> = values.iter().map(|value| value.and_then(unescape)).collect();
+        let unescaped: Vec<Option<Unescaped>> = values.iter().map(|value| value.and_then(unescape)).collect();
         let cells: Vec<SourceCell<'_>> = values
             .iter()
             .zip(&unescaped)
-            .map(|(value, text)| value.map_or(SourceCell::Missing, |value| cell(value, text.as_deref())))
+            .map(|(value, text)| value.map_or(SourceCell::Missing, |value| cell(value, text.as_ref())))
             .collect();
         visit(SourceRecord { row, line: Some(line), cells: &cells })?;
         row += 1;
@@ -376,6 +380,11 @@ mod tests {
         }
         let deep = "[".repeat(3 << 20);
         assert!(rows(&deep, None, &[0]).unwrap_err().detail().contains("1 MiB"));
+    }
+
+    #[test]
+    fn text_with_an_invalid_escape_is_no_missing_cell() {
+        assert_eq!(rows(r#"[["\ud800", "\u0031"]]"#, None, &[0, 1]).unwrap(), [["text with an invalid escape", "1"]]);
     }
 
     #[test]

@@ -511,6 +511,8 @@ fn time_of_day(text: &[u8]) -> Option<civil::Time> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::time::convert;
+    use proptest::prelude::*;
 
     fn clock(rule: TimeRule, zone: &str) -> TimeReader {
         TimeReader::new(rule, parse_zone(zone).unwrap())
@@ -518,6 +520,22 @@ mod tests {
 
     fn ms(clock: &mut TimeReader, text: &str) -> Result<i64, BadTime> {
         clock.read(&[SourceCell::Text(text.as_bytes())])?.ticks(TimeUnit::Ms)
+    }
+
+    proptest! {
+        #[test]
+        fn ticks_of_every_unit_convert_exactly_or_not_at_all(seed in any::<i64>(), from in 0_usize..4, to in 0_usize..3) {
+            let per_second = EpochUnit::ALL[from].per_second();
+            let unit = [TimeUnit::Ms, TimeUnit::Us, TimeUnit::Ns][to];
+            let span = (2 * MAX_SECOND).saturating_mul(per_second);
+            for ticks in [seed, seed % span, seed % 1_000_000] {
+                let read = SourceTime::of_ticks(ticks, per_second).and_then(|time| time.ticks(unit));
+                let wanted = convert(ticks, per_second, unit).filter(|ts| in_range(*ts, unit));
+                prop_assert_eq!(read.ok(), wanted, "{} of {} a second in {:?}", ticks, per_second, unit);
+                let text = epoch(ticks.to_string().as_bytes(), per_second).and_then(|time| time.ticks(unit));
+                prop_assert_eq!(text.ok(), wanted);
+            }
+        }
     }
 
     #[test]
