@@ -357,7 +357,6 @@ const UNFINISHED: &[&str] = &[
     "cli/stats.rs",
     "cli/target.rs",
     "disk/",
-    "egress/",
     "format/mod.rs",
     "server/flight/",
     "server/http/",

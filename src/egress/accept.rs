@@ -1,6 +1,6 @@
 //! Content negotiation: the format of a response by its `Accept` header.
 
-use super::OutFormat;
+use crate::egress::options::OutFormat;
 use crate::error::{Error, ErrorCode, Result};
 
 impl OutFormat {

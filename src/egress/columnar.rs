@@ -8,9 +8,12 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
-use super::{BodyWriter, OutputBuffer, ROW_GROUP_ROWS, Trailer};
+use crate::egress::writer::{BodyWriter, OutputBuffer, Trailer};
 use crate::error::{Error, Result};
 use crate::query::{Block, ResultSchema};
+
+/// Rows of one row group.
+const ROW_GROUP_ROWS: usize = 65_536;
 
 /// A Parquet file, compressed with Snappy; the footer is its last piece.
 pub(super) struct Parquet {

@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
-use super::{BodyWriter, OutputBuffer, Trailer};
+use crate::egress::writer::{BodyWriter, OutputBuffer, Trailer};
 use crate::error::{Error, Result};
 use crate::format::ipc;
 use crate::query::{Block, NumberFormat, ResultSchema};
@@ -64,7 +64,7 @@ struct FixedWidthWriter {
 }
 
 /// A column's buffer as the owner of output bytes, so that nothing is copied.
-pub(crate) struct ColumnBuffer(pub(crate) Buffer);
+struct ColumnBuffer(Buffer);
 
 impl AsRef<[u8]> for ColumnBuffer {
     fn as_ref(&self) -> &[u8] {
@@ -72,14 +72,28 @@ impl AsRef<[u8]> for ColumnBuffer {
     }
 }
 
-const PADDING: [u8; ipc::ALIGNMENT] = [0; ipc::ALIGNMENT];
+/// Zeros after a column.
+const PADDING: &[u8] = &[0; ipc::ALIGNMENT];
+
+/// The message of fixed-width columns: its header and its body, in pieces that share the memory of the columns.
+pub(crate) fn batch_message(rows: usize, columns: impl Iterator<Item = Buffer>) -> (Vec<u8>, Vec<Bytes>) {
+    let mut sizes = Vec::with_capacity(columns.size_hint().0);
+    let mut body = Vec::with_capacity(2 * columns.size_hint().0);
+    for column in columns {
+        let bytes = column.len();
+        sizes.push(bytes);
+        body.push(Bytes::from_owner(ColumnBuffer(column)));
+        body.extend(PADDING.get(..ipc::padded(bytes) - bytes).map(Bytes::from_static));
+    }
+    (ipc::batch_header(rows, &sizes), body)
+}
 
 impl BodyWriter for FixedWidthWriter {
     fn begin(&mut self, out: &mut OutputBuffer) -> Result<()> {
-        out.open.extend(ipc::framed(&ipc::schema_header(&self.schema)));
+        out.open().extend(ipc::framed(&ipc::schema_header(&self.schema)));
         if let Some(keys) = &self.keys {
             let (header, body) = ipc::dictionary_message(keys.iter().flatten());
-            out.open.extend(ipc::framed(&header));
+            out.open().extend(ipc::framed(&header));
             out.push(body.into());
         }
         Ok(())
@@ -110,19 +124,14 @@ impl BodyWriter for FixedWidthWriter {
                 Buffer::from_vec(words.iter().map(|word| i128::from(*word)).collect::<Vec<_>>())
             }
         });
-        let columns: Vec<Buffer> = series.into_iter().chain(numbers).collect();
-        let sizes: Vec<usize> = columns.iter().map(Buffer::len).collect();
-        out.open.extend(ipc::framed(&ipc::batch_header(block.rows(), &sizes)));
-        for column in columns {
-            let padding = ipc::padded(column.len()) - column.len();
-            out.push(Bytes::from_owner(ColumnBuffer(column)));
-            out.open.extend(PADDING.iter().take(padding));
-        }
+        let (header, body) = batch_message(block.rows(), series.into_iter().chain(numbers));
+        out.open().extend(ipc::framed(&header));
+        body.into_iter().for_each(|piece| out.push(piece));
         Ok(true)
     }
 
     fn finish(&mut self, _closing: &Trailer, out: &mut OutputBuffer) -> Result<bool> {
-        out.open.extend_from_slice(&ipc::END_OF_STREAM);
+        out.open().extend_from_slice(&ipc::END_OF_STREAM);
         Ok(true)
     }
 }

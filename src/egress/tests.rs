@@ -8,8 +8,10 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::*;
+use crate::egress::*;
+use crate::error::{Error, Result};
 use crate::query::result::ResultColumn;
+use crate::query::{Block, ResultSchema};
 use crate::query::{NumberFormat, StoredMessage, Subject};
 use crate::types::{ColumnType, SeriesKey, TimeUnit};
 

@@ -3,7 +3,8 @@
 //! Decimals are written with all their digits, doubles as the shortest text that reads back the same. Nothing is
 //! allocated per cell.
 
-use super::{BodyWriter, OutputBuffer, PIECE_BYTES, TimeFormat, Trailer};
+use crate::egress::options::TimeFormat;
+use crate::egress::writer::{BodyWriter, OutputBuffer, PIECE_BYTES, Trailer};
 use crate::error::{Error, Result};
 use crate::query::result::SERIES_COLUMN;
 use crate::query::{Block, NumberFormat, ResultSchema, Subject};
@@ -279,7 +280,7 @@ impl RowWriter {
 
 impl BodyWriter for RowWriter {
     fn begin(&mut self, out: &mut OutputBuffer) -> Result<()> {
-        out.open.extend_from_slice(&self.head);
+        out.open().extend_from_slice(&self.head);
         Ok(())
     }
 
@@ -295,11 +296,11 @@ impl BodyWriter for RowWriter {
         let end = block.rows().min(self.row + (STEP_BYTES_MAX / row_bytes).max(1));
         let columns: Vec<(&CellWriter, &[i64])> =
             self.cells.iter().enumerate().map(|(column, cell)| (cell, block.words(column))).collect();
-        let length_before = out.open.len();
+        let length_before = out.open().len();
         // Reserve space for the rest of the block at once: a short response is not moved while it grows.
-        out.open.reserve(((block.rows() - self.row) * row_bytes).min(PIECE_BYTES + OutputBuffer::STEP_BYTES));
-        out.open.resize(length_before + (end - self.row) * row_bytes + number::TEXT_BUFFER_BYTES, 0);
-        let mut line = LineBuffer { buffer: &mut out.open, at: length_before, is_short: false };
+        out.open().reserve(((block.rows() - self.row) * row_bytes).min(PIECE_BYTES + OutputBuffer::STEP_BYTES));
+        out.open().resize(length_before + (end - self.row) * row_bytes + number::TEXT_BUFFER_BYTES, 0);
+        let mut line = LineBuffer { buffer: out.open(), at: length_before, is_short: false };
         let mut scratch = Vec::new();
         for row in self.row..end {
             if !self.is_first {
@@ -320,7 +321,7 @@ impl BodyWriter for RowWriter {
         if is_short {
             return Err(Error::internal("a row is longer than its buffer"));
         }
-        out.open.truncate(written);
+        out.open().truncate(written);
         self.row = end;
         let done = end == block.rows();
         if done {
@@ -331,8 +332,8 @@ impl BodyWriter for RowWriter {
 
     fn finish(&mut self, closing: &Trailer, out: &mut OutputBuffer) -> Result<bool> {
         if let Some(end) = self.end {
-            out.open.extend_from_slice(end);
-            out.open.extend(json_tail(closing)?);
+            out.open().extend_from_slice(end);
+            out.open().extend(json_tail(closing)?);
         }
         Ok(true)
     }
@@ -368,10 +369,10 @@ impl ColumnWriter {
     fn print_series(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         let Some(series) = &self.series else { return Ok(true) };
         if self.block == 0 && self.row == 0 {
-            out.open.extend_from_slice(format!("\"{SERIES_COLUMN}\":[").as_bytes());
+            out.open().extend_from_slice(format!("\"{SERIES_COLUMN}\":[").as_bytes());
         }
         let Some(block) = self.blocks.get(self.block) else {
-            out.open.push(b']');
+            out.open().push(b']');
             self.series = None;
             self.block = 0;
             return Ok(false);
@@ -379,10 +380,10 @@ impl ColumnWriter {
         let end = block.rows().min(self.row + CELLS_PER_STEP);
         for row in self.row..end {
             if row + self.block > 0 {
-                out.open.push(b',');
+                out.open().push(b',');
             }
             let cell = series.get(block.series_of(row));
-            out.open
+            out.open()
                 .extend_from_slice(cell.ok_or_else(|| Error::internal("a row belongs to no series of its result"))?);
         }
         self.row = end;
@@ -395,7 +396,7 @@ impl ColumnWriter {
 
 impl BodyWriter for ColumnWriter {
     fn begin(&mut self, out: &mut OutputBuffer) -> Result<()> {
-        out.open.extend_from_slice(&self.head);
+        out.open().extend_from_slice(&self.head);
         Ok(())
     }
 
@@ -413,15 +414,15 @@ impl BodyWriter for ColumnWriter {
             return Ok(false);
         }
         let Some(cell) = self.cells.get(self.column) else {
-            out.open.push(b'}');
-            out.open.extend(json_tail(closing)?);
+            out.open().push(b'}');
+            out.open().extend(json_tail(closing)?);
             return Ok(true);
         };
         if self.block == 0 && self.row == 0 {
-            out.open.extend_from_slice(&cell.prefix);
+            out.open().extend_from_slice(&cell.prefix);
         }
         let Some(block) = self.blocks.get(self.block) else {
-            out.open.push(b']');
+            out.open().push(b']');
             (self.column, self.block) = (self.column + 1, 0);
             return Ok(false);
         };
@@ -430,9 +431,9 @@ impl BodyWriter for ColumnWriter {
         let mut scratch = Vec::new();
         for (position, word) in words.iter().enumerate().take(end).skip(self.row) {
             if position + self.block > 0 {
-                out.open.push(b',');
+                out.open().push(b',');
             }
-            cell.write(&mut out.open, *word, &mut scratch);
+            cell.write(out.open(), *word, &mut scratch);
         }
         self.row = end;
         if end == words.len() {

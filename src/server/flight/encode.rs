@@ -14,7 +14,7 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use crate::egress::{ColumnBuffer, OutputBuffer};
+use crate::egress::{OutputBuffer, batch_message};
 use crate::error::{Error, Result};
 use crate::format::ipc;
 use crate::query::{Block, ResultSchema};
@@ -144,20 +144,10 @@ fn message(header: Bytes, body: Bytes) -> FlightMessage {
     FlightMessage { header, body: vec![body], ..FlightMessage::default() }
 }
 
-/// Zeros after a column.
-const PADDING: &[u8] = &[0; ipc::ALIGNMENT];
-
 /// Fixed-width columns one after the other.
 fn columns_message(rows: usize, columns: impl Iterator<Item = Buffer>) -> FlightMessage {
-    let mut sizes = Vec::new();
-    let mut body = Vec::new();
-    for column in columns {
-        let bytes = column.len();
-        sizes.push(bytes);
-        body.push(Bytes::from_owner(ColumnBuffer(column)));
-        body.extend(PADDING.get(..ipc::padded(bytes) - bytes).map(Bytes::from_static));
-    }
-    FlightMessage { header: ipc::batch_header(rows, &sizes).into(), body, ..FlightMessage::default() }
+    let (header, body) = batch_message(rows, columns);
+    FlightMessage { header: header.into(), body, ..FlightMessage::default() }
 }
 
 /// A dictionary column as its indices; the dictionary was sent before.
