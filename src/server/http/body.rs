@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::io::StreamReader;
 
-use super::AppState;
+use super::state::{AppState, BUDGET_UNIT};
 use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::check_depth;
@@ -39,15 +39,6 @@ const RECORD_BYTES_MAX: u64 = 8 << 20;
 /// Maximum window of a zstd body (8 MiB, which every decoder must support): it is allocated while the body is received,
 /// however short the body is.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
-
-/// The budget is counted in units of this many bytes.
-const BUDGET_UNIT: u64 = 64 * 1024;
-
-/// The permits of an ingest budget of `bytes` bytes.
-pub fn budget(bytes: u64) -> Arc<Semaphore> {
-    let units = to_usize(bytes.div_ceil(BUDGET_UNIT));
-    Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
-}
 
 /// A complete, decompressed body.
 #[derive(Debug)]
@@ -412,6 +403,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::server::http::state::budget;
 
     fn run<F: Future>(future: F) -> F::Output {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)

@@ -22,7 +22,8 @@ use tower::ServiceExt;
 
 use super::head_refusal::HeadRefusal;
 use super::openapi::operations;
-use super::{HttpLimits, health_router, router};
+use super::router::{health_router, router};
+use super::settings::HttpLimits;
 use crate::access::Authenticator;
 use crate::error::{Error, Result};
 use crate::server::connections::{Connection, ConnectionPermit, ConnectionTable, InFlight, ResponseInProgress};

@@ -11,10 +11,9 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tracing::Instrument;
 
-use super::RequestState;
-use super::authorisation;
-use super::origin_check;
 use super::problem::{ProblemResponse, render};
+use super::state::RequestState;
+use super::{authorisation, origin_check};
 use crate::error::{Error, ErrorCode};
 use crate::server::blocking::{PERMIT, panicked};
 use crate::server::ids::{REQUEST_ID, request_id};
@@ -167,7 +166,9 @@ mod tests {
 
     use super::*;
     use crate::access::Authenticator;
-    use crate::server::http::{AppState, HttpLimits, Problem};
+    use crate::server::http::problem::Problem;
+    use crate::server::http::settings::HttpLimits;
+    use crate::server::http::state::AppState;
     use crate::service::{Service, StoreOptions};
 
     async fn boom() -> &'static str {

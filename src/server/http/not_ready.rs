@@ -10,7 +10,8 @@ use tokio::net::TcpListener;
 
 use super::listen::serve_router;
 use super::problem::{ProblemResponse, render};
-use super::{HttpLimits, reply};
+use super::reply;
+use super::settings::HttpLimits;
 use crate::error::{Error, ErrorCode, Result};
 use crate::server::ids::{REQUEST_ID, random_id};
 use crate::service::{OpenProgress, StatusReply};

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 
-use super::RequestState;
+use super::state::RequestState;
 use crate::error::{Error, ErrorCode, Result};
 
 /// Accepts or rejects a request.

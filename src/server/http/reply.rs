@@ -21,9 +21,9 @@ use http_body::Frame;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::AppState;
 use super::content_encoding::{BodyCompressor, ResponseCoding};
 use super::etag::{entity_tag, is_known, not_modified, tag_headers};
+use super::state::AppState;
 use crate::egress::{BodyEncoder, EncodeOptions, OutFormat, PIECE_BYTES, Trailer};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Block, CancelFlag, Query, ScanStats};

@@ -21,7 +21,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::openapi::Document;
 use super::problem::ProblemResponse;
-use super::{AppState, RequestState};
+use super::state::{AppState, RequestState};
 use crate::error::{Error, ErrorCode};
 
 /// Result of a handler.

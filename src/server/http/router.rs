@@ -1,0 +1,29 @@
+//! The routers of the listeners: routes, documentation and middleware.
+
+use std::sync::Arc;
+
+use axum::Router;
+
+use super::settings::HttpLimits;
+use super::state::RequestState;
+use super::{cors, middleware, routes};
+use crate::access::Authenticator;
+use crate::service::Service;
+
+/// A router with health and metrics alone.
+pub fn health_router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpLimits) -> Router {
+    let app = RequestState::new(service, auth, config);
+    let middleware = axum::middleware::from_fn_with_state(app.clone(), middleware::handle);
+    routes::health().with_state(app).fallback(routes::not_found).layer(middleware)
+}
+
+/// The complete REST router.
+pub fn router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpLimits) -> Router {
+    let origins = config.cors_origins.clone();
+    let app = RequestState::new(service, auth, config);
+    let (router, _) = routes::all().split_for_parts();
+    let middleware = axum::middleware::from_fn_with_state(app.clone(), middleware::handle);
+    let router = router.with_state(app).merge(routes::docs()).fallback(routes::not_found).layer(middleware);
+    // Outermost: a browser sends preflight requests without a token.
+    if origins.is_empty() { router } else { router.layer(cors::layer(origins)) }
+}
