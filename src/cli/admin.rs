@@ -5,12 +5,14 @@ use serde::Serialize;
 
 use super::backup::{self, BackupArgs, RestoreArgs};
 use super::repair::{self, RepairArgs};
+use super::series_filter::{FilterArgs, full_inventory};
 use super::target::{CommandTarget, PlainArgs};
 use super::{print, stats, token, verify};
-use crate::error::{Error, Result};
-use crate::service::{HealthStatus, Inventory, SeriesFilter, SeriesPage};
+use crate::error::Result;
+use crate::service::operations::{Compact, ExplainOverlaps, HealthOf, NoRequest, Readiness};
+use crate::service::{CompactRequest, HealthStatus, SeriesFilter};
+use crate::types::SeriesKey;
 use crate::types::schema::series_not_found;
-use crate::types::{Kind, SeriesKey};
 
 #[derive(Debug, clap::Args)]
 pub struct AdminArgs {
@@ -55,26 +57,6 @@ enum AdminCommand {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct FilterArgs {
-    /// kline or scalar.
-    #[arg(long)]
-    kind: Option<String>,
-    #[arg(long)]
-    symbol: Option<String>,
-    #[arg(long)]
-    timeframe: Option<String>,
-    #[arg(long)]
-    category: Option<String>,
-    #[arg(long)]
-    name: Option<String>,
-    /// Prefix of the key.
-    #[arg(long)]
-    prefix: Option<String>,
-    #[command(flatten)]
-    pub plain: PlainArgs,
-}
-
-#[derive(Debug, clap::Args)]
 struct CompactArgs {
     /// Series keys [default: all].
     series: Vec<String>,
@@ -83,41 +65,6 @@ struct CompactArgs {
     dry_run: bool,
     #[command(flatten)]
     plain: PlainArgs,
-}
-
-impl FilterArgs {
-    fn filter(&self) -> Result<SeriesFilter> {
-        let kind = match self.kind.as_deref() {
-            None => None,
-            Some("kline") => Some(Kind::Kline),
-            Some("scalar") => Some(Kind::Scalar),
-            Some(other) => return Err(Error::invalid(format!("kind {other:?} is not kline or scalar"))),
-        };
-        Ok(SeriesFilter {
-            kind,
-            symbol: self.symbol.clone(),
-            timeframe: self.timeframe.clone(),
-            category: self.category.clone(),
-            name: self.name.clone(),
-            prefix: self.prefix.clone(),
-            limit: Some(10_000),
-            cursor: None,
-            months: false,
-        })
-    }
-
-    /// Every registered series that matches the filter.
-    pub fn list(&self, target: &CommandTarget) -> Result<SeriesPage> {
-        let mut filter = self.filter()?;
-        let mut all = target.list(&filter)?;
-        while let Some(cursor) = all.next_cursor.take() {
-            filter.cursor = Some(cursor);
-            let page = target.list(&filter)?;
-            all.series.extend(page.series);
-            all.next_cursor = page.next_cursor;
-        }
-        Ok(all)
-    }
 }
 
 /// Runs one of the commands under `admin`.
@@ -134,7 +81,7 @@ pub fn run(args: AdminArgs) -> Result<u8> {
             if args.dry_run {
                 print::reply(&preview_compaction(&target, &series)?, args.plain.json)?;
             } else {
-                print::reply(&target.compact(&series)?, args.plain.json)?;
+                print::reply(&target.run_job::<Compact>(&CompactRequest { series })?, args.plain.json)?;
             }
             Ok(0)
         }
@@ -147,7 +94,7 @@ pub fn run(args: AdminArgs) -> Result<u8> {
         AdminCommand::ListOrphans(args) => verify::list_orphans(&args),
         AdminCommand::ExplainOverlap(args) => verify::explain_overlap(&args),
         AdminCommand::Ping(args) => {
-            let ready = CommandTarget::running(&args.target)?.ready()?;
+            let ready = CommandTarget::running(&args.target)?.run::<Readiness>(NoRequest {})?;
             print::reply(&ready, args.json)?;
             if ready.writer_stopped {
                 print::note("writes are refused until the server is restarted; `fastk admin health` says why");
@@ -180,7 +127,7 @@ fn preview_compaction(target: &CommandTarget, series: &[SeriesKey]) -> Result<Co
         dry_run: true,
         series_to_seal: 0,
         rows_to_seal: 0,
-        partitions_to_compact: target.overlaps()?.partitions,
+        partitions_to_compact: target.run::<ExplainOverlaps>(NoRequest {})?.partitions,
         garbage_bytes: 0,
     };
     for row in all.series.iter().filter(|row| series.is_empty() || series.contains(&row.series)) {
@@ -189,17 +136,6 @@ fn preview_compaction(target: &CommandTarget, series: &[SeriesKey]) -> Result<Co
         found.garbage_bytes += row.garbage_bytes;
     }
     Ok(found)
-}
-
-fn full_inventory(target: &CommandTarget, mut filter: SeriesFilter) -> Result<Inventory> {
-    let mut all = target.inventory(&filter)?;
-    while let Some(cursor) = all.next_cursor.take() {
-        filter.cursor = Some(cursor);
-        let page = target.inventory(&filter)?;
-        all.series.extend(page.series);
-        all.next_cursor = page.next_cursor;
-    }
-    Ok(all)
 }
 
 fn inventory(args: &FilterArgs) -> Result<u8> {
@@ -255,7 +191,7 @@ fn list_series(args: &FilterArgs) -> Result<u8> {
 }
 
 fn health(args: &PlainArgs) -> Result<u8> {
-    let health = CommandTarget::open(&args.target, false)?.health()?;
+    let health = CommandTarget::open(&args.target, false)?.run::<HealthOf>(NoRequest {})?;
     print::reply(&health, args.json)?;
     Ok(u8::from(health.status != HealthStatus::Ok))
 }

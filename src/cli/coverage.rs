@@ -1,11 +1,12 @@
 //! `fastk coverage`: which intervals of a series have rows, and where the gaps are.
 
-use super::engine::time_value;
 use super::print;
+use super::rows::time_value;
 use super::target::{CommandTarget, TargetArgs};
 use crate::egress::TimeFormat;
 use crate::error::Result;
 use crate::service::coverage::ShownTime;
+use crate::service::operations::Coverage;
 use crate::service::{CoverageReply, CoverageRequest};
 use crate::types::{Calendar, SeriesKey};
 
@@ -54,7 +55,7 @@ pub fn run(args: CoverageArgs) -> Result<u8> {
         times: Some(args.times.as_deref().map_or(Ok(default), TimeFormat::from_name)?),
         ..CoverageRequest::of(SeriesKey::parse(&args.key)?)
     };
-    let found = CommandTarget::open(&args.target, false)?.coverage(&request)?;
+    let found = CommandTarget::open(&args.target, false)?.run::<Coverage>(request)?;
     if args.json {
         print::reply(&found, true)?;
     } else {

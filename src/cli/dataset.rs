@@ -5,8 +5,12 @@ use clap::Subcommand;
 use super::print;
 use super::target::{CommandTarget, PlainArgs};
 use crate::error::{Error, Result};
-use crate::registry::{RecordKind, RecordRef, RecordStatus};
-use crate::service::{DatasetPage, DatasetSpec, LineageReply, RecordFilter};
+use crate::registry::{RecordKind, RecordRef};
+use crate::service::operations::{
+    ChangeDataset, CreateDataset, DescribeDataset, Lineage, ListDatasetVersions, ListDatasets, RecordChange,
+    RecordRequest,
+};
+use crate::service::{DatasetPage, DatasetSpec, RecordFilter, RecordPatch};
 use crate::types::SeriesKey;
 
 #[derive(Debug, clap::Args)]
@@ -125,13 +129,19 @@ pub struct DatasetStatusArgs {
     pub plain: PlainArgs,
 }
 
-/// Parses NAME@VERSION; a change needs the version.
-pub fn named(kind: RecordKind, text: &str) -> Result<(String, u32)> {
-    match RecordRef::parse_short(kind, text)? {
-        (name, Some(version)) => Ok((name, version)),
-        (name, None) => Err(Error::invalid(format!("the version of {} {name} is missing", kind.name()))
-            .with_hint(format!("give it as NAME@VERSION, such as {name}@1"))),
+/// The change of the status of NAME@VERSION, which needs the version.
+pub fn change(kind: RecordKind, record: &str, status: &str) -> Result<RecordChange> {
+    let (name, version) = RecordRef::parse_short(kind, record)?;
+    if version.is_none() {
+        return Err(Error::invalid(format!("the version of {} {name} is missing", kind.name()))
+            .with_hint(format!("give it as NAME@VERSION, such as {name}@1")));
     }
+    Ok(RecordChange { kind, name, version, change: RecordPatch { status: status.parse()? } })
+}
+
+/// The versions of a name.
+pub fn versions(kind: RecordKind, name: String, pages: DatasetPageArgs) -> RecordFilter {
+    RecordFilter { kind, name: Some(name), limit: pages.limit, cursor: pages.cursor, ..RecordFilter::default() }
 }
 
 /// Runs one of the commands under `dataset`.
@@ -140,6 +150,7 @@ pub fn run(args: DatasetArgs) -> Result<u8> {
         DatasetCommand::Create(args) => create(args)?,
         DatasetCommand::List(args) => {
             let filter = RecordFilter {
+                kind: RecordKind::Dataset,
                 name: args.name,
                 status: args.status.as_deref().map(str::parse).transpose()?,
                 source: args.source,
@@ -149,22 +160,21 @@ pub fn run(args: DatasetArgs) -> Result<u8> {
                 limit: args.pages.limit,
                 cursor: args.pages.cursor,
             };
-            page(&CommandTarget::open(&args.plain.target, false)?.datasets(&filter)?, args.plain.json)?;
+            page(&CommandTarget::open(&args.plain.target, false)?.run::<ListDatasets>(filter)?, args.plain.json)?;
         }
         DatasetCommand::Show(DatasetVersionArgs { record, plain }) => {
             let (name, version) = RecordRef::parse_short(RecordKind::Dataset, &record)?;
-            print::reply(&CommandTarget::open(&plain.target, false)?.dataset(&name, version)?, plain.json)?;
+            let request = RecordRequest { kind: RecordKind::Dataset, name, version };
+            print::reply(&CommandTarget::open(&plain.target, false)?.run::<DescribeDataset>(request)?, plain.json)?;
         }
         DatasetCommand::Versions(DatasetNameArgs { name, pages, plain }) => {
-            let filter = RecordFilter { limit: pages.limit, cursor: pages.cursor, ..RecordFilter::default() };
-            page(&CommandTarget::open(&plain.target, false)?.dataset_versions(&name, &filter)?, plain.json)?;
+            let filter = versions(RecordKind::Dataset, name, pages);
+            page(&CommandTarget::open(&plain.target, false)?.run::<ListDatasetVersions>(filter)?, plain.json)?;
         }
         DatasetCommand::Lineage(args) => lineage(RecordKind::Dataset, &args)?,
         DatasetCommand::Status(DatasetStatusArgs { record, status, plain }) => {
-            let (name, version) = named(RecordKind::Dataset, &record)?;
-            let status: RecordStatus = status.parse()?;
-            let changed = CommandTarget::open(&plain.target, false)?.set_dataset_status(&name, version, status)?;
-            print::reply(&changed, plain.json)?;
+            let change = change(RecordKind::Dataset, &record, &status)?;
+            print::reply(&CommandTarget::open(&plain.target, false)?.run::<ChangeDataset>(change)?, plain.json)?;
         }
     }
     Ok(0)
@@ -181,7 +191,7 @@ fn create(args: DatasetCreateArgs) -> Result<()> {
         status: args.status.parse()?,
         derived_from: args.derived_from.iter().map(|text| text.parse()).collect::<Result<_>>()?,
     };
-    print::reply(&CommandTarget::open(&args.plain.target, false)?.create_dataset(&spec)?, args.plain.json)
+    print::reply(&CommandTarget::open(&args.plain.target, false)?.run::<CreateDataset>(spec)?, args.plain.json)
 }
 
 fn page(page: &DatasetPage, json: bool) -> Result<()> {
@@ -217,7 +227,8 @@ pub fn more(cursor: Option<&str>) {
 /// Prints the lineage of a record.
 pub fn lineage(kind: RecordKind, args: &DatasetVersionArgs) -> Result<()> {
     let (name, version) = RecordRef::parse_short(kind, &args.record)?;
-    let found: LineageReply = CommandTarget::open(&args.plain.target, false)?.lineage(kind, &name, version)?;
+    let request = RecordRequest { kind, name, version };
+    let found = CommandTarget::open(&args.plain.target, false)?.run::<Lineage>(request)?;
     if args.plain.json {
         return print::reply(&found, true);
     }

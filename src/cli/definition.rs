@@ -4,12 +4,17 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use super::dataset::{DatasetNameArgs, DatasetPageArgs, DatasetStatusArgs, DatasetVersionArgs, lineage, more, named};
+use super::dataset::{
+    DatasetNameArgs, DatasetPageArgs, DatasetStatusArgs, DatasetVersionArgs, change, lineage, more, versions,
+};
 use super::print;
 use super::target::{CommandTarget, PlainArgs};
 use crate::disk::local;
 use crate::error::{Error, Result};
-use crate::registry::{RecordKind, RecordRef, RecordStatus};
+use crate::registry::{RecordKind, RecordRef};
+use crate::service::operations::{
+    ChangeDefinition, Define, DefineRequest, DescribeDefinition, ListDefinitionVersions, ListDefinitions, RecordRequest,
+};
 use crate::service::{DefinitionPage, DefinitionSpec, RecordFilter};
 use crate::types::SeriesKey;
 
@@ -86,6 +91,7 @@ pub fn run(kind: RecordKind, args: DefinitionArgs) -> Result<u8> {
         DefinitionCommand::Create(args) => create(kind, args)?,
         DefinitionCommand::List(args) => {
             let filter = RecordFilter {
+                kind,
                 name: args.name,
                 status: args.status.as_deref().map(str::parse).transpose()?,
                 series: args.series.as_deref().map(SeriesKey::parse).transpose()?,
@@ -94,24 +100,26 @@ pub fn run(kind: RecordKind, args: DefinitionArgs) -> Result<u8> {
                 cursor: args.pages.cursor,
                 ..RecordFilter::default()
             };
-            page(kind, &CommandTarget::open(&args.plain.target, false)?.definitions(kind, &filter)?, args.plain.json)?;
+            page(
+                kind,
+                &CommandTarget::open(&args.plain.target, false)?.run::<ListDefinitions>(filter)?,
+                args.plain.json,
+            )?;
         }
         DefinitionCommand::Show(DatasetVersionArgs { record, plain }) => {
             let (name, version) = RecordRef::parse_short(kind, &record)?;
-            print::reply(&CommandTarget::open(&plain.target, false)?.definition(kind, &name, version)?, plain.json)?;
+            let request = RecordRequest { kind, name, version };
+            print::reply(&CommandTarget::open(&plain.target, false)?.run::<DescribeDefinition>(request)?, plain.json)?;
         }
         DefinitionCommand::Versions(DatasetNameArgs { name, pages, plain }) => {
-            let filter = RecordFilter { limit: pages.limit, cursor: pages.cursor, ..RecordFilter::default() };
-            let found = CommandTarget::open(&plain.target, false)?.definition_versions(kind, &name, &filter)?;
+            let filter = versions(kind, name, pages);
+            let found = CommandTarget::open(&plain.target, false)?.run::<ListDefinitionVersions>(filter)?;
             page(kind, &found, plain.json)?;
         }
         DefinitionCommand::Lineage(args) => lineage(kind, &args)?,
         DefinitionCommand::Status(DatasetStatusArgs { record, status, plain }) => {
-            let (name, version) = named(kind, &record)?;
-            let status: RecordStatus = status.parse()?;
-            let changed =
-                CommandTarget::open(&plain.target, false)?.set_definition_status(kind, &name, version, status)?;
-            print::reply(&changed, plain.json)?;
+            let change = change(kind, &record, &status)?;
+            print::reply(&CommandTarget::open(&plain.target, false)?.run::<ChangeDefinition>(change)?, plain.json)?;
         }
     }
     Ok(0)
@@ -135,7 +143,8 @@ fn create(kind: RecordKind, args: DefinitionCreateArgs) -> Result<()> {
         description: args.description,
         status: args.status.parse()?,
     };
-    print::reply(&CommandTarget::open(&args.plain.target, false)?.define(kind, &spec)?, args.plain.json)
+    let request = DefineRequest { kind, spec };
+    print::reply(&CommandTarget::open(&args.plain.target, false)?.run::<Define>(request)?, args.plain.json)
 }
 
 fn page(kind: RecordKind, page: &DefinitionPage, json: bool) -> Result<()> {

@@ -5,7 +5,8 @@ use std::path::Path;
 use super::print;
 use super::target::{CommandTarget, PlainArgs};
 use crate::error::Result;
-use crate::service::{FilesReply, FilesRequest};
+use crate::service::operations::{Compact, ListFiles};
+use crate::service::{CompactRequest, FilesReply, FilesRequest};
 use crate::types::SeriesKey;
 
 #[derive(Debug, clap::Args)]
@@ -28,9 +29,9 @@ pub fn run(args: FilesArgs) -> Result<u8> {
     let series = SeriesKey::parse(&args.key)?;
     let target = CommandTarget::open(&args.plain.target, false)?;
     if args.exact {
-        target.compact(std::slice::from_ref(&series))?;
+        target.run_job::<Compact>(&CompactRequest { series: vec![series.clone()] })?;
     }
-    let reply = target.files(&FilesRequest { series, as_of: args.as_of.clone() })?;
+    let reply = target.run::<ListFiles>(FilesRequest { series, as_of: args.as_of.clone() })?;
     if args.plain.json {
         print::reply(&reply, true)?;
     } else if reply.exact {

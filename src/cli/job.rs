@@ -3,14 +3,13 @@
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 
-use super::print;
-use super::remote::{Call, RestClient, segment};
+use super::remote::{Call, RestClient};
+use super::{print, request};
 use crate::error::{Error, Result};
+use crate::service::operations::{GetJob, JobRequest, Operation};
 use crate::service::{Job, JobList, TaskControl};
 
 /// Time between two polls of the progress.
@@ -47,26 +46,22 @@ pub fn local<T>(watch: &TaskControl, unit: &str, work: impl FnOnce() -> Result<T
 }
 
 /// Starts a job of the server, shows its progress, and returns its result.
-pub fn remote<T: DeserializeOwned>(client: &RestClient, operation: &str, body: Option<serde_json::Value>) -> Result<T> {
-    let mut call = Call::new(Method::POST, format!("/v1/admin/{operation}"));
-    if let Some(body) = body {
-        let body = serde_json::to_vec(&body).map_err(|error| Error::internal(format!("request as JSON: {error}")))?;
-        call = call.body("application/json", Bytes::from(body));
-    }
-    let mut job = first_job(client.json(call)?)?;
+pub fn remote<T: DeserializeOwned>(client: &RestClient, verb: &str, start: Call) -> Result<T> {
+    let mut job = first_job(client.json(start)?)?;
+    let poll = request::value(&JobRequest { id: job.id.clone() })?;
     let bar = bar(&job.progress.unit);
     if !bar.is_hidden() {
         print::note(&format!("job {} of {}", job.id, client.url()));
     }
     while !job.status.is_finished() {
         std::thread::sleep(POLL_INTERVAL);
-        job = first_job(client.json(Call::new(Method::GET, format!("/v1/admin/jobs/{}", segment(&job.id))))?)?;
+        job = first_job(client.json(request::call(&GetJob::SPEC, &poll)?)?)?;
         bar.set_length(job.progress.total);
         bar.set_position(job.progress.done);
     }
     bar.finish_and_clear();
     serde_json::from_value(job.outcome()?)
-        .map_err(|error| Error::internal(format!("the result of {operation} cannot be decoded: {error}")))
+        .map_err(|error| Error::internal(format!("the result of {verb} cannot be decoded: {error}")))
 }
 
 fn first_job(list: JobList) -> Result<Job> {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::engine::time_value;
 use super::print;
-use super::target::{CommandTarget, OutputOptions, TargetArgs};
+use super::rows::{OutputOptions, time_value};
+use super::target::{CommandTarget, TargetArgs};
 use super::write::format_of;
 use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::print;
 use super::target::{CommandTarget, TargetArgs};
 use crate::error::{Error, Result};
+use crate::service::operations::Register;
 use crate::types::schema::ColumnSpec;
 use crate::types::{Kind, MergeRule, SeriesKey, SeriesSpec, TimeUnit};
 
@@ -60,7 +61,7 @@ pub fn run(args: RegisterArgs) -> Result<u8> {
         (None, Some(key)) => spec(&args, &SeriesKey::parse(key)?)?,
         (None, None) => return Err(Error::invalid("a key or --file is missing")),
     };
-    let reply = CommandTarget::open(&args.target, true)?.register(spec)?;
+    let reply = CommandTarget::open(&args.target, true)?.run::<Register>(spec)?;
     print::reply(&reply, args.json)?;
     Ok(0)
 }

@@ -72,9 +72,9 @@ impl Call {
         }
     }
 
-    /// Length of path and query in bytes.
-    pub fn target_bytes(&self) -> usize {
-        self.target.len()
+    /// Path and query.
+    pub fn target(&self) -> &str {
+        &self.target
     }
 
     /// Sets the `Accept` header.
@@ -274,17 +274,23 @@ fn connect_hint(url: &str, chain: &str) -> &'static str {
     "is the server running, is this its REST address, and does it speak TLS?"
 }
 
-/// Path of a series under `/v1/series`, or of its rows under `/v1/klines` or `/v1/scalars`.
-pub fn series_path(key: &SeriesKey, rows: bool) -> String {
-    let mut path = String::from(if rows { "/v1" } else { "/v1/series" });
+/// Path of the rows of a series.
+pub fn series_path(key: &SeriesKey) -> String {
+    let mut path = String::from("/v1");
     for (position, part) in key.as_str().split('/').enumerate() {
         path.push('/');
         path.extend(utf8_percent_encode(part, PLAIN));
-        if position == 0 && rows {
+        if position == 0 {
             path.push('s');
         }
     }
     path
+}
+
+/// Adds a JSON body.
+pub fn json_body<T: serde::Serialize>(call: Call, value: &T) -> Result<Call> {
+    let body = serde_json::to_vec(value).map_err(|error| Error::internal(format!("request as JSON: {error}")))?;
+    Ok(call.body("application/json", body.into()))
 }
 
 /// A percent-encoded segment of a path.
@@ -373,7 +379,7 @@ mod tests {
         let reply = format!("HTTP/1.1 422 Unprocessable\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let (address, thread) = serve_once(Box::leak(reply.into_boxed_str()));
         let key = SeriesKey::kline("^GSPC", "1d").unwrap();
-        let call = Call::new(Method::GET, series_path(&key, true)).param("start", "2024-01-01T00:00:00+01:00");
+        let call = Call::new(Method::GET, series_path(&key)).param("start", "2024-01-01T00:00:00+01:00");
         let error = RestClient::new(&address).unwrap().json::<serde_json::Value>(call).unwrap_err();
         assert_eq!((error.code(), error.detail(), error.hint()), (ErrorCode::InvalidRows, "2 rows", Some("look")));
         assert_eq!(error.rows()[0].row, 7);

@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{engine, log, print};
+use super::{listeners, log, open_store, print};
 use crate::access::{self, Authenticator};
 use crate::config::{Config, FlagValue, LoadedConfig, address};
 use crate::error::{Error, ErrorCode, Result};
@@ -92,15 +92,16 @@ pub fn run(args: ServeArgs) -> Result<u8> {
         "" => None,
         text => Some(address(text)?),
     };
-    engine::fit_open_files(&mut config);
+    listeners::fit_open_files(&mut config);
     crate::server::metrics::start();
-    let tls = engine::secured(&config.tls)?;
+    let tls = listeners::secured(&config.tls)?;
     let opening = Arc::new(OpenProgress::default());
     let start =
-        |address, tls| StartupListener::start(address, engine::serve_opening(Arc::clone(&opening), &config, tls));
+        |address, tls| StartupListener::start(address, listeners::serve_opening(Arc::clone(&opening), &config, tls));
     let startup_http = start(http, tls.0.clone())?;
-    let startup_health = health.map(|health| start(health, engine::health_tls(&config, &tls.0))).transpose()?.flatten();
-    let service = engine::open_with_progress(&config.store.root, true, &config, Some(Arc::clone(&opening)))?;
+    let startup_health =
+        health.map(|health| start(health, listeners::health_tls(&config, &tls.0))).transpose()?.flatten();
+    let service = open_store::open_with_progress(&config.store.root, true, &config, Some(Arc::clone(&opening)))?;
     let listeners =
         [startup_http.map(StartupListener::end).transpose()?, startup_health.map(StartupListener::end).transpose()?];
     let running = RunningServer::start_on(listeners, service, &config, tls, http, flight)?;
@@ -116,7 +117,7 @@ fn problems(config: &Config, insecure: bool) -> Vec<String> {
     for text in &config.http.cors_origins {
         note(crate::server::http::cors::origin(text).map(drop));
     }
-    note(engine::secured(&config.tls).map(drop));
+    note(listeners::secured(&config.tls).map(drop));
     if !insecure {
         match access::list(&config.store.root) {
             Ok(tokens) if tokens.is_empty() => open_addresses(config).into_iter().for_each(|open| note(Err(open))),
@@ -174,7 +175,7 @@ impl std::fmt::Debug for RunningServer {
 impl RunningServer {
     /// Binds both listeners and starts to serve.
     pub fn start(service: Arc<Service>, config: &Config, http: SocketAddr, flight: SocketAddr) -> Result<Self> {
-        Self::start_on([None, None], service, config, engine::secured(&config.tls)?, http, flight)
+        Self::start_on([None, None], service, config, listeners::secured(&config.tls)?, http, flight)
     }
 
     /// Starts on already bound listeners for REST and for health, if given.
@@ -230,13 +231,13 @@ impl RunningServer {
                     Some(listener) => listener,
                 };
                 let at = listener.local_addr().map_err(health_error)?;
-                let tls = engine::health_tls(config, &http_tls);
-                let serving = engine::serve_health(&service, &gate, config, tls);
+                let tls = listeners::health_tls(config, &http_tls);
+                let serving = listeners::serve_health(&service, &gate, config, tls);
                 (Some(at), Some(spawn_listener("fastk-health", listener, serving, when_stopped(stopped.clone()))?))
             }
         };
         let listeners = [
-            runtime.spawn(engine::serve_http(
+            runtime.spawn(listeners::serve_http(
                 http_listener,
                 service.clone(),
                 gate.clone(),
@@ -244,7 +245,7 @@ impl RunningServer {
                 http_tls,
                 when_stopped(stopped.clone()),
             )),
-            runtime.spawn(engine::serve_flight(
+            runtime.spawn(listeners::serve_flight(
                 flight_listener,
                 service.clone(),
                 gate,
@@ -254,17 +255,18 @@ impl RunningServer {
             )),
         ];
         let (weak_service, advertised) = (Arc::downgrade(&service), config.http.advertise.clone());
-        engine::announce(&service, &advertised, http, flight, &announced)?;
+        listeners::announce(&service, &advertised, http, flight, &announced)?;
         let renewed = move || {
-            let announced =
-                weak_service.upgrade().map(|service| engine::announce(&service, &advertised, http, flight, &announced));
+            let announced = weak_service
+                .upgrade()
+                .map(|service| listeners::announce(&service, &advertised, http, flight, &announced));
             if let Some(Err(error)) = announced {
                 tracing::warn!(%error, "LOCK does not name the renewed certificate: commands with --root cannot use this server");
             }
         };
-        runtime.spawn(engine::renew_certificates(certificates, Box::pin(when_stopped(stopped)), renewed));
+        runtime.spawn(listeners::renew_certificates(certificates, Box::pin(when_stopped(stopped)), renewed));
         tracing::info!(%http, %flight, root = %config.store.root.display(), "ready");
-        let drain = engine::drain(config);
+        let drain = listeners::drain(config);
         Ok(Self { runtime, service, http, flight, health, health_thread, stop, signals, listeners, drain })
     }
 
@@ -303,7 +305,7 @@ impl RunningServer {
         self.service.drain();
         let _ = self.stop.send(true);
         let timeout = self.drain.saturating_add(DRAIN_SLACK);
-        engine::cancel_jobs(&self.service);
+        listeners::cancel_jobs(&self.service);
         self.runtime.block_on(async {
             for listener in self.listeners {
                 match tokio::time::timeout(timeout, listener).await {
@@ -318,7 +320,7 @@ impl RunningServer {
             let _ = health_thread.join();
         }
         self.runtime.shutdown_timeout(Duration::from_secs(1));
-        engine::close(self.service);
+        open_store::close(self.service);
         tracing::info!("stopped");
         Ok(0)
     }
@@ -335,7 +337,7 @@ impl StartupListener {
     /// Binds the address and serves there. `None` if it cannot be bound, which is reported once the store is open.
     fn start(
         address: SocketAddr,
-        serving: impl FnOnce(TcpListener, engine::Shutdown) -> engine::Serving + Send + 'static,
+        serving: impl FnOnce(TcpListener, listeners::Shutdown) -> listeners::Serving + Send + 'static,
     ) -> Result<Option<Self>> {
         let failed = |error: std::io::Error| Error::new(ErrorCode::Io, format!("cannot listen on {address}: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -374,7 +376,7 @@ impl Drop for StartupListener {
 fn spawn_listener(
     name: &'static str,
     listener: std::net::TcpListener,
-    serving: impl FnOnce(TcpListener, engine::Shutdown) -> engine::Serving + Send + 'static,
+    serving: impl FnOnce(TcpListener, listeners::Shutdown) -> listeners::Serving + Send + 'static,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> Result<std::thread::JoinHandle<()>> {
     let failed = |error: std::io::Error| Error::new(ErrorCode::Io, format!("cannot start the thread {name}: {error}"));

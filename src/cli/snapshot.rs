@@ -5,6 +5,7 @@ use clap::Subcommand;
 use super::print;
 use super::target::{CommandTarget, PlainArgs};
 use crate::error::Result;
+use crate::service::operations::{CreateSnapshot, DropSnapshot, ListSnapshots, NoRequest, SnapshotSpec};
 
 #[derive(Debug, clap::Args)]
 pub struct SnapshotArgs {
@@ -33,13 +34,15 @@ struct SnapshotNameArgs {
 pub fn run(args: SnapshotArgs) -> Result<u8> {
     match args.command {
         SnapshotCommand::Create(SnapshotNameArgs { name, plain }) => {
-            print::reply(&CommandTarget::open(&plain.target, false)?.create_snapshot(&name)?, plain.json)?;
+            let target = CommandTarget::open(&plain.target, false)?;
+            print::reply(&target.run::<CreateSnapshot>(SnapshotSpec { name })?, plain.json)?;
         }
         SnapshotCommand::Drop(SnapshotNameArgs { name, plain }) => {
-            print::reply(&CommandTarget::open(&plain.target, false)?.drop_snapshot(&name)?, plain.json)?;
+            let target = CommandTarget::open(&plain.target, false)?;
+            print::reply(&target.run::<DropSnapshot>(SnapshotSpec { name })?, plain.json)?;
         }
         SnapshotCommand::List(plain) => {
-            let list = CommandTarget::open(&plain.target, false)?.snapshots()?;
+            let list = CommandTarget::open(&plain.target, false)?.run::<ListSnapshots>(NoRequest {})?;
             if plain.json {
                 print::reply(&list, true)?;
             } else {

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
-use super::admin::FilterArgs;
 use super::print;
+use super::series_filter::FilterArgs;
 use super::target::{CommandTarget, PlainArgs};
 use crate::error::Result;
 use crate::query::Operator;
+use crate::service::operations::{HealthOf, InventoryOf, NoRequest};
 use crate::service::{HealthStatus, InventoryTotals, MaintenanceStatus, SeriesFilter, SeriesInfo};
 use crate::types::SeriesKey;
 
@@ -62,8 +63,8 @@ impl From<SeriesInfo> for SeriesCapabilities {
 /// Prints totals and what maintenance did.
 pub fn stats(args: &PlainArgs) -> Result<u8> {
     let target = CommandTarget::open(&args.target, false)?;
-    let health = target.health()?;
-    let inventory = target.inventory(&SeriesFilter { limit: Some(1), ..SeriesFilter::default() })?;
+    let health = target.run::<HealthOf>(NoRequest {})?;
+    let inventory = target.run::<InventoryOf>(SeriesFilter { limit: Some(1), ..SeriesFilter::default() })?;
     let stats = Stats {
         status: health.status,
         version: health.version,

@@ -4,14 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use super::print;
 use super::target::{CommandTarget, PlainArgs, root_of};
-use super::{engine, job};
+use super::{job, print};
+use crate::disk::DiskPath;
 use crate::error::Result;
+use crate::service::operations::{ExplainOverlaps, JobOperation, ListOrphans, NoRequest, Scrub, Verify};
 use crate::service::{
-    FindingKind, OrphanReport, OverlapReport, ScrubRequest, VerifyReport, VerifyRequest, scrub_control,
+    FindingKind, OrphanReport, OverlapReport, ScrubRequest, VerifyOptions, VerifyReport, VerifyRequest,
 };
-use crate::store::{Finding, OrphanKind, Severity, TaskControl};
+use crate::store::{self, Finding, OrphanKind, Severity};
 
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
@@ -52,11 +53,11 @@ pub fn bytes(text: &str) -> std::result::Result<u64, String> {
 pub fn verify(args: &VerifyArgs) -> Result<u8> {
     let request = VerifyRequest { bytes_per_second: args.rate };
     let report = match &args.plain.target.server {
-        Some(_) => CommandTarget::open(&args.plain.target, false)?.verify(request)?,
+        Some(_) => CommandTarget::open(&args.plain.target, false)?.run_job::<Verify>(&request)?,
         None => {
             let root = root_of(&args.plain.target)?;
-            let watch = TaskControl::with_rate(args.rate.unwrap_or(0));
-            job::local(&watch, "bytes", || engine::verify(&root, &watch))?
+            let watch = Verify::control(&request);
+            job::local(&watch, Verify::UNIT, || store::verify(&DiskPath::os(&root), VerifyOptions::default(), &watch))?
         }
     };
     print_report(&report, args.plain.json)
@@ -65,21 +66,15 @@ pub fn verify(args: &VerifyArgs) -> Result<u8> {
 /// Verifies every file and rebuilds damaged sidecars.
 pub fn scrub(args: &ScrubArgs) -> Result<u8> {
     let request = ScrubRequest { bytes_per_second: args.rate, dry_run: args.dry_run };
-    let report = match CommandTarget::open(&args.plain.target, false)? {
-        CommandTarget::Local(service) => {
-            let watch = scrub_control(request);
-            job::local(&watch, "bytes", || service.scrub(request.dry_run, &watch))?
-        }
-        remote @ CommandTarget::Remote(_) => remote.scrub(request)?,
-    };
+    let report = CommandTarget::open(&args.plain.target, false)?.run_job::<Scrub>(&request)?;
     print_report(&report, args.plain.json)
 }
 
 /// Lists files that the manifest does not name.
 pub fn list_orphans(args: &PlainArgs) -> Result<u8> {
     let report: OrphanReport = match &args.target.server {
-        Some(_) => CommandTarget::open(&args.target, false)?.orphans()?,
-        None => engine::orphans(&root_of(&args.target)?)?,
+        Some(_) => CommandTarget::open(&args.target, false)?.run::<ListOrphans>(NoRequest {})?,
+        None => store::orphans(&DiskPath::os(&root_of(&args.target)?))?,
     };
     // Files that are removed automatically are no finding.
     let counts = |kind: OrphanKind| matches!(kind, OrphanKind::GivenUp | OrphanKind::Unfinished | OrphanKind::Foreign);
@@ -101,8 +96,8 @@ pub fn list_orphans(args: &PlainArgs) -> Result<u8> {
 /// Lists chunks that cover the same times.
 pub fn explain_overlap(args: &PlainArgs) -> Result<u8> {
     let report: OverlapReport = match &args.target.server {
-        Some(_) => CommandTarget::open(&args.target, false)?.overlaps()?,
-        None => engine::overlaps(&root_of(&args.target)?)?,
+        Some(_) => CommandTarget::open(&args.target, false)?.run::<ExplainOverlaps>(NoRequest {})?,
+        None => store::overlaps(&DiskPath::os(&root_of(&args.target)?))?,
     };
     let status = u8::from(report.overlapping > 0);
     if args.json {

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::print;
-use super::target::{BodyOptions, CommandTarget, TargetArgs};
+use super::rows::{BodyOptions, time_value};
+use super::target::{CommandTarget, TargetArgs};
 use crate::disk::local;
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, Result};
+use crate::service::operations::{Delete, DeleteRequest, DropRequest, DropSeries};
 use crate::service::{Precondition, WriteMethod, WriteOptions};
 use crate::types::SeriesKey;
 
@@ -136,14 +138,10 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         grid: args.grid,
         implausible_ts: args.implausible_ts,
     };
-    let manner = WriteMethod::of(Some(&args.mode), args.op.as_deref())?;
+    let method = WriteMethod::of(Some(&args.mode), args.op.as_deref())?;
     let idempotency_key = args.idempotency_key.as_deref().map(str::parse).transpose()?;
     let Some(key) = key else {
-        let WriteMethod::Mode(mode) = manner else {
-            return Err(
-                Error::invalid("merge writes to one series only").with_hint("give a series key instead of --many")
-            );
-        };
+        let mode = method.of_many()?;
         let body = read_input(file.as_deref())?;
         let target = CommandTarget::open(&args.target, false)?;
         let done = target.write_many(body.into(), &options, mode, idempotency_key.as_ref())?;
@@ -151,8 +149,7 @@ pub fn write(args: WriteArgs) -> Result<u8> {
         print::reply(&done.reply, args.json)?;
         return Ok(0);
     };
-    let write_options =
-        WriteOptions { method: manner, condition: args.condition.condition(), idempotency_key, create: None };
+    let write_options = WriteOptions { method, condition: args.condition.condition(), idempotency_key, create: None };
     write_options.check(&key)?;
     let body = read_input(file.as_deref())?;
     let target = CommandTarget::open(&args.target, false)?;
@@ -170,13 +167,15 @@ fn note_repeat(repeated: bool) {
 
 /// Deletes a closed range.
 pub fn delete(args: DeleteArgs) -> Result<u8> {
-    let key = SeriesKey::parse(&args.key)?;
-    let range = args.start.as_deref().zip(args.end.as_deref());
-    if range.is_none() && !args.all {
-        return Err(Error::invalid("delete needs both --start and --end, or --all"));
-    }
-    let target = CommandTarget::open(&args.target, false)?;
-    let reply = target.delete(&key, range, &args.condition.condition(), args.dry_run)?;
+    let request = DeleteRequest {
+        series: SeriesKey::parse(&args.key)?,
+        start: args.start.as_deref().map(time_value),
+        end: args.end.as_deref().map(time_value),
+        all: args.all,
+        dry_run: args.dry_run,
+        if_version: args.condition.if_version,
+    };
+    let reply = CommandTarget::open(&args.target, false)?.run::<Delete>(request)?;
     print::reply(&reply, args.json)?;
     Ok(0)
 }
@@ -195,15 +194,12 @@ pub fn drop(args: DropArgs) -> Result<u8> {
     let key = SeriesKey::parse(&args.key)?;
     let target = CommandTarget::open(&args.target, false)?;
     if args.dry_run {
-        let info = target.series(&key)?;
-        if let Some(expected) = args.condition.if_version.filter(|expected| *expected != info.version) {
-            let detail = format!("{key} is at version {}, not {expected}", info.version);
-            return Err(Error::new(ErrorCode::CommitConflict, detail));
-        }
+        let info = target.series_at(&key, args.condition.if_version)?;
         print::reply(&DropPreview { dry_run: true, series: key, rows: info.rows, version: info.version }, args.json)?;
         return Ok(0);
     }
-    print::reply(&target.drop_series(&key, &args.condition.condition())?, args.json)?;
+    let request = DropRequest { series: key, if_version: args.condition.if_version };
+    print::reply(&target.run::<DropSeries>(request)?, args.json)?;
     Ok(0)
 }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+
 /// Format of a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -70,6 +72,17 @@ impl BodyFormat {
     /// The format of a value of `format=`.
     pub fn from_name(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.name() == text)
+    }
+
+    /// As [`from_name`](Self::from_name).
+    ///
+    /// # Errors
+    /// `invalid_argument`.
+    pub fn named(text: &str) -> Result<Self> {
+        Self::from_name(text).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|format| format.name()).collect();
+            Error::invalid(format!("format {text:?} is not one of {}", names.join(", ")))
+        })
     }
 
     /// The value of `format=`.

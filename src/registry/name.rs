@@ -13,11 +13,12 @@ pub const NAME_CHARS_MAX: usize = 48;
 pub const VERSION_MAX: u32 = 9_999_999;
 
 /// Kind of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum RecordKind {
     /// Series of a snapshot.
+    #[default]
     Dataset,
     /// How a series is computed.
     Feature,

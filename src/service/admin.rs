@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::DiskPath;
 use crate::error::{Error, Result};
-use crate::service::backup::BackupRequest;
 use crate::service::caller::Scope;
 use crate::service::health_state::LastFindings;
 use crate::service::jobs::{Job, JobList};
@@ -141,46 +140,6 @@ impl Service {
         })
     }
 
-    /// Checks every file of the store, as a job whose result is a [`VerifyReport`].
-    pub fn start_verify(&self, request: VerifyRequest) -> Result<Job> {
-        self.caller.require_store(Scope::Admin)?;
-        let control = TaskControl::with_rate(request.bytes_per_second.unwrap_or(0));
-        self.start_job("verify", "bytes", control, |service, control| service.verify(control))
-    }
-
-    /// Checks every file and rewrites damaged sidecars, as a job whose result is a [`VerifyReport`].
-    pub fn start_scrub(&self, request: ScrubRequest) -> Result<Job> {
-        self.caller.require_store(Scope::Admin)?;
-        let control = scrub_control(request);
-        self.start_job("scrub", "bytes", control, move |service, control| service.scrub(request.dry_run, control))
-    }
-
-    /// Creates a backup for a client, as a job whose result is a [`BackupReply`](crate::service::BackupReply).
-    ///
-    /// # Errors
-    /// `permission_denied` and `invalid_argument` for the directory, and those of [`Jobs::start_for`](crate::service::Jobs::start_for).
-    pub fn start_backup(&self, request: BackupRequest) -> Result<Job> {
-        self.caller.require_store(Scope::Admin)?;
-        self.check_backup(&request)?;
-        let control = request.control();
-        self.start_job("backup", "bytes", control, move |service, control| service.backup_for_client(&request, control))
-    }
-
-    /// Compacts the store, as a job whose result is a [`CompactReply`].
-    ///
-    /// # Errors
-    /// `series_not_found`, and those of [`Jobs::start_for`](crate::service::Jobs::start_for).
-    pub fn start_compact(&self, request: CompactRequest) -> Result<Job> {
-        self.caller.require_scope(Scope::Admin)?;
-        if request.series.is_empty() {
-            self.caller.require_store(Scope::Admin)?;
-        }
-        request.series.iter().try_for_each(|key| self.def(key).map(|_| ()))?;
-        self.start_job("compact", "series", TaskControl::new(), move |service, control| {
-            service.compact_with(&request.series, control)
-        })
-    }
-
     /// Checks every file of the store. Health reports the findings until a check is clean.
     pub fn verify(&self, control: &TaskControl) -> Result<VerifyReport> {
         self.caller.require_store(Scope::Admin)?;
@@ -226,13 +185,8 @@ impl Service {
     }
 
     /// Seals the tails of these series (every series when empty), deletes rows beyond retention, merges partitions of
-    /// more than one chunk and unlinks files that no reader needs.
-    pub fn compact(&self, series: &[SeriesKey]) -> Result<CompactReply> {
-        self.compact_with(series, &TaskControl::new())
-    }
-
-    /// Like [`compact`](Self::compact), cancellable; work done before the cancellation is kept.
-    pub fn compact_with(&self, series: &[SeriesKey], control: &TaskControl) -> Result<CompactReply> {
+    /// more than one chunk and unlinks files that no reader needs. Work done before a cancellation is kept.
+    pub fn compact(&self, series: &[SeriesKey], control: &TaskControl) -> Result<CompactReply> {
         if series.is_empty() {
             self.caller.require_store(Scope::Admin)?;
         }

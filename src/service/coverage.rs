@@ -18,31 +18,48 @@ const GAPS_DEFAULT: u64 = 10_000;
 const GAPS_MAX: u64 = 1_000_000;
 
 /// A coverage request. Everything but `series` is optional.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct CoverageRequest {
+    #[param(value_type = String)]
     pub series: SeriesKey,
-    /// First timestamp of the closed range; by default the bucket of the first row.
+    /// First timestamp of the closed range: an epoch integer in the unit of the series, RFC 3339, or a date. By
+    /// default the bucket of the first row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
     pub start: Option<TimeValue>,
-    /// Last timestamp of the closed range; the last row by default.
+    /// Last timestamp of the closed range; a date means its last instant. By default the last row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
     pub end: Option<TimeValue>,
-    /// Calendar to use instead of that of the series.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// When rows are expected, instead of the calendar of the series: `24x7`, `weekdays`, or JSON with weekly
+    /// windows in an IANA time zone, `{"zone":"America/New_York","windows":[{"from":"Sun 17:00","to":"Fri
+    /// 17:00"}]}`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json_or_text")]
+    #[param(value_type = Option<String>)]
     pub calendar: Option<Value>,
-    /// Minimum number of missing buckets of a listed gap.
+    /// List only gaps of at least this many intervals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1)]
     pub min_missing: Option<u64>,
-    /// Maximum number of gaps listed: 1 to 1,000,000, 10,000 by default.
+    /// List at most this many gaps; 10,000 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 1_000_000)]
     pub limit: Option<u64>,
     /// Format of timestamps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<TimeFormat>,
-    /// State of the series in the snapshot of this name, with its calendar at that time.
+    /// Read the series at the snapshot of this name, with its calendar at that time; or `dataset:NAME@VERSION`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<String>,
+}
+
+/// A calendar as JSON, or as text that may be JSON: a query parameter is always text.
+fn json_or_text<'de, D: serde::Deserializer<'de>>(input: D) -> std::result::Result<Option<Value>, D::Error> {
+    Ok(Option::<Value>::deserialize(input)?.map(|value| match value.as_str() {
+        Some(text) => Calendar::parse_text(text).unwrap_or(value),
+        None => value,
+    }))
 }
 
 impl CoverageRequest {

@@ -10,11 +10,14 @@ use crate::store::SeriesFile;
 use crate::types::SeriesKey;
 
 /// A request for the files of a series.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
 pub struct FilesRequest {
+    /// Key of the series.
+    #[param(value_type = String)]
     pub series: SeriesKey,
-    /// State of the series in the snapshot of this name or in a dataset `dataset:NAME@VERSION`; the current state when
-    /// absent.
+    /// State of the series at the snapshot of this name; or `dataset:NAME@VERSION`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<String>,
 }
 

@@ -198,29 +198,23 @@ fn present_or_null<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
 }
 
 /// Selects series to list; absent fields select all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
 pub struct SeriesFilter {
-    #[serde(default)]
     pub kind: Option<Kind>,
-    #[serde(default)]
     pub symbol: Option<String>,
-    #[serde(default)]
     pub timeframe: Option<String>,
-    #[serde(default)]
     pub category: Option<String>,
-    #[serde(default)]
     pub name: Option<String>,
     /// Prefix of the key.
-    #[serde(default)]
     pub prefix: Option<String>,
-    /// Maximum number of series in one response: 1 to 10,000, 1,000 by default.
-    #[serde(default)]
+    /// Maximum number of series in one response.
+    #[param(minimum = 1, maximum = 10_000)]
     pub limit: Option<u64>,
-    #[serde(default)]
+    /// Continues an earlier response: its `next_cursor`.
     pub cursor: Option<String>,
-    /// Include the months of each series in the inventory.
-    #[serde(default)]
+    /// Include rows and chunks of each calendar month.
+    #[param(value_type = Option<bool>)]
     pub months: bool,
 }
 

@@ -133,6 +133,17 @@ impl WriteMethod {
         }
     }
 
+    /// The mode of a write of several series.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a merge.
+    pub fn of_many(self) -> Result<RowMode> {
+        match self {
+            Self::Mode(mode) => Ok(mode),
+            Self::Merge(_) => Err(Error::invalid("a merge must name one series")),
+        }
+    }
+
     fn mode(self) -> WriteMode {
         match self {
             Self::Mode(RowMode::Upsert) => WriteMode::Upsert,

@@ -189,7 +189,7 @@ fn the_actions_of_flight_have_the_documented_bodies() {
     let names: Vec<&str> = documented.iter().map(|row| row[0].trim_matches('`')).collect();
     let coded: Vec<&str> = fastk::server::flight::ACTIONS.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, coded);
-    for (row, (name, about)) in documented.iter().zip(fastk::server::flight::ACTIONS) {
+    for (row, (name, about)) in documented.iter().zip(fastk::server::flight::ACTIONS.iter()) {
         let mut listed = members(about);
         if let Some((_, optional)) = about.split_once("optional: ") {
             listed.extend(optional.split(", ").map(str::to_owned));
@@ -205,7 +205,7 @@ fn the_actions_of_flight_have_the_documented_bodies() {
         assert_eq!(shown, listed, "{name}");
     }
     assert!(
-        fields("src/server/flight/actions.rs", "DeleteRequest")
+        fields("src/service/operations/rows.rs", "DeleteRequest")
             .is_superset(&["series", "start", "end", "all", "if_version", "dry_run"].map(str::to_owned).into())
     );
 }

@@ -308,7 +308,7 @@ fn odd_call(random: &mut StdRng, puts: &[Vec<FlightData>]) -> Call {
         6 => call("GetSchema", &descriptor(random)),
         7 => call("ListFlights", &Criteria { expression: odd_text(random).into() }),
         8..12 => {
-            let (name, _) = pick(random, ACTIONS);
+            let (name, _) = pick(random, &ACTIONS);
             // Actions on the whole store take longest.
             let name = if ["verify", "compact"].contains(name) && random.random_bool(0.9) { "inventory" } else { name };
             let mut body = action_body(name);

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::args::{InputArgs, RangeArgs};
-use crate::cli::target::{BodyOptions, CommandTarget, OutputOptions};
+use crate::cli::rows::{BodyOptions, OutputOptions};
+use crate::cli::target::CommandTarget;
 use crate::cli::write::read_input;
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::query::{NumberFormat, Query, TimeValue};

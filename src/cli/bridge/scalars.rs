@@ -10,7 +10,8 @@ use super::contract::{
 };
 use super::predicate::PredicateArgs;
 use super::{rows, series};
-use crate::cli::target::{CommandTarget, OutputOptions};
+use crate::cli::rows::OutputOptions;
+use crate::cli::target::CommandTarget;
 use crate::error::{Error, Result};
 use crate::query::{Query, ScanStats};
 use crate::service::SeriesInfo;

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::contract::{BridgeCapabilities, BridgeMonth};
-use crate::cli::engine;
-use crate::cli::target::{BodyOptions, CommandTarget, TargetArgs};
+use crate::cli::rows::{BodyOptions, check_body};
+use crate::cli::target::{CommandTarget, TargetArgs};
 use crate::error::{Error, ErrorCode, Result};
+use crate::service::operations::{InventoryOf, Register};
 use crate::service::{InventoryRow, SeriesFilter, SeriesInfo};
 use crate::types::number::DIGITS_MAX;
 use crate::types::schema::{timeframe_months, timeframe_ms};
@@ -56,8 +57,8 @@ pub fn find(target: &CommandTarget, key: &SeriesKey) -> Result<Option<SeriesInfo
 /// whether this call registered the series.
 pub fn register(target: &CommandTarget, spec: SeriesSpec, body: &[u8], options: &BodyOptions) -> Result<bool> {
     let def = spec.clone().resolve()?;
-    engine::check_body(&def, body, options)?;
-    Ok(target.register(spec)?.created)
+    check_body(&def, body, options)?;
+    Ok(target.run::<Register>(spec)?.created)
 }
 
 /// Digits of a column in scaled integers; 0 for a column of plain integers.
@@ -119,7 +120,7 @@ pub fn check_interval(timeframe: &str, known: Option<&SeriesInfo>, input_ms: i64
 /// The months of a registered series.
 pub fn months(target: &CommandTarget, info: &SeriesInfo) -> Result<Vec<BridgeMonth>> {
     let filter = SeriesFilter { prefix: Some(info.series.to_string()), months: true, ..SeriesFilter::default() };
-    let found = target.inventory(&filter)?.series.into_iter().find(|row| row.series == info.series);
+    let found = target.run::<InventoryOf>(filter)?.series.into_iter().find(|row| row.series == info.series);
     let sidecars = if info.value_index.is_empty() { 1 } else { 2 };
     let months = found.and_then(|row: InventoryRow| row.months).unwrap_or_default();
     let month = |month: crate::service::InventoryMonth| BridgeMonth {

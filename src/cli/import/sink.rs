@@ -10,10 +10,12 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::chunk_schema;
 use crate::ingest::ParsedRows;
 use crate::query::{Block, NumberFormat, ResultSchema};
-use crate::service::{Precondition, RowMode, SeriesInfo, WriteMethod, WriteOptions};
+use crate::service::operations::{Compact, DropRequest, DropSeries, Register};
+use crate::service::{CompactRequest, Precondition, RowMode, SeriesInfo, WriteMethod, WriteOptions};
 use crate::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
-use super::super::target::{BodyOptions, CommandTarget, TargetArgs};
+use super::super::rows::BodyOptions;
+use super::super::target::{CommandTarget, TargetArgs};
 
 /// The result of a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,15 +90,16 @@ impl Sink for StoreSink {
     }
 
     fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef> {
-        let reply = self.target.register(spec.clone())?;
+        let reply = self.target.run::<Register>(spec.clone())?;
         self.created = reply.created.then(|| reply.info.etag.clone());
         Ok(definition(reply.info))
     }
 
     fn unregister(&mut self, key: &SeriesKey) {
         let Some(etag) = self.created.take() else { return };
+        let request = DropRequest { series: key.clone(), if_version: None };
         let untouched = Precondition { if_match: Some(etag), if_version: None };
-        if let Err(error) = self.target.drop_series(key, &untouched) {
+        if let Err(error) = self.target.run_if::<DropSeries>(request, &untouched) {
             tracing::warn!(series = %key, %error, "the series of an import that stored no row was not dropped");
         }
     }
@@ -120,7 +123,7 @@ impl Sink for StoreSink {
     }
 
     fn seal(&mut self, key: &SeriesKey) -> Result<()> {
-        self.target.compact(std::slice::from_ref(key)).map(|_| ())
+        self.target.run_job::<Compact>(&CompactRequest { series: vec![key.clone()] }).map(|_| ())
     }
 }
 

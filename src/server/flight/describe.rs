@@ -37,6 +37,12 @@ pub(super) fn target(descriptor: &FlightDescriptor) -> Result<DescriptorTarget<'
 
 /// Parses JSON that a client sent as `what`, nested at most `depth_max` levels.
 pub(super) fn json<T: DeserializeOwned>(what: &str, bytes: &[u8], depth_max: usize) -> Result<T> {
+    let text = json_text(what, bytes, depth_max)?;
+    serde_json::from_slice(text).map_err(|error| Error::invalid(format!("the {what} is invalid: {error}")))
+}
+
+/// Checks the size and shape of JSON that a client sent as `what`.
+pub(super) fn json_text<'a>(what: &str, bytes: &'a [u8], depth_max: usize) -> Result<&'a [u8]> {
     if bytes.len() > JSON_BYTES_MAX {
         return Err(Error::new(
             crate::ErrorCode::TooLarge,
@@ -48,7 +54,7 @@ pub(super) fn json<T: DeserializeOwned>(what: &str, bytes: &[u8], depth_max: usi
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(Error::invalid(format!("the {what} is invalid: expected a JSON object")));
     }
-    serde_json::from_slice(bytes).map_err(|error| Error::invalid(format!("the {what} is invalid: {error}")))
+    Ok(bytes)
 }
 
 /// The query of a descriptor: all rows of a path, or the query in a command.

@@ -439,13 +439,13 @@ impl FlightService for FlightApi {
         let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let (caller, verb) = (service.caller().id.clone(), request.get_ref().r#type.clone());
         // The duration of a job depends on the size of the store; a client may set its own deadline.
-        let is_job = actions::JOBS.contains(&request.get_ref().r#type.as_str());
+        let is_job = actions::is_job(&request.get_ref().r#type);
         let timeout = if is_job { Duration::MAX } else { service.limits().request_timeout };
         let body = blocking_within(timeout, move || {
             let action = request.get_ref();
             let outcome = actions::run(&service, action);
             // Logged here, so that a client that disconnects does not suppress the connection.
-            if actions::AUDITED.contains(&verb.as_str()) {
+            if actions::is_audited(&verb) {
                 let outcome = outcome.as_ref().err().map_or("ok", |error| error.code().name());
                 let body: String = String::from_utf8_lossy(&action.body).chars().take(AUDIT_CHARS_MAX).collect();
                 audit(&id, &caller, &verb, &body, outcome);

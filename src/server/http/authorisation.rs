@@ -2,58 +2,36 @@
 //! so that a caller without permission learns nothing else. Series named only in a body are checked by the operations
 //! of the service, which repeat every check.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use axum::http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::error::Result;
-use crate::service::{Caller, Scope};
+use crate::service::Caller;
+use crate::service::operations::{OPERATIONS, Spec};
 use crate::types::SeriesKey;
 
-/// Routes that concern the whole store, with the method for which they do; `None` for every method.
-const STORE_ROUTES: [(&str, Option<Method>); 9] = [
-    ("/metrics", None),
-    ("/v1/admin/verify", None),
-    ("/v1/admin/scrub", None),
-    ("/v1/admin/backup", None),
-    ("/v1/admin/orphans", None),
-    ("/v1/admin/overlaps", None),
-    ("/v1/snapshots", Some(Method::POST)),
-    ("/v1/snapshots/{name}", Some(Method::DELETE)),
-    ("/v1/datasets", Some(Method::POST)),
-];
+/// The operation behind each path and method.
+static SPECS: LazyLock<HashMap<(&str, &str), &Spec>> = LazyLock::new(|| {
+    let specs = OPERATIONS.iter().map(|entry| &entry.spec);
+    specs.flat_map(|spec| spec.rest.ways().iter().map(move |route| ((route.path, route.method.name()), spec))).collect()
+});
 
 /// Rejects a caller without permission for this route, or for the series in the path.
 ///
 /// # Errors
 /// `permission_denied`.
 pub fn check(caller: &Caller, method: &Method, route: &str, path: &str) -> Result<()> {
-    let Some(scope) = scope(method, route) else { return Ok(()) };
-    let is_match = |(store_route, only): &(&str, Option<Method>)| {
-        *store_route == route && only.as_ref().is_none_or(|only| only == method)
-    };
-    if STORE_ROUTES.iter().any(is_match) {
-        return caller.require_store(scope);
+    let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+    let Some(spec) = SPECS.get(&(route, method)) else { return Ok(()) };
+    if spec.whole_store {
+        return caller.require_store(spec.scope);
     }
     match key(route, path) {
-        Some(key) => caller.require_series(scope, &key),
-        None => caller.require_scope(scope),
-    }
-}
-
-/// The scope that a route requires; `None` for methods that no route has.
-fn scope(method: &Method, route: &str) -> Option<Scope> {
-    let is_rows = route.starts_with("/v1/klines/") || route.starts_with("/v1/scalars/");
-    match *method {
-        Method::GET | Method::HEAD | Method::POST | Method::PATCH | Method::DELETE
-            if route.starts_with("/v1/admin/") =>
-        {
-            Some(Scope::Admin)
-        }
-        Method::GET | Method::HEAD => Some(Scope::Read),
-        Method::POST if route == "/v1/query" => Some(Scope::Read),
-        Method::DELETE if !is_rows => Some(Scope::Admin),
-        Method::POST | Method::PATCH | Method::DELETE => Some(Scope::Write),
-        _ => None,
+        Some(key) => caller.require_series(spec.scope, &key),
+        None => caller.require_scope(spec.scope),
     }
 }
 

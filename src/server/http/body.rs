@@ -27,7 +27,6 @@ use super::state::{AppState, BUDGET_UNIT};
 use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::check_depth;
-use crate::types::width::to_usize;
 
 /// Bodies up to this length stay in memory.
 pub const MEMORY_BYTES_MAX: usize = 1 << 20;
@@ -58,7 +57,14 @@ enum BodyContent {
 #[derive(Debug)]
 pub struct BufferedBody {
     pub bytes: Vec<u8>,
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl BufferedBody {
+    /// The body, and its share of the budget.
+    pub fn into_parts(self) -> (Vec<u8>, Option<OwnedSemaphorePermit>) {
+        (self.bytes, self.permit)
+    }
 }
 
 impl StagedBody {
@@ -77,7 +83,21 @@ impl StagedBody {
                 bytes
             }
         };
-        Ok(BufferedBody { bytes, _permit: self.permit })
+        Ok(BufferedBody { bytes, permit: self.permit })
+    }
+
+    /// Loads JSON; blocks.
+    ///
+    /// # Errors
+    /// `too_large` for JSON nested too deeply, `invalid_argument` for an array.
+    pub fn load_json(self, depth_max: usize) -> Result<BufferedBody> {
+        let loaded = self.load()?;
+        check_depth(&loaded.bytes, depth_max)?;
+        // Serde would accept an array for the fields of an object in order.
+        if loaded.bytes.trim_ascii_start().starts_with(b"[") {
+            return Err(Error::invalid("the body is invalid: expected a JSON object"));
+        }
+        Ok(loaded)
     }
 }
 
@@ -314,56 +334,29 @@ async fn drain_reader(mut reader: Pin<Box<dyn AsyncRead + Send>>) {
     let _ = tokio::time::timeout(Duration::from_secs(5), all).await;
 }
 
-/// Receives the JSON of a control request whose body is optional.
-///
-/// # Errors
-/// As [`json`].
-pub async fn json_or_default<T: serde::de::DeserializeOwned + Default>(
-    app: &AppState,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<T> {
+/// Whether a request has no body.
+pub fn is_empty(headers: &HeaderMap, body: &Body) -> bool {
     use axum::body::HttpBody;
-    if body.is_end_stream() || content_length(headers) == Some(0) {
-        return Ok(T::default());
-    }
-    Ok(json::<Option<T>>(app, headers, body).await?.unwrap_or_default())
+    body.is_end_stream() || content_length(headers) == Some(0)
 }
 
-/// Receives the JSON of a control request.
+/// Receives the JSON of a request of the type `T`.
 ///
 /// # Errors
-/// As [`stage`]; `unsupported_media_type` for another content type, `too_large` for JSON nested too deeply,
-/// `invalid_argument` for JSON of the wrong shape.
+/// As [`receive_json`]; `invalid_argument` for JSON of the wrong shape.
 pub async fn json<T: serde::de::DeserializeOwned>(app: &AppState, headers: &HeaderMap, body: Body) -> Result<T> {
-    // Bodies within this limit never leave memory.
-    let staged = stage_json(app, headers, body, MEMORY_BYTES_MAX as u64 - 1, Path::new("")).await?;
-    let BodyContent::Memory(bytes) = staged.content else {
-        return Err(Error::internal("a short body was staged in a file"));
-    };
-    parse_json(&bytes, app.service().limits().json_depth_max)
+    let staged = receive_json(app, headers, body, false).await?;
+    let loaded = staged.load_json(app.service().limits().json_depth_max)?;
+    serde_json::from_slice(&loaded.bytes).map_err(|error| Error::invalid(format!("the body is invalid: {error}")))
 }
 
-/// Receives the JSON that creates a dataset, feature or factor, which may be larger.
+/// Receives the JSON of a request; that of a dataset, feature or factor is long. Others never leave memory.
 ///
 /// # Errors
-/// As [`json`].
-pub async fn record<T>(app: &AppState, headers: &HeaderMap, body: Body) -> Result<T>
-where
-    T: serde::de::DeserializeOwned + Send + 'static,
-{
+/// As [`stage`]; `unsupported_media_type` for another content type.
+pub async fn receive_json(app: &AppState, headers: &HeaderMap, body: Body, is_long: bool) -> Result<StagedBody> {
+    let bytes_max = if is_long { RECORD_BYTES_MAX } else { MEMORY_BYTES_MAX as u64 - 1 };
     let staging_dir = app.service().staging_dir();
-    let staged = stage_json(app, headers, body, RECORD_BYTES_MAX, &staging_dir).await?;
-    app.blocking(move |service| parse_json(&staged.load()?.bytes, service.limits().json_depth_max)).await
-}
-
-async fn stage_json(
-    app: &AppState,
-    headers: &HeaderMap,
-    body: Body,
-    bytes_max: u64,
-    staging_dir: &Path,
-) -> Result<StagedBody> {
     let (config, budget) = (app.config(), &app.shared.ingest);
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
     if let Some(kind) = kind {
@@ -384,18 +377,9 @@ async fn stage_json(
         timeout: config.body_timeout,
         budget,
         files: &app.shared.staged_files,
-        staging_dir,
+        staging_dir: &staging_dir,
     };
     stage(headers, body, &limits).await
-}
-
-fn parse_json<T: serde::de::DeserializeOwned>(bytes: &[u8], depth_max: usize) -> Result<T> {
-    check_depth(bytes, depth_max)?;
-    // Serde would accept an array for the fields of an object in order.
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        return Err(Error::invalid("the body is invalid: expected a JSON object"));
-    }
-    serde_json::from_slice(bytes).map_err(|error| Error::invalid(format!("the body is invalid: {error}")))
 }
 
 #[cfg(test)]

@@ -1,110 +1,77 @@
-//! Extractors for percent-decoded path segments: series keys, names of snapshots and records, and job ids. Keys are
-//! validated.
+//! The fields of a request in its path, percent-decoded.
 
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
+use serde_json::Value;
 
 use super::problem::ProblemResponse;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::registry::{RecordKind, parse_version};
 use crate::types::SeriesKey;
 
-/// `{symbol}/{timeframe}` in a path.
+/// The named segments of a path.
 #[derive(Debug)]
-pub struct KlinePath(pub SeriesKey);
-
-/// `{category}/{symbol}/{timeframe}/{name}` in a path.
-#[derive(Debug)]
-pub struct ScalarPath(pub SeriesKey);
-
-/// `{name}` in the path of a snapshot; not validated: an invalid name is not found either.
-#[derive(Debug)]
-pub struct SnapshotPath(pub String);
-
-/// `{id}` in the path of a job; not validated: an invalid id is not found either.
-#[derive(Debug)]
-pub struct JobPath(pub String);
-
-/// `{name}` in the path of a dataset, feature or factor; not validated.
-#[derive(Debug)]
-pub struct RecordPath(pub String);
-
-/// `{name}/versions/{version}` in such a path; the version is a number, or `latest`.
-#[derive(Debug)]
-pub struct RecordVersionPath {
-    pub name: String,
-    pub version: Option<u32>,
+pub struct PathFields {
+    segments: Vec<(String, String)>,
+    kind: RecordKind,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for RecordPath {
+impl<S: Send + Sync> FromRequestParts<S> for PathFields {
     type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
-        let Path(name) =
-            Path::<String>::from_request_parts(parts, state).await.map_err(|error| invalid_path(&error))?;
-        Ok(RecordPath(name))
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> std::result::Result<Self, ProblemResponse> {
+        let kind = kind_of(parts.uri.path());
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|error| Error::invalid(format!("the path is invalid: {}", error.body_text())))?;
+        let segments = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Ok(Self { segments, kind })
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for RecordVersionPath {
-    type Rejection = ProblemResponse;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
-        let Path((name, version)) =
-            Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|error| invalid_path(&error))?;
-        let version =
-            if version == "latest" { None } else { Some(parse_version(kind_of(parts.uri.path()), &version)?) };
-        Ok(RecordVersionPath { name, version })
+impl PathFields {
+    /// The series in the path: of two segments a kline, of four a scalar.
+    ///
+    /// # Errors
+    /// `invalid_argument`.
+    pub fn series(&self) -> Result<SeriesKey> {
+        let parts: Vec<&str> = self.segments.iter().map(|(_, value)| value.as_str()).collect();
+        match parts.as_slice() {
+            [symbol, timeframe] => SeriesKey::kline(symbol, timeframe),
+            [category, symbol, timeframe, name] => SeriesKey::scalar(category, symbol, timeframe, name),
+            _ => Err(Error::internal("the path names no series")),
+        }
     }
-}
 
-impl<S: Send + Sync> FromRequestParts<S> for JobPath {
-    type Rejection = ProblemResponse;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
-        let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| invalid_path(&error))?;
-        Ok(JobPath(id))
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for SnapshotPath {
-    type Rejection = ProblemResponse;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
-        let Path(name) =
-            Path::<String>::from_request_parts(parts, state).await.map_err(|error| invalid_path(&error))?;
-        Ok(SnapshotPath(name))
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for KlinePath {
-    type Rejection = ProblemResponse;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
-        let Path((symbol, timeframe)) =
-            Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|error| invalid_path(&error))?;
-        Ok(KlinePath(SeriesKey::kline(&symbol, &timeframe)?))
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for ScalarPath {
-    type Rejection = ProblemResponse;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
-        let Path((category, symbol, timeframe, name)) =
-            Path::<(String, String, String, String)>::from_request_parts(parts, state)
-                .await
-                .map_err(|error| invalid_path(&error))?;
-        Ok(ScalarPath(SeriesKey::scalar(&category, &symbol, &timeframe, &name)?))
+    /// The value of a segment as a field of a request. Names and ids are not validated: what is invalid is not found
+    /// either. `None` for the version `latest`.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a version that is no number.
+    pub fn field(&self, name: &str) -> Result<Option<Value>> {
+        let Some((_, text)) = self.segments.iter().find(|(segment, _)| segment == name) else { return Ok(None) };
+        Ok(match (name, text.as_str()) {
+            ("version", "latest") => None,
+            ("version", number) => Some(parse_version(self.kind, number)?.into()),
+            (_, text) => Some(text.into()),
+        })
     }
 }
 
 /// The record kind of `/v1/datasets/…`, `/v1/features/…` or `/v1/factors/…`.
 fn kind_of(path: &str) -> RecordKind {
     let word = path.split('/').nth(2).and_then(|segment| segment.strip_suffix('s'));
-    word.and_then(RecordKind::from_name).unwrap_or(RecordKind::Dataset)
+    word.and_then(RecordKind::from_name).unwrap_or_default()
 }
 
-fn invalid_path(error: &axum::extract::rejection::PathRejection) -> Error {
-    Error::invalid(format!("the path is invalid: {}", error.body_text()))
+/// A series in a path.
+#[derive(Debug)]
+pub struct SeriesPath(pub SeriesKey);
+
+impl<S: Send + Sync> FromRequestParts<S> for SeriesPath {
+    type Rejection = ProblemResponse;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> std::result::Result<Self, ProblemResponse> {
+        Ok(SeriesPath(PathFields::from_request_parts(parts, state).await?.series()?))
+    }
 }

@@ -1,19 +1,29 @@
-//! The OpenAPI document: the annotations of the routes, plus the schemas of bodies and errors.
+//! The OpenAPI document, made from the table of operations.
 
 use std::collections::BTreeMap;
 
-use utoipa::openapi::example::{Example, ExampleBuilder};
-use utoipa::openapi::schema::{
-    AdditionalProperties, ArrayBuilder, KnownFormat, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat,
-    SchemaType, Type,
+use utoipa::openapi::path::{Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::schema::{Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    Components, Content, HeaderBuilder, HttpMethod, Ref, RefOr, Required, Response, ResponseBuilder,
 };
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, Content, Ref, RefOr, Response, ResponseBuilder};
-use utoipa::{IntoResponses, Modify, OpenApi, PartialSchema, ToSchema};
+use utoipa::{Modify, OpenApi, PartialSchema};
 
-use super::problem::{PROBLEM, Problem};
-use crate::error::{Error, ErrorCode, RowError};
+use super::openapi_parts::{Parts, nullable};
+use super::problem::Problem;
+use super::problem_docs::{self, ProblemExamples};
+use super::schemas::{
+    Binary, Category, Cell, ColumnLists, ColumnsObject, ContentCoding, Row, RowList, RowsBody, RowsObject, RowsReply,
+    SeriesOrList, SeriesRows, Symbol, Timeframe, WritesBody,
+};
+use super::special_docs;
 use crate::query::ScanStats;
+use crate::service::JobList;
+use crate::service::operations::{
+    BodyKind, Call, Entry, Guard, Header, Method, NamedSchema, OPERATIONS, RequestSchemas, Route, WaitParams,
+};
 
 /// The document without its paths.
 #[derive(Debug, OpenApi)]
@@ -29,8 +39,9 @@ use crate::query::ScanStats;
     modifiers(&Bearer, &ProblemExamples),
     security((), ("bearer" = [])),
     components(schemas(
-        crate::service::VerifyReport, crate::service::Finding, crate::service::CompactReply,
-        Problem, crate::query::IndexUsed, ScanStats, Cell, Row, RowList, ColumnLists, RowsObject, ColumnsObject, RowsBody,
+        crate::service::VerifyReport, crate::service::Finding, crate::service::CompactReply, crate::service::JobList,
+        crate::query::Query, crate::query::MultiLayout, crate::service::WriteReply, crate::service::WriteManyReply,
+        crate::service::StatusReply, Problem, crate::query::IndexUsed, ScanStats, Cell, Row, RowList, ColumnLists, RowsObject, ColumnsObject, RowsBody,
         SeriesRows, WritesBody, SeriesOrList, RowsReply, Binary, Symbol, Timeframe, Category, ContentCoding, crate::egress::OutFormat, crate::egress::TimeFormat,
         crate::egress::JsonShape, crate::service::RowMode, crate::service::MergeOp, crate::ingest::BodyFormat,
         crate::ingest::DecimalInput, crate::ingest::MissingCells,
@@ -48,7 +59,7 @@ pub struct Document;
 
 /// The OpenAPI document as it is served and committed: JSON with two spaces of indentation and a final newline.
 pub fn openapi_json() -> String {
-    let mut document = super::routes::all().into_openapi();
+    let mut document = document();
     merge_all_of(&mut document);
     if let Err(error) = super::examples::add(&mut document) {
         tracing::error!(%error, "the OpenAPI document has no examples");
@@ -59,73 +70,184 @@ pub fn openapi_json() -> String {
     text
 }
 
+/// The document before its examples are added.
+fn document() -> utoipa::openapi::OpenApi {
+    let mut document = Document::openapi();
+    let mut schemas = Vec::new();
+    for entry in OPERATIONS {
+        for route in entry.spec.rest.ways() {
+            let method = match route.method {
+                Method::Get => HttpMethod::Get,
+                Method::Post => HttpMethod::Post,
+                Method::Patch => HttpMethod::Patch,
+                Method::Delete => HttpMethod::Delete,
+            };
+            let operation = operation(route, parts(entry, route, &mut schemas));
+            document.paths.add_path_operation(route.path, vec![method], operation);
+        }
+    }
+    document.components.get_or_insert_with(Components::new).schemas.extend(schemas);
+    document
+}
+
 /// Every operation by route and method, with its success statuses and 500.
 pub fn operations() -> Vec<(String, &'static str, Vec<u16>)> {
     let mut found = vec![("none".to_owned(), "GET", vec![404])];
-    for (route, item) in super::routes::all().into_openapi().paths.paths {
-        let methods =
-            [("GET", item.get), ("POST", item.post), ("PUT", item.put), ("PATCH", item.patch), ("DELETE", item.delete)];
-        for (method, operation) in methods {
-            let Some(operation) = operation else { continue };
-            let mut statuses: Vec<u16> =
-                operation.responses.responses.keys().filter_map(|status| status.parse().ok()).collect();
-            statuses.retain(|status| *status < 400 || *status == 500);
-            found.push((route.clone(), method, statuses));
+    for route in OPERATIONS.iter().flat_map(|entry| entry.spec.rest.ways()) {
+        let mut statuses: Vec<u16> = route.success.iter().map(|(status, _)| *status).filter(|s| *s < 400).collect();
+        if route.headers.contains(&Header::IfNoneMatch) {
+            statuses.push(304);
         }
+        statuses.push(500);
+        found.push((route.path.to_owned(), route.method.name(), statuses));
     }
     found
 }
 
-/// The error responses of a route: one per status, with its codes.
-pub fn problems(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
-    let mut by_status: BTreeMap<u16, Vec<ErrorCode>> = BTreeMap::new();
-    for code in codes {
-        let codes_of_status = by_status.entry(code.http()).or_default();
-        if !codes_of_status.contains(code) {
-            codes_of_status.push(*code);
+fn parts(entry: &Entry, route: &Route, schemas: &mut Vec<(String, RefOr<Schema>)>) -> Parts {
+    match &entry.call {
+        Call::Special => special_docs::parts(route),
+        Call::Json(call) => {
+            let reply = (call.reply)();
+            let content = reference(&reply.name);
+            schemas.extend(reply.all);
+            json_parts(route, (call.schemas)(), content, schemas)
+        }
+        Call::Job(call) => {
+            let mut request = (call.schemas)();
+            request.parameters = RequestSchemas::query::<WaitParams>().parameters;
+            json_parts(route, request, reference(&NamedSchema::of::<JobList>().name), schemas)
         }
     }
-    by_status
-        .into_iter()
-        .map(|(status, codes)| {
-            let text =
-                codes.iter().map(|code| format!("`{}`: {}", code.name(), code.title())).collect::<Vec<_>>().join(" ");
-            let mut content = Content::new(Some(Ref::from_schema_name("Problem")));
-            let example = |code: ErrorCode| RefOr::Ref(Ref::new(format!("#/components/examples/{}", code.name())));
-            content.examples = codes.iter().map(|code| (code.name().to_owned(), example(*code))).collect();
-            (status.to_string(), ResponseBuilder::new().description(text).content(PROBLEM, content).build().into())
-        })
-        .collect()
 }
 
-/// Codes of every route.
-const EVERYWHERE: [ErrorCode; 4] =
-    [ErrorCode::UriTooLong, ErrorCode::HeadersTooLarge, ErrorCode::Internal, ErrorCode::Io];
+fn json_parts(
+    route: &Route,
+    request: RequestSchemas,
+    reply: RefOr<Schema>,
+    schemas: &mut Vec<(String, RefOr<Schema>)>,
+) -> Parts {
+    let named = |name: &&str| request.parameters.iter().find(|parameter| parameter.name == **name).cloned();
+    let parameters = route.query.iter().filter_map(named).collect();
+    let body = request.body.filter(|_| route.body != BodyKind::None).map(|body| {
+        schemas.extend(body.all);
+        json_body(route, reference(&body.name))
+    });
+    Parts { parameters, body, contents: vec![("application/json", reply)], headers: Vec::new() }
+}
 
-/// Codes of every route that requires a token.
-const AUTHENTICATED: [ErrorCode; 2] = [ErrorCode::Unauthenticated, ErrorCode::PermissionDenied];
-
-/// Codes of every route with limits on concurrency and time.
-const LIMITED: [ErrorCode; 3] = [ErrorCode::RateLimited, ErrorCode::Overloaded, ErrorCode::DeadlineExceeded];
-
-/// Public routes.
-#[derive(Debug)]
-pub struct PublicFailure;
-
-impl IntoResponses for PublicFailure {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        problems(&[&[ErrorCode::InvalidArgument][..], &EVERYWHERE].concat())
+fn json_body(route: &Route, schema: RefOr<Schema>) -> RequestBody {
+    match route.body {
+        BodyKind::Optional(about) => {
+            let null = Object::builder().schema_type(SchemaType::Type(Type::Null));
+            let either = OneOfBuilder::new().item(schema).item(null);
+            RequestBodyBuilder::new()
+                .description(Some(about))
+                .content("application/json", Content::new(Some(either)))
+                .build()
+        }
+        _ => RequestBodyBuilder::new()
+            .content("application/json", Content::new(Some(schema)))
+            .required(Some(Required::True))
+            .build(),
     }
 }
 
-/// The health route, whose 503 is not a problem document.
-#[derive(Debug)]
-pub struct HealthFailure;
+/// A reference to a schema.
+fn reference(name: &str) -> RefOr<Schema> {
+    RefOr::Ref(Ref::from_schema_name(name))
+}
 
-impl IntoResponses for HealthFailure {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        problems(&[&[ErrorCode::InvalidArgument][..], &AUTHENTICATED, &EVERYWHERE].concat())
+fn operation(route: &Route, parts: Parts) -> Operation {
+    let Parts { parameters, body, contents, headers } = parts;
+    let mut builder = OperationBuilder::new()
+        .tag(route.tag)
+        .summary(Some(route.title))
+        .description((!route.about.is_empty()).then_some(route.about))
+        .operation_id(Some(route.id))
+        .request_body(body);
+    let in_path = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let in_path = in_path.map(|name| path_parameter(route, name));
+    let in_head = route.headers.iter().map(|header| header_parameter(*header));
+    for parameter in in_path.chain(parameters).chain(in_head) {
+        builder = builder.parameter(parameter);
     }
+    let is_conditional = route.headers.contains(&Header::IfNoneMatch);
+    for (position, (status, about)) in route.success.iter().enumerate() {
+        let mut response = ResponseBuilder::new().description(*about);
+        for (media_type, schema) in &contents {
+            response = response.content(*media_type, Content::new(Some(schema.clone())));
+        }
+        if position == 0 && !route.location.is_empty() {
+            let header = HeaderBuilder::new().schema(Some(String::schema())).description(Some(route.location));
+            response = response.header("Location", header.build());
+        }
+        if is_conditional && !headers.iter().any(|(name, ..)| *name == "ETag") {
+            response = response.header("ETag", HeaderBuilder::new().schema(Some(String::schema())).build());
+        }
+        for (name, schema, about) in &headers {
+            let header = HeaderBuilder::new().schema(Some(schema.clone()));
+            let header = header.description((!about.is_empty()).then_some(*about));
+            response = response.header(*name, header.build());
+        }
+        builder = builder.response(status.to_string(), response.build());
+    }
+    if is_conditional {
+        builder = builder.response("304", Response::new("Not modified"));
+    }
+    for (status, response) in problem_docs::of_route(route) {
+        builder = builder.response(status, response);
+    }
+    if route.guard == Guard::Public {
+        builder = builder.security(SecurityRequirement::default());
+    }
+    builder.build()
+}
+
+fn path_parameter(route: &Route, name: &str) -> Parameter {
+    let (schema, about) = match name {
+        "symbol" => (reference("Symbol"), "Symbol"),
+        "timeframe" => (reference("Timeframe"), "Timeframe"),
+        "category" => (reference("Category"), "Category"),
+        "name" if route.names_series() => (reference("Symbol"), "Name"),
+        "name" => (String::schema(), "Name"),
+        "version" => (String::schema(), "Version, or `latest`: the highest that is not archived"),
+        _ => (String::schema(), "Id of the job"),
+    };
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Path)
+        .description(Some(about))
+        .required(Required::True)
+        .schema(Some(schema))
+        .build()
+}
+
+fn header_parameter(header: Header) -> Parameter {
+    const KEY: &str = "1 to 255 visible ASCII characters. A repeat within 24 hours returns the first reply and changes \
+        nothing.";
+    let text = nullable(String::schema());
+    let (name, about, schema) = match header {
+        Header::Accept => ("Accept", "Formats the client accepts", text),
+        Header::AcceptEncoding => ("Accept-Encoding", "gzip or zstd", text),
+        Header::ContentEncoding => {
+            let null = Object::builder().schema_type(SchemaType::Type(Type::Null));
+            let either = OneOfBuilder::new().item(reference("ContentCoding")).item(null);
+            ("Content-Encoding", "gzip or zstd", RefOr::T(Schema::OneOf(either.build())))
+        }
+        Header::IfMatch => ("If-Match", "Entity tag the series must have", text),
+        Header::IfNoneMatch => ("If-None-Match", "Entity tags of cached responses", text),
+        Header::IdempotencyKey => ("Idempotency-Key", KEY, text),
+        Header::IdempotencyKeyRequired => ("Idempotency-Key", KEY, String::schema()),
+    };
+    let required = if header == Header::IdempotencyKeyRequired { Required::True } else { Required::False };
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .description(Some(about))
+        .required(required)
+        .schema(Some(schema))
+        .build()
 }
 
 /// The bearer token of a request.
@@ -146,113 +268,6 @@ impl Modify for Bearer {
             .get_or_insert_with(Components::new)
             .add_security_scheme("bearer", SecurityScheme::Http(scheme));
     }
-}
-
-/// A problem document for every code, referenced by the error responses.
-#[derive(Debug)]
-pub struct ProblemExamples;
-
-impl Modify for ProblemExamples {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let examples = ErrorCode::ALL.iter().map(|code| (code.name().to_owned(), RefOr::T(problem_example(*code))));
-        document.components.get_or_insert_with(Components::new).examples.extend(examples);
-    }
-}
-
-fn problem_example(code: ErrorCode) -> Example {
-    let mut detail = code.title().trim_end_matches('.').to_owned();
-    if let Some(first) = detail.get_mut(..1) {
-        first.make_ascii_lowercase();
-    }
-    let row = RowError {
-        series: None,
-        row: 7,
-        field: "open".into(),
-        reason: "missing".into(),
-        message: "open is missing".into(),
-    };
-    let rows = if code == ErrorCode::InvalidRows { vec![row] } else { Vec::new() };
-    let problem = Problem::new(&Error::new(code, detail).with_rows(rows), "5f0c9a7d3e1b2846");
-    ExampleBuilder::new().summary(code.title()).value(serde_json::to_value(problem).ok()).build()
-}
-
-macro_rules! failures {
-    ($($(#[$outer:meta])* $name:ident: $($code:ident)*;)*) => {
-        $(
-            $(#[$outer])*
-            #[derive(Debug)]
-            pub struct $name;
-
-            impl IntoResponses for $name {
-                fn responses() -> BTreeMap<String, RefOr<Response>> {
-                    let codes = [$(ErrorCode::$code,)* ErrorCode::NotReady];
-                    problems(&[&codes[..], &AUTHENTICATED, &LIMITED, &EVERYWHERE].concat())
-                }
-            }
-        )*
-    };
-}
-
-failures! {
-    /// Any request.
-    AnyFailure: InvalidArgument;
-    /// Registering a series.
-    RegisterFailure: InvalidArgument RequestTimeout SeriesExists TooLarge UnsupportedMediaType Overloaded WriterStopped
-        StorageFull;
-    /// Describing a series.
-    SeriesFailure: InvalidArgument SeriesNotFound;
-    /// Changing or dropping a series.
-    ChangeFailure: InvalidArgument SeriesNotFound RequestTimeout CommitConflict TooLarge UnsupportedMediaType
-        Overloaded WriterStopped StorageFull;
-    /// Reading rows.
-    ReadFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound DatasetNotFound NotAcceptable CommitGone
-        CorruptData UnsupportedFormat Overloaded;
-    /// Reading rows by a query in the body.
-    QueryFailure: InvalidArgument SchemaMismatch SeriesNotFound SnapshotNotFound DatasetNotFound NotAcceptable
-        RequestTimeout CommitGone TooLarge UnsupportedMediaType CorruptData UnsupportedFormat Overloaded;
-    /// Coverage of a series.
-    CoverageFailure: InvalidArgument SeriesNotFound SnapshotNotFound DatasetNotFound CorruptData UnsupportedFormat;
-    /// Listing the files of a series.
-    FilesFailure: InvalidArgument SeriesNotFound SnapshotNotFound DatasetNotFound TooLarge CorruptData UnsupportedFormat;
-    /// Writing rows.
-    WriteFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder IdempotencyMismatch
-        CommitConflict TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
-    /// Writing rows of several series.
-    WriteManyFailure: InvalidArgument SchemaMismatch SeriesNotFound RequestTimeout RowsExist OutOfOrder
-        IdempotencyMismatch TooLarge UnsupportedMediaType InvalidRows Overloaded WriterStopped StorageFull;
-    /// Deleting rows.
-    DeleteFailure: InvalidArgument SeriesNotFound CommitConflict WriterStopped StorageFull;
-    /// Creating a snapshot.
-    CreateSnapshotFailure: InvalidArgument RequestTimeout SnapshotExists TooLarge UnsupportedMediaType Overloaded
-        WriterStopped StorageFull;
-    /// Dropping a snapshot.
-    DropSnapshotFailure: InvalidArgument SnapshotNotFound CorruptData UnsupportedFormat WriterStopped StorageFull;
-    /// Starting a job on the whole store.
-    StartFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
-    /// Starting a backup.
-    BackupFailure: InvalidArgument RequestTimeout TooLarge UnsupportedMediaType Overloaded;
-    /// Starting a job on some series.
-    AdminFailure: InvalidArgument SeriesNotFound RequestTimeout TooLarge UnsupportedMediaType Overloaded;
-    /// Creating a dataset.
-    CreateDatasetFailure: InvalidArgument NotFound SeriesNotFound SnapshotNotFound DatasetNotFound RequestTimeout TooLarge
-        UnsupportedMediaType CorruptData UnsupportedFormat Overloaded WriterStopped StorageFull;
-    /// Describing datasets.
-    DatasetFailure: InvalidArgument DatasetNotFound CorruptData UnsupportedFormat;
-    /// Listing records.
-    RecordsFailure: InvalidArgument CorruptData UnsupportedFormat;
-    /// Changing the status of a dataset.
-    DatasetStatusFailure: InvalidArgument PermissionDenied DatasetNotFound RequestTimeout TooLarge UnsupportedMediaType
-        CorruptData UnsupportedFormat Overloaded WriterStopped StorageFull;
-    /// Registering a feature or factor.
-    DefineFailure: InvalidArgument NotFound SeriesNotFound DatasetNotFound RequestTimeout TooLarge UnsupportedMediaType
-        CorruptData UnsupportedFormat Overloaded WriterStopped StorageFull;
-    /// Describing a feature or factor.
-    DefinitionFailure: InvalidArgument NotFound CorruptData UnsupportedFormat;
-    /// Changing the status of a feature or factor.
-    DefinitionStatusFailure: InvalidArgument NotFound RequestTimeout TooLarge UnsupportedMediaType CorruptData
-        UnsupportedFormat Overloaded WriterStopped StorageFull;
-    /// Describing a job.
-    JobFailure: InvalidArgument JobNotFound;
 }
 
 /// Merges every component composed by `allOf` into one object with all fields: code generators handle `allOf`
@@ -289,184 +304,10 @@ fn add_fields(schemas: &BTreeMap<String, RefOr<Schema>>, part: &RefOr<Schema>, m
     }
 }
 
-fn object(description: &str) -> ObjectBuilder {
-    ObjectBuilder::new().description(Some(description))
-}
-
-fn named(name: &str) -> RefOr<Schema> {
-    RefOr::Ref(Ref::from_schema_name(name))
-}
-
-fn list_of(name: &str, description: &str) -> Schema {
-    Schema::Array(ArrayBuilder::new().items(named(name)).description(Some(description)).build())
-}
-
-fn text(description: &str) -> Schema {
-    Schema::Object(object(description).schema_type(Type::String).build())
-}
-
-fn count(description: &str) -> Schema {
-    Schema::Object(object(description).schema_type(Type::Integer).build())
-}
-
-/// An object without additional fields.
-fn closed(object: ObjectBuilder) -> Schema {
-    Schema::Object(object.additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false))).build())
-}
-
-/// Schemas of JSON bodies and responses. Every union and object has a name, since generators of clients derive types
-/// from names: for anonymous ones they invent a name in each place, or omit the operation.
-macro_rules! schemas {
-    ($($(#[$outer:meta])* $name:ident $schema:expr;)*) => {
-        $(
-            $(#[$outer])*
-            #[derive(Debug)]
-            pub struct $name;
-
-            impl PartialSchema for $name {
-                fn schema() -> RefOr<Schema> {
-                    RefOr::T($schema)
-                }
-            }
-
-            impl ToSchema for $name {}
-        )*
-    };
-}
-
-schemas! {
-    /// A cell of a row.
-    Cell Schema::OneOf(
-        OneOfBuilder::new()
-            .description(Some("A number, or its text"))
-            .item(Schema::Object(ObjectBuilder::new().schema_type(Type::Number).build()))
-            .item(Schema::Object(ObjectBuilder::new().schema_type(Type::String).build()))
-            .build(),
-    );
-    /// A row by the names of its columns.
-    Row Schema::Object(
-        object("A row: `ts` and every number column by name").additional_properties(Some(named("Cell"))).build(),
-    );
-    /// Rows, one object each.
-    RowList list_of("Row", "Rows, one object each");
-    /// Cells by column.
-    ColumnLists Schema::Object(
-        object("The cells of each column by name, including `ts`")
-            .additional_properties(Some(Schema::Array(ArrayBuilder::new().items(named("Cell")).build())))
-            .build(),
-    );
-    /// Body of a JSON write with the key `rows`.
-    RowsObject closed(object("An object with the key `rows`").property("rows", named("RowList")).required("rows"));
-    /// Body of a JSON write with the key `columns`.
-    ColumnsObject closed(object("An object with the key `columns`").property("columns", named("ColumnLists")).required("columns"));
-    /// Body of a JSON write: rows, or columns.
-    RowsBody Schema::OneOf(
-        OneOfBuilder::new()
-            .description(Some("Rows to write. Every column must be present; decimals are parsed exactly, also from text."))
-            .item(named("RowsObject"))
-            .item(named("ColumnsObject"))
-            .item(named("RowList"))
-            .build(),
-    );
-    /// Rows of one series in a write of several.
-    SeriesRows closed(
-        object("Rows of one series: `rows` or `columns`")
-            .property("series", text("Key of the series, at most once per body"))
-            .property("rows", named("RowList"))
-            .property("columns", named("ColumnLists"))
-            .required("series"),
-    );
-    /// Body of a JSON write of several series.
-    WritesBody Schema::Object(
-        object("Rows to write, by series")
-            .property("writes", list_of("SeriesRows", "One entry per series"))
-            .required("writes")
-            .build(),
-    );
-    /// The series of a response.
-    SeriesOrList Schema::OneOf(
-        OneOfBuilder::new()
-            .description(Some("Key of the series; a list for several series, whose rows each have a `series`"))
-            .item(text("Key of the series"))
-            .item(Schema::Array(ArrayBuilder::new().items(RefOr::T(text("A key or glob"))).build()))
-            .build(),
-    );
-    /// A JSON response to a read.
-    RowsReply Schema::Object(
-        object("The rows: `rows`, or `columns` under `shape=columns`")
-            .property("series", named("SeriesOrList"))
-            .property("version", count("Version of the series; absent for several"))
-            .property("commit", count("Commit of the store"))
-            .property("rows", named("RowList"))
-            .property("columns", named("ColumnLists"))
-            .property("next_cursor", Schema::Object(
-                object("Continues after the last row; null when no row is left")
-                    .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
-                    .build(),
-            ))
-            .property("stats", named("ScanStats"))
-            .required("series")
-            .required("commit")
-            .required("next_cursor")
-            .build(),
-    );
-}
-
-macro_rules! texts {
-    ($($(#[$outer:meta])* $name:ident $pattern:literal $about:literal;)*) => {
-        $(
-            $(#[$outer])*
-            #[derive(Debug)]
-            pub struct $name;
-
-            impl PartialSchema for $name {
-                fn schema() -> RefOr<Schema> {
-                    RefOr::T(Schema::Object(object($about).schema_type(Type::String).pattern(Some($pattern)).build()))
-                }
-            }
-
-            impl ToSchema for $name {}
-        )*
-    };
-}
-
-texts! {
-    /// A symbol or name in a key.
-    Symbol "^[A-Za-z0-9_:@+=^$&-][A-Za-z0-9._:@+=^$&-]{0,63}$"
-        "1 to 64 characters: ASCII letters, digits and `. _ - : @ + = ^ $ &`, not starting with a dot";
-    /// A timeframe in a key.
-    Timeframe "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,31}$"
-        "A count and one of `s m h d w M` (`1m` a minute, `1M` a month), or a label of 1 to 32 ASCII letters, digits and `. _ -`";
-    /// A category in a key.
-    Category "^[A-Za-z0-9_]{1,32}$" "1 to 32 characters: ASCII letters, digits and `_`";
-}
-
-/// Content encoding of a body.
-#[derive(Debug, ToSchema)]
-#[schema(rename_all = "lowercase")]
-#[allow(dead_code, reason = "documents a header")]
-pub enum ContentCoding {
-    Identity,
-    Gzip,
-    Zstd,
-}
-
-/// Binary data.
-#[derive(Debug)]
-pub struct Binary;
-
-impl PartialSchema for Binary {
-    fn schema() -> RefOr<Schema> {
-        let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
-        RefOr::T(Schema::Object(object("Bytes").schema_type(Type::String).format(Some(format)).build()))
-    }
-}
-
-impl ToSchema for Binary {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::http::problem::PROBLEM;
 
     fn committed() -> std::path::PathBuf {
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/fastk.v1.json")

@@ -10,10 +10,9 @@ use crate::egress::{EncodeOptions, JsonShape, OutFormat, TimeFormat};
 use crate::error::{Error, Result};
 use crate::ingest;
 use crate::query::{MultiLayout, NumberFormat, RowOrder};
-use crate::registry::RecordStatus;
 use crate::service::{MergeOp, RowMode};
+use crate::types::Rounding;
 use crate::types::similar::distance;
-use crate::types::{Kind, Rounding};
 
 macro_rules! documented {
     ($(#[$outer:meta])* $name:ident $(repeating $repeated:literal)* { $($(#[$inner:meta])* $field:ident,)* }) => {
@@ -108,32 +107,6 @@ documented! {
         /// Layout of several series.
         #[param(value_type = Option<MultiLayout>)]
         layout,
-    }
-}
-
-documented! {
-    /// Parameters of coverage.
-    CoverageParams {
-        /// First timestamp of the closed range: an epoch integer in the unit of the series, RFC 3339, or a date. By
-        /// default the bucket of the first row.
-        start,
-        /// Last timestamp of the closed range; a date means its last instant. By default the last row.
-        end,
-        /// When rows are expected, instead of the calendar of the series: `24x7`, `weekdays`, or JSON with weekly
-        /// windows in an IANA time zone, `{"zone":"America/New_York","windows":[{"from":"Sun 17:00","to":"Fri
-        /// 17:00"}]}`.
-        calendar,
-        /// List only gaps of at least this many intervals.
-        #[param(value_type = Option<u64>, minimum = 1)]
-        min_missing,
-        /// List at most this many gaps; 10,000 by default.
-        #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000_000)]
-        limit,
-        /// Format of timestamps.
-        #[param(value_type = Option<TimeFormat>)]
-        times,
-        /// Read the series at the snapshot of this name, with its calendar at that time; or `dataset:NAME@VERSION`.
-        as_of,
     }
 }
 
@@ -240,145 +213,6 @@ documented! {
 }
 
 documented! {
-    /// Parameters of a delete: both `start` and `end`, or `all=true`.
-    DeleteParams {
-        /// First timestamp to delete: an epoch integer, RFC 3339, or a date. The range is closed.
-        start,
-        /// Last timestamp to delete; a date means its last instant.
-        end,
-        /// Delete every row.
-        #[param(value_type = Option<bool>)]
-        all,
-        /// Count the rows without deleting them.
-        #[param(value_type = Option<bool>)]
-        dry_run,
-    }
-}
-
-documented! {
-    /// Selects the series to list.
-    FilterParams {
-        #[param(value_type = Option<Kind>)]
-        kind,
-        symbol,
-        timeframe,
-        category,
-        name,
-        /// Prefix of the key.
-        prefix,
-        /// Maximum number of series in one response.
-        #[param(value_type = Option<u64>, minimum = 1, maximum = 10_000)]
-        limit,
-        /// Continues an earlier response: its `next_cursor`.
-        cursor,
-    }
-}
-
-documented! {
-    /// Selects the series and fields of the inventory.
-    InventoryParams {
-        #[param(value_type = Option<Kind>)]
-        kind,
-        symbol,
-        timeframe,
-        category,
-        name,
-        /// Prefix of the key.
-        #[param(example = "kline/BTC")]
-        prefix,
-        /// Maximum number of series in one response.
-        #[param(value_type = Option<u64>, minimum = 1, maximum = 10_000)]
-        limit,
-        /// Continues an earlier response: its `next_cursor`.
-        cursor,
-        /// Include rows and chunks of each calendar month.
-        #[param(value_type = Option<bool>)]
-        months,
-    }
-}
-
-documented! {
-    /// Selects the datasets to list.
-    DatasetParams {
-        /// Name; all its versions are listed.
-        #[param(example = "btc-minutes")]
-        name,
-        #[param(value_type = Option<RecordStatus>)]
-        status,
-        #[param(example = "binance")]
-        source,
-        #[param(example = "spot")]
-        market,
-        /// Key of a member.
-        #[param(example = "kline/BTCUSDT/1m")]
-        series,
-        /// A direct parent: `NAME@VERSION` of a dataset, `feature:NAME@VERSION`, `factor:NAME@VERSION`.
-        #[param(example = "btc-minutes@1")]
-        derived_from,
-        /// Maximum number of datasets in one response; 100 by default.
-        #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000)]
-        limit,
-        /// Continues an earlier response: its `next_cursor`.
-        cursor,
-    }
-}
-
-documented! {
-    /// Selects the features or factors to list.
-    DefinitionParams {
-        /// Name; all its versions are listed.
-        #[param(example = "rsi-14")]
-        name,
-        #[param(value_type = Option<RecordStatus>)]
-        status,
-        /// Key of a series among inputs and outputs.
-        #[param(example = "kline/BTCUSDT/1m")]
-        series,
-        /// An input: `NAME@VERSION` of a dataset, `feature:NAME@VERSION`, `factor:NAME@VERSION`.
-        #[param(example = "btc-minutes@1")]
-        derived_from,
-        /// Maximum number of records in one response; 100 by default.
-        #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000)]
-        limit,
-        /// Continues an earlier response: its `next_cursor`.
-        cursor,
-    }
-}
-
-documented! {
-    /// Selects the versions to list.
-    VersionParams {
-        #[param(value_type = Option<RecordStatus>)]
-        status,
-        /// Maximum number of versions in one response; 100 by default.
-        #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000)]
-        limit,
-        /// Continues an earlier response: its `next_cursor`.
-        cursor,
-    }
-}
-
-documented! {
-    /// Selects the files to list.
-    FilesParams {
-        /// Key of the series.
-        #[param(value_type = String)]
-        series,
-        /// State of the series at the snapshot of this name; or `dataset:NAME@VERSION`.
-        as_of,
-    }
-}
-
-documented! {
-    /// Starting a job.
-    WaitParams {
-        /// Respond when the job is finished instead of when it is created.
-        #[param(value_type = Option<bool>)]
-        wait,
-    }
-}
-
-documented! {
     /// A route without parameters.
     NoParams {}
 }
@@ -401,7 +235,11 @@ impl Params {
         Self::known(uri, &[P::NAMES, Q::NAMES].concat(), &[P::REPEATED, Q::REPEATED].concat())
     }
 
-    fn known(uri: &Uri, names: &[&str], repeated: &[&str]) -> Result<Self> {
+    /// Parses the parameters of a request with these names.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn known(uri: &Uri, names: &[&str], repeated: &[&str]) -> Result<Self> {
         let UrlQuery(pairs) = UrlQuery::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| Error::invalid(format!("the query string is invalid: {error}")))?;
         for (position, (name, _)) in pairs.iter().enumerate() {
@@ -518,14 +356,8 @@ mod tests {
         check::<ReadParams>();
         check::<ReadManyParams>();
         check::<QueryParams>();
-        check::<CoverageParams>();
         check::<WriteParams>();
         check::<MergeKlineParams>();
         check::<MergeScalarParams>();
-        check::<DeleteParams>();
-        check::<FilterParams>();
-        check::<InventoryParams>();
-        check::<FilesParams>();
-        check::<WaitParams>();
     }
 }

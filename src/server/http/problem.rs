@@ -13,6 +13,9 @@ pub use crate::server::problem::Problem;
 /// Media type of a problem document.
 pub const PROBLEM: &str = "application/problem+json";
 
+/// Result of a handler.
+pub type Outcome = std::result::Result<Response, ProblemResponse>;
+
 /// A failed handler. Its response has a status and no body until [`render`] adds the document.
 #[derive(Clone, Debug)]
 pub struct ProblemResponse(pub Error);

@@ -66,32 +66,33 @@ pub fn limit_rows(app: &AppState, query: &mut Query, format: OutFormat) -> Resul
     Ok(LimitBy::Query)
 }
 
-/// A JSON document.
+/// A value as a JSON document.
 pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Result<Response> {
-    let body = json_bytes(value)?;
+    let body = serde_json::to_vec(value).map_err(|error| Error::internal(format!("reply as JSON: {error}")))?;
+    Ok(json_text(status, body))
+}
+
+/// A JSON document; a line end is appended.
+pub fn json_text(status: StatusCode, mut body: Vec<u8>) -> Response {
+    body.push(b'\n');
     let kind = HeaderValue::from_static("application/json");
-    Ok((status, [(header::CONTENT_TYPE, kind)], body).into_response())
+    (status, [(header::CONTENT_TYPE, kind)], body).into_response()
 }
 
 /// A JSON document with its entity tag.
-pub fn json_tagged<T: Serialize>(value: &T, tag: &str) -> Result<Response> {
-    let mut response = json(StatusCode::OK, value)?;
+pub fn json_tagged(body: Vec<u8>, tag: &str) -> Response {
+    let mut response = json_text(StatusCode::OK, body);
     tag_headers(response.headers_mut(), tag);
-    Ok(response)
-}
-
-fn json_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    let mut body = serde_json::to_vec(value).map_err(|error| Error::internal(format!("reply as JSON: {error}")))?;
-    body.push(b'\n');
-    Ok(body)
+    response
 }
 
 /// A JSON document in the content encoding accepted by the client, optionally with an entity tag (in quotes, without
 /// the suffix of the encoding).
-pub fn json_coded<T: Serialize>(headers: &HeaderMap, value: &T, tag: Option<&str>) -> Result<Response> {
+pub fn json_coded(headers: &HeaderMap, mut text: Vec<u8>, tag: Option<&str>) -> Result<Response> {
     let coding = ResponseCoding::of(headers);
     let mut compressor = coding.compressor()?;
-    let mut body = compressor.piece(Bytes::from(json_bytes(value)?))?.to_vec();
+    text.push(b'\n');
+    let mut body = compressor.piece(Bytes::from(text))?.to_vec();
     body.extend_from_slice(&compressor.end()?);
     let mut response = ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response();
     if let Some(coding) = coding.header() {

@@ -21,9 +21,8 @@ pub fn health_router(service: Arc<Service>, auth: Arc<Authenticator>, config: Ht
 pub fn router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpLimits) -> Router {
     let origins = config.cors_origins.clone();
     let app = RequestState::new(service, auth, config);
-    let (router, _) = routes::all().split_for_parts();
     let middleware = axum::middleware::from_fn_with_state(app.clone(), middleware::handle);
-    let router = router.with_state(app).merge(routes::docs()).fallback(routes::not_found).layer(middleware);
+    let router = routes::all().with_state(app).merge(routes::docs()).fallback(routes::not_found).layer(middleware);
     // Outermost: a browser sends preflight requests without a token.
     if origins.is_empty() { router } else { router.layer(cors::layer(origins)) }
 }

@@ -13,6 +13,7 @@ use crate::access::Authenticator;
 use crate::error::{Error, Result};
 use crate::server::blocking::{deadline_exceeded, panicked, with_request_context};
 use crate::service::{Permit, PermitKind, Service};
+use crate::types::width::to_usize;
 
 /// State shared by requests before they are authenticated.
 #[derive(Clone, Debug)]
@@ -34,7 +35,7 @@ pub const BUDGET_UNIT: u64 = 64 * 1024;
 
 /// The permits of an ingest budget of `bytes` bytes.
 pub fn budget(bytes: u64) -> Arc<Semaphore> {
-    let units = usize::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(usize::MAX);
+    let units = to_usize(bytes.div_ceil(BUDGET_UNIT));
     Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
 }
 

@@ -218,27 +218,34 @@ pub struct DefinitionPage {
 }
 
 /// Selects records to list; absent fields select all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct RecordFilter {
+    #[serde(default)]
+    pub kind: RecordKind,
+    /// Name; all its versions are listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<RecordStatus>,
-    /// Datasets only.
+    // Datasets only, as the next field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub market: Option<String>,
-    /// A member, input or output.
+    /// Key of a series: a member, input or output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
     pub series: Option<SeriesKey>,
-    /// A direct parent.
+    /// A direct parent or input: `NAME@VERSION` of a dataset, `feature:NAME@VERSION`, `factor:NAME@VERSION`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
     pub derived_from: Option<RecordRef>,
-    /// Maximum number of records in one response: 1 to 1,000, 100 by default.
+    /// Maximum number of records in one response; 100 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 1_000)]
     pub limit: Option<u64>,
+    /// Continues an earlier response: its `next_cursor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
 }

@@ -1,0 +1,159 @@
+//! The listeners of a server: their limits, TLS and certificates.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use crate::access::{Authenticator, fingerprint};
+use crate::config::{Config, TlsConfig};
+use crate::disk;
+use crate::error::Result;
+use crate::server::flight::{self, FlightLimits};
+use crate::server::http::{self, HttpLimits};
+use crate::server::settings::{self, health_connections, millis};
+use crate::server::tls_stream::Tls;
+use crate::service::{OpenProgress, Service};
+
+/// Raises the soft limit on open files to the hard limit, and lowers the connection limits to fit.
+pub fn fit_open_files(config: &mut Config) {
+    let files_max = disk::raise_open_files_limit();
+    if settings::fit_connections(config, files_max) {
+        tracing::warn!(
+            files_max,
+            http = config.http.connections_max,
+            flight = config.flight.connections_max,
+            "connection limits lowered: the limit on open files is too low; raise it (ulimit -n, LimitNOFILE)"
+        );
+    }
+}
+
+/// Writes the addresses and the certificate of the server to `LOCK`. A non-empty `advertised` replaces the address of
+/// the REST listener.
+pub fn announce(service: &Service, advertised: &str, http: SocketAddr, flight: SocketAddr, tls: &Tls) -> Result<()> {
+    let certificate = tls.certificate().map(|certificate| fingerprint(&certificate));
+    let http = if advertised.is_empty() { http.to_string() } else { advertised.to_owned() };
+    service.announce(&http, &flight.to_string(), certificate.as_deref())
+}
+
+/// Cancels jobs, so that requests that wait for them end.
+pub fn cancel_jobs(service: &Service) {
+    service.cancel_jobs();
+}
+
+/// Accepts only local host names when the listener is on a loopback address.
+fn with_host_check(config: HttpLimits, listen: &str) -> HttpLimits {
+    let local_names_only = listen.parse().is_ok_and(|listen: SocketAddr| listen.ip().is_loopback());
+    HttpLimits { local_names_only, ..config }
+}
+
+/// Time between two checks of the certificate files.
+const CERTIFICATE_POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The future that ends a server, and the one that serves.
+pub type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Serving = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// The TLS settings of the health listener, given those of REST.
+pub fn health_tls(config: &Config, tls: &Tls) -> Tls {
+    if config.http.health_tls { tls.clone() } else { Tls::off() }
+}
+
+/// Serves only health and metrics, on the listener that the returned function receives.
+pub fn serve_health(
+    service: &Arc<Service>,
+    gate: &Arc<Authenticator>,
+    config: &Config,
+    tls: Tls,
+) -> impl FnOnce(TcpListener, Shutdown) -> Serving + Send + use<> {
+    let all = HttpLimits::of(config, tls);
+    let limited = HttpLimits { connections_max: health_connections(all.connections_max), ..all };
+    let config = with_host_check(limited, &config.http.health_listen);
+    let (service, gate) = (Arc::clone(service), Arc::clone(gate));
+    move |listener, shutdown| Box::pin(http::serve_health(listener, service, gate, config, shutdown))
+}
+
+/// Serves `not_ready` while a store is being opened, on the listener that the returned function receives.
+pub fn serve_opening(
+    opening: Arc<OpenProgress>,
+    config: &Config,
+    tls: Tls,
+) -> impl FnOnce(TcpListener, Shutdown) -> Serving + Send + use<> {
+    // Short: every response only says that the store is not open yet.
+    let config = HttpLimits { drain_timeout: Duration::from_millis(100), ..HttpLimits::of(config, tls) };
+    move |listener, opened| {
+        Box::pin(async move {
+            // Aborted responses are logged by the listener.
+            let _ = http::serve_opening(listener, opening, config, opened).await;
+            Ok(())
+        })
+    }
+}
+
+/// The TLS settings of both listeners, REST and Flight.
+///
+/// # Errors
+/// Those of [`Tls::load`].
+pub fn secured(config: &TlsConfig) -> Result<(Tls, Tls)> {
+    if !config.is_on() {
+        return Ok((Tls::off(), Tls::off()));
+    }
+    let client_ca = (!config.client_ca.as_os_str().is_empty()).then_some(config.client_ca.as_path());
+    let load = |protocols: &[&str]| Tls::load(&config.cert, &config.key, client_ca, protocols);
+    Ok((load(&["h2", "http/1.1"])?, load(&["h2"])?))
+}
+
+/// Polls the certificate files until `stopped` resolves. All listeners use a changed certificate from then on;
+/// `renewed` is called after each change.
+pub async fn renew_certificates(tls: (Tls, Tls), mut stopped: Shutdown, renewed: impl Fn() + Send + Sync + 'static) {
+    if !tls.0.is_on() {
+        return;
+    }
+    let renewed = Arc::new(renewed);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            () = tokio::time::sleep(CERTIFICATE_POLL_INTERVAL) => {}
+        }
+        let ((http, flight), renewed) = (tls.clone(), Arc::clone(&renewed));
+        let poll = tokio::task::spawn_blocking(move || {
+            flight.renew();
+            if http.renew() {
+                renewed();
+            }
+        });
+        let _ = poll.await;
+    }
+}
+
+/// Serves REST until `shutdown`.
+pub fn serve_http(
+    listener: TcpListener,
+    service: Arc<Service>,
+    gate: Arc<Authenticator>,
+    config: &Config,
+    tls: Tls,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = Result<()>> + Send + 'static {
+    let at = listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
+    http::serve(listener, service, gate, with_host_check(HttpLimits::of(config, tls), &at), shutdown)
+}
+
+/// Serves Arrow Flight until `shutdown`.
+pub fn serve_flight(
+    listener: TcpListener,
+    service: Arc<Service>,
+    gate: Arc<Authenticator>,
+    config: &Config,
+    tls: Tls,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = Result<()>> + Send + 'static {
+    flight::serve(listener, service, gate, FlightLimits::of(config, tls), shutdown)
+}
+
+/// How long requests in flight may continue after a stop.
+pub fn drain(config: &Config) -> Duration {
+    millis(config.limits.drain_timeout_ms)
+}

@@ -1,0 +1,70 @@
+//! Reads of rows: their parameters and formats to a query, and its result as a stream.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Uri, header};
+
+use super::body;
+use super::extract::SeriesPath;
+use super::params::{Params, QueryParams, ReadManyParams, ReadParams};
+use super::problem::Outcome;
+use super::reply;
+use super::state::AppState;
+use crate::egress::EncodeOptions;
+use crate::error::Result;
+use crate::query::{MultiLayout, Predicate, Query, TimeValue};
+
+/// The values of the `Accept` header, joined.
+fn accept(headers: &HeaderMap) -> String {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.collect::<Vec<_>>().join(",")
+}
+
+/// Rows of the series in the path.
+pub async fn read(app: AppState, SeriesPath(key): SeriesPath, headers: HeaderMap, uri: Uri) -> Outcome {
+    let (mut query, options) = query_of(&Params::of::<ReadParams>(&uri)?, vec![key.to_string()], &headers)?;
+    let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
+    Ok(reply::query_response(&app, &headers, query, options, limit_by, Some(&uri)).await?)
+}
+
+/// The query of these parameters and series.
+fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result<(Query, EncodeOptions)> {
+    let when = |name: &str| params.text(name).map(|text| TimeValue::Text(text.into()));
+    let columns = params.text("columns").map(|text| text.split(',').map(|name| name.trim().to_string()).collect());
+    let predicates = params.all("where").map(Predicate::parse).collect::<Result<Vec<_>>>()?;
+    let query = Query {
+        predicates: (!predicates.is_empty()).then_some(predicates),
+        explain: params.flag("explain")?,
+        start: when("start"),
+        end: when("end"),
+        columns,
+        latest: params.count("latest")?,
+        latest_complete: params.count("latest_complete")?,
+        limit: params.count("limit")?,
+        order: params.word("order")?,
+        numbers: params.word("numbers")?,
+        cursor: params.text("cursor").map(String::from),
+        as_of: params.text("as_of").map(String::from),
+        series,
+        ..Query::default()
+    };
+    Ok((query, params.options(&accept(headers))?))
+}
+
+/// Rows of several series, with the query in parameters.
+pub async fn read_many(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
+    let params = Params::of_both::<ReadManyParams, ReadParams>(&uri)?;
+    let series: Vec<String> =
+        params.all("series").flat_map(|text| text.split(',')).map(|text| text.trim().to_string()).collect();
+    let (query, options) = query_of(&params, series, &headers)?;
+    let mut query = Query { layout: params.text("layout").map(MultiLayout::from_name).transpose()?, ..query };
+    let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
+    Ok(reply::query_response(&app, &headers, query, options, limit_by, Some(&uri)).await?)
+}
+
+/// Rows of the query in the body.
+pub async fn query(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+    let options = Params::of::<QueryParams>(&uri).and_then(|params| params.options(&accept(&headers)))?;
+    let mut query: Query = body::json(&app, &headers, body).await?;
+    let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
+    Ok(reply::query_response(&app, &headers, query, options, limit_by, None).await?)
+}

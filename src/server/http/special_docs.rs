@@ -1,0 +1,87 @@
+//! What the OpenAPI document says of the routes with code of their own: bodies and responses of rows, and text.
+
+use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::schema::Schema;
+use utoipa::openapi::{Content, Ref, RefOr, Required};
+use utoipa::{IntoParams, PartialSchema};
+
+use super::openapi_parts::{Parts, nullable};
+use super::params::{MergeKlineParams, MergeScalarParams, QueryParams, ReadManyParams, ReadParams, WriteParams};
+use crate::ingest::BodyFormat;
+use crate::service::operations::Route;
+
+/// The parts of a route.
+pub fn parts(route: &Route) -> Parts {
+    match route.id {
+        "readKlines" | "readScalars" => rows(query::<ReadParams>(), None),
+        "readMany" => rows([query::<ReadManyParams>(), query::<ReadParams>()].concat(), None),
+        "queryRows" => rows(query::<QueryParams>(), Some(body("application/json", "Query"))),
+        "writeKlines" | "writeScalars" => write(query::<WriteParams>(), "RowsBody", "WriteReply"),
+        "writeMany" => write(query::<WriteParams>(), "WritesBody", "WriteManyReply"),
+        "mergeKlines" => write(query::<MergeKlineParams>(), "RowsBody", "WriteReply"),
+        "mergeScalars" => write(query::<MergeScalarParams>(), "RowsBody", "WriteReply"),
+        "getLiveness" => content("application/json", named("StatusReply")),
+        "getMetrics" => content("text/plain", String::schema()),
+        "getOpenapi" => content("application/json", serde_json::Value::schema()),
+        _ => Parts::default(),
+    }
+}
+
+fn query<P: IntoParams>() -> Vec<Parameter> {
+    P::into_params(|| Some(ParameterIn::Query))
+}
+
+fn named(name: &str) -> RefOr<Schema> {
+    RefOr::Ref(Ref::from_schema_name(name))
+}
+
+fn content(media_type: &'static str, schema: RefOr<Schema>) -> Parts {
+    Parts { contents: vec![(media_type, schema)], ..Parts::default() }
+}
+
+fn body(media_type: &str, schema: &str) -> RequestBody {
+    RequestBodyBuilder::new()
+        .content(media_type, Content::new(Some(named(schema))))
+        .required(Some(Required::True))
+        .build()
+}
+
+/// The formats of rows; in JSON they have this schema.
+fn formats(json: &str) -> Vec<(&'static str, RefOr<Schema>)> {
+    vec![
+        (BodyFormat::Json.media_type(), named(json)),
+        (BodyFormat::Ndjson.media_type(), String::schema()),
+        (BodyFormat::Csv.media_type(), String::schema()),
+        (BodyFormat::Arrow.media_type(), named("Binary")),
+        (BodyFormat::Parquet.media_type(), named("Binary")),
+    ]
+}
+
+/// A response with rows; a read without a body has pages and can be cached.
+fn rows(parameters: Vec<Parameter>, body: Option<RequestBody>) -> Parts {
+    let mut headers =
+        vec![("ETag", String::schema(), ""), ("fastk-version", u64::schema(), ""), ("fastk-commit", u64::schema(), "")];
+    if body.is_none() {
+        headers.extend([
+            ("fastk-truncated", nullable(u64::schema()), "Rows returned, when the default limit leaves rows out"),
+            ("Link", nullable(String::schema()), "The next page, when rows are left out"),
+            ("fastk-stats", nullable(String::schema()), "Statistics of the scan as JSON, under explain"),
+        ]);
+    }
+    Parts { parameters, body, contents: formats("RowsReply"), headers }
+}
+
+fn write(parameters: Vec<Parameter>, rows: &str, reply: &str) -> Parts {
+    let mut body = RequestBodyBuilder::new().description(Some("The rows")).required(Some(Required::True));
+    for (media_type, schema) in formats(rows) {
+        body = body.content(media_type, Content::new(Some(schema)));
+    }
+    let replayed = "true: the key was used before and this is its first reply";
+    Parts {
+        parameters,
+        body: Some(body.build()),
+        contents: vec![("application/json", named(reply))],
+        headers: vec![("Idempotency-Replayed", nullable(bool::schema()), replayed)],
+    }
+}

@@ -1,0 +1,42 @@
+//! The table of operations: what each one is called, takes and returns, who may run it, and how each interface reaches
+//! it.
+//!
+//! The routes and the OpenAPI document of REST, the actions of Flight, the authorisation of both, and the requests that
+//! the command line sends to a server are made from the table. `spec` has the columns of a row, `operation` what an
+//! operation implements, `entry` the form in which protocols call it; the other files have the rows by subject, and
+//! `table` lists them.
+
+mod admin;
+mod datasets;
+mod definitions;
+mod entry;
+mod operation;
+mod rows;
+mod series;
+mod snapshots;
+mod spec;
+mod store;
+mod table;
+mod tools;
+
+pub use admin::{
+    Backup, CancelJob, Compact, ExplainOverlaps, GetJob, JobRequest, ListFiles, ListJobs, ListOrphans, Scrub, Verify,
+    WaitParams,
+};
+pub use datasets::{
+    ChangeDataset, CreateDataset, DescribeDataset, Lineage, ListDatasetVersions, ListDatasets, RecordChange,
+    RecordRequest,
+};
+pub use definitions::{
+    ChangeDefinition, Define, DefineRequest, DescribeDefinition, ListDefinitionVersions, ListDefinitions,
+};
+pub use entry::{Call, EncodedReply, Entry, Input, JobCall, JsonCall, Outcome};
+pub use operation::{Context, EntityTag, JobOperation, NamedSchema, Operation, RequestSchemas};
+pub use rows::{Coverage, Delete, DeleteRequest};
+pub use series::{
+    ChangeRequest, ChangeSeries, DescribeSeries, DropRequest, DropSeries, ListSeries, Register, SeriesRequest,
+};
+pub use snapshots::{CreateSnapshot, DropSnapshot, ListSnapshots, SnapshotSpec};
+pub use spec::{Access, BodyKind, FlightWay, Guard, Header, Method, Route, Spec};
+pub use store::{HealthOf, InventoryOf, NoRequest, Readiness};
+pub use table::OPERATIONS;

@@ -1,0 +1,239 @@
+//! The columns of a row of the table of operations.
+
+use crate::error::ErrorCode;
+use crate::service::Scope;
+
+/// How an operation is reached through one interface, or why it is not.
+#[derive(Clone, Copy, Debug)]
+pub enum Access<T: 'static> {
+    At(&'static [T]),
+    /// The reason.
+    Dash(&'static str),
+}
+
+impl<T> Access<T> {
+    /// The ways through the interface; none for a dash.
+    pub fn ways(&self) -> &'static [T] {
+        match self {
+            Access::At(ways) => ways,
+            Access::Dash(_) => &[],
+        }
+    }
+}
+
+/// An operation and how each interface reaches it.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    pub name: &'static str,
+    /// The scope that it requires.
+    pub scope: Scope,
+    /// Whether it concerns the whole store, so that a token limited to some series may not run it.
+    pub whole_store: bool,
+    pub rest: Access<Route>,
+    pub flight: Access<FlightWay>,
+    /// Commands after `fastk`.
+    pub cli: Access<&'static str>,
+}
+
+impl Spec {
+    /// A row that names no interface yet.
+    pub const fn new(name: &'static str, scope: Scope) -> Self {
+        let (rest, flight, cli) = (Access::At(&[]), Access::At(&[]), Access::At(&[]));
+        Self { name, scope, whole_store: false, rest, flight, cli }
+    }
+
+    pub const fn whole_store(self) -> Self {
+        Self { whole_store: true, ..self }
+    }
+
+    pub const fn rest(self, routes: &'static [Route]) -> Self {
+        Self { rest: Access::At(routes), ..self }
+    }
+
+    pub const fn flight(self, ways: &'static [FlightWay]) -> Self {
+        Self { flight: Access::At(ways), ..self }
+    }
+
+    pub const fn cli(self, commands: &'static [&'static str]) -> Self {
+        Self { cli: Access::At(commands), ..self }
+    }
+
+    pub const fn not_in_rest(self, reason: &'static str) -> Self {
+        Self { rest: Access::Dash(reason), ..self }
+    }
+
+    pub const fn not_in_flight(self, reason: &'static str) -> Self {
+        Self { flight: Access::Dash(reason), ..self }
+    }
+
+    pub const fn not_in_cli(self, reason: &'static str) -> Self {
+        Self { cli: Access::Dash(reason), ..self }
+    }
+
+    /// Whether each run leaves a line in the audit log: operations that remove or administer.
+    pub fn is_audited(&self) -> bool {
+        self.rest.ways().iter().any(Route::is_audited)
+    }
+}
+
+/// A way through Flight.
+#[derive(Clone, Copy, Debug)]
+pub enum FlightWay {
+    /// A method of the protocol.
+    Method(&'static str),
+    /// An action of `DoAction`, and what `ListActions` says of it.
+    Action(&'static str, &'static str),
+}
+
+impl FlightWay {
+    pub fn name(&self) -> &'static str {
+        match self {
+            FlightWay::Method(name) | FlightWay::Action(name, _) => name,
+        }
+    }
+}
+
+/// A method of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Post,
+    Patch,
+    Delete,
+}
+
+impl Method {
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Patch => "PATCH",
+            Method::Delete => "DELETE",
+        }
+    }
+}
+
+/// A header of a request that the operation reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    Accept,
+    AcceptEncoding,
+    ContentEncoding,
+    /// A condition on a change: the entity tag that the series must have.
+    IfMatch,
+    /// Entity tags of responses that the client has.
+    IfNoneMatch,
+    IdempotencyKey,
+    /// As [`Header::IdempotencyKey`], for requests that must have one.
+    IdempotencyKeyRequired,
+}
+
+/// The body of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyKind {
+    None,
+    /// The whole request.
+    Whole,
+    /// The whole request, or no body for its default; the text says what that is.
+    Optional(&'static str),
+    /// One field of the request; the others are in the path.
+    Field(&'static str),
+    /// Rows, in one of several formats.
+    Rows,
+}
+
+/// Who may send a request, and when it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// Needs a token, and counts against the limits on concurrency and time.
+    Limited,
+    /// Needs a token, and is answered by an overloaded server too.
+    Unlimited,
+    /// Needs no token.
+    Public,
+}
+
+/// One request of REST.
+///
+/// A path with `{timeframe}` names a series: the field `series` of the request. Its other placeholders are fields of
+/// their own names. The rest of the request is in the query string or in the body.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    /// Its `operationId`.
+    pub id: &'static str,
+    pub tag: &'static str,
+    pub title: &'static str,
+    pub about: &'static str,
+    /// The fields of the request that are query parameters.
+    pub query: &'static [&'static str],
+    /// A field of the request whose value follows from the path.
+    pub fixed: Option<(&'static str, &'static str)>,
+    pub headers: &'static [Header],
+    pub body: BodyKind,
+    /// Whether the body may be as long as that of a dataset or a definition.
+    pub long_body: bool,
+    /// Whether each request creates another version of its object from all its rows: it has no time limit, and cannot be
+    /// repeated.
+    pub creates_version: bool,
+    /// Statuses of success with their meaning; the first one unless the reply has another.
+    pub success: &'static [(u16, &'static str)],
+    /// What the header `Location` of the first status names; empty without that header.
+    pub location: &'static str,
+    /// Whether it changes the store, so that it fails when that takes no writes.
+    pub writes: bool,
+    /// Its error codes besides those of every request, of every body and of every change.
+    pub errors: &'static [ErrorCode],
+    pub guard: Guard,
+}
+
+impl Route {
+    pub const fn new(method: Method, tag: &'static str) -> Self {
+        Self {
+            method,
+            path: "",
+            id: "",
+            tag,
+            title: "",
+            about: "",
+            query: &[],
+            fixed: None,
+            headers: &[],
+            body: BodyKind::None,
+            long_body: false,
+            creates_version: false,
+            success: &[],
+            location: "",
+            writes: false,
+            errors: &[],
+            guard: Guard::Limited,
+        }
+    }
+
+    /// The same request at this path.
+    pub const fn at(self, path: &'static str, id: &'static str, title: &'static str) -> Self {
+        Self { path, id, title, ..self }
+    }
+
+    /// The same request with this value of a field.
+    pub const fn with(self, field: &'static str, value: &'static str) -> Self {
+        Self { fixed: Some((field, value)), ..self }
+    }
+
+    /// The same request with this description.
+    pub const fn about(self, about: &'static str) -> Self {
+        Self { about, ..self }
+    }
+
+    /// Whether the path names a series.
+    pub fn names_series(&self) -> bool {
+        self.path.contains("{timeframe}")
+    }
+
+    /// Whether requests leave a line in the audit log.
+    pub fn is_audited(&self) -> bool {
+        matches!(self.method, Method::Delete | Method::Patch)
+            || (self.path.starts_with("/v1/admin/") && self.method != Method::Get)
+    }
+}
