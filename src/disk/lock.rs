@@ -7,7 +7,10 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use super::{DiskFile, DiskPath, File, persist, read_exact_at, write_all_at};
+use super::files::read;
+use super::interface::{DiskFile, File};
+use super::path::DiskPath;
+use super::retry::{persist, read_exact_at, write_all_at};
 use crate::error::{Error, ErrorCode, Result};
 
 /// How long to wait for a lock: while a program spawns a child, files it just closed stay open, and locked, until the
@@ -76,7 +79,7 @@ impl Lock {
             Ok(bytes) => bytes,
             Err(error) => return Some(format!("{path} cannot be read: {error}")),
         };
-        match super::read(&self.path) {
+        match read(&self.path) {
             Ok(found) if found == locked => None,
             Ok(_) => Some(format!("{path} belongs to another store")),
             Err(error) => Some(format!("the directory of the store does not exist: {error}")),
@@ -115,7 +118,7 @@ fn acquire_flock<T>(path: &DiskPath, lock: impl Fn() -> std::io::Result<T>) -> R
                 std::thread::sleep(LOCK_WAIT / 10);
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                let holder = super::read(path).unwrap_or_default();
+                let holder = read(path).unwrap_or_default();
                 let holder = String::from_utf8_lossy(&holder);
                 let detail = match holder.trim() {
                     "" => format!("{} is held by another process", path.display()),

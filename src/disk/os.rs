@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 
 use rustix::fs::FlockOperation;
 
+use super::interface::{DirHandle, Disk, DiskFile, File};
 use super::mmap::Map;
-use super::{DirHandle, Disk, DiskFile, File};
 
 /// Files of the operating system.
 #[derive(Clone, Copy, Debug, Default)]

@@ -6,8 +6,11 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::dirs::list;
+use super::interface::{Disk, DiskFile, File};
 use super::mmap::Map;
-use super::{Disk, DiskFile, DiskPath, File};
+use super::path::DiskPath;
+use super::retry::read_exact_at;
 use crate::error::Result;
 
 /// The overlay, see the module documentation.
@@ -55,7 +58,7 @@ impl OverlayDisk {
     pub fn over(root: &DiskPath) -> Result<DiskPath> {
         let (mut files, mut dirs, mut queue) = (Vec::new(), Vec::new(), vec![root.clone()]);
         while let Some(dir) = queue.pop() {
-            for name in super::list(&dir)? {
+            for name in list(&dir)? {
                 let path = dir.join(name);
                 if path.is_dir() {
                     dirs.push(path.to_path_buf());
@@ -157,7 +160,7 @@ impl Disk for OverlayDisk {
             OverlayEntry::Below => {
                 let below = self.below.disk().open(path, false)?;
                 let mut bytes = vec![0; usize::try_from(below.bytes()?).map_err(io::Error::other)?];
-                super::read_exact_at(below.as_ref(), &mut bytes, 0)?;
+                read_exact_at(below.as_ref(), &mut bytes, 0)?;
                 let copy = OverlayBytes(Arc::new(Mutex::new(bytes)));
                 top.files.insert(path.to_path_buf(), OverlayEntry::Memory(copy.clone()));
                 Ok(Box::new(copy))

@@ -4,8 +4,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::interface::Disk;
 use super::os::OsDisk;
-use super::{Disk, persist};
+use super::retry::persist;
 use crate::error::{Error, Result};
 
 /// A path on a disk. Dereferences to [`Path`].

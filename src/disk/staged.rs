@@ -3,7 +3,11 @@
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{DiskFile, DiskPath, File, file_bytes, persist, read, remove, sync_dir, write_all_at};
+use super::dirs::sync_dir;
+use super::files::{file_bytes, read, remove};
+use super::interface::{DiskFile, File};
+use super::path::DiskPath;
+use super::retry::{persist, write_all_at};
 use crate::error::{Error, Result};
 
 /// A file being written under `tmp/`, whose temporary name is removed on drop.

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::sim_disk::{Fault, FaultPlan, Rng, SimDisk, SimState};
 use fastk::ErrorCode;
 use fastk::disk::DiskPath;
-use fastk::disk::sim::{Fault, FaultPlan, Rng, SimDisk, SimState};
 use fastk::format::backup::{CopyMethod, decode_backup, encode_backup};
 use fastk::store::{
     BackupOptions, BackupReport, RepairOptions, RestoreOptions, RestoreReport, SeriesWrite, Store, StoreOptions,

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::sim_disk::{SimDisk, SimState};
 use fastk::ErrorCode;
-use fastk::disk::sim::{SimDisk, SimState};
 use fastk::disk::{Disk, DiskPath};
 use fastk::store::{Store, StoreOptions};
 use fastk::types::{SeriesKey, SeriesSpec};

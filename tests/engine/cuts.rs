@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fastk::disk::sim::{SimDisk, SimState};
+use crate::sim_disk::{SimDisk, SimState};
 use fastk::format::wal::{
     FRAME_ALIGNMENT, FrameRead, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at, frame_bytes,
 };

@@ -4,6 +4,8 @@
 mod hooked_disk;
 #[path = "../shared/proof_amount.rs"]
 mod proof_amount;
+#[path = "../shared/sim_disk.rs"]
+mod sim_disk;
 
 mod backup;
 mod concurrent_open;

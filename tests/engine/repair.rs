@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::sim_disk::{Rng, SimDisk, SimState};
 use fastk::ErrorCode;
-use fastk::disk::sim::{Rng, SimDisk, SimState};
 use fastk::query::{Scan, ScanSpec};
 use fastk::store::{
     LostRows, RepairOptions, RepairReport, SeriesWrite, Store, StoreOptions, StoreState, WriteMode, repair,

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
-use fastk::disk::sim::{Op, Rng, SimDisk, SimState};
+use crate::sim_disk::{Op, Rng, SimDisk, SimState};
 use fastk::format::tombstone::decode_tombstone;
 use fastk::format::wal::{FrameRead, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at, frame_bytes};
 use fastk::planted::with;

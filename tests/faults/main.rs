@@ -16,6 +16,8 @@ mod power_cuts;
 mod recovery;
 #[path = "../proof/rounds.rs"]
 mod rounds;
+#[path = "../shared/sim_disk.rs"]
+mod sim_disk;
 #[path = "../proof/sync_order.rs"]
 mod sync_order;
 #[path = "../proof/world.rs"]

@@ -2,6 +2,8 @@
 
 #[path = "../schedules/scenarios.rs"]
 mod scenarios;
+#[path = "../shared/sim_disk.rs"]
+mod sim_disk;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;

@@ -5,6 +5,7 @@
 //! the token header at random. After [`WORLD_CALLS`] calls the store is created again, so that it stays small and a failure
 //! can be replayed from there: all choices are derived from the seed and the number of the call.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
@@ -12,10 +13,13 @@ use std::time::Duration;
 use arrow_flight::{Action, Criteria, FlightDescriptor, HandshakeRequest, Ticket};
 use bytes::Bytes;
 use fastk::access::{self, Authenticator};
-use fastk::server::flight::{ACTIONS, CODE_KEY, FlightLimits, InProcess, METHODS};
+use fastk::server::flight::{ACTIONS, CODE_KEY, FlightLimits, METHODS, without_listener};
 use fastk::service::{Durability, Scope, Service, StoreOptions};
+use http_body_util::{BodyExt, Full};
 use prost::Message;
 use serde_json::{Value, json};
+use tower::Service as _;
+use tower::util::BoxCloneService;
 
 use super::proof_amount::Proof;
 use super::*;
@@ -378,6 +382,34 @@ fn headers(random: &mut StdRng, tokens: &[String]) -> http::HeaderMap {
     headers
 }
 
+type Body = tonic::body::Body;
+
+/// A Flight service without a listener: calls are bytes, and responses are collected.
+struct InProcess(BoxCloneService<http::Request<Body>, http::Response<Body>, Infallible>);
+
+impl InProcess {
+    /// Handles a call of a method: the headers of the response merged with its trailers, and the bytes between them; or
+    /// the status that aborted the response.
+    async fn call(
+        &self,
+        method: &str,
+        headers: http::HeaderMap,
+        body: Bytes,
+    ) -> Result<(http::HeaderMap, Bytes), tonic::Status> {
+        let mut request = http::Request::new(Body::new(Full::new(body)));
+        let path = format!("/arrow.flight.protocol.FlightService/{method}");
+        *request.uri_mut() = path.parse().map_err(|_| tonic::Status::unimplemented("no method"))?;
+        *request.method_mut() = http::Method::POST;
+        *request.headers_mut() = headers;
+        let response = self.0.clone().call(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let collected = body.collect().await?;
+        let mut merged = parts.headers;
+        merged.extend(collected.trailers().cloned().unwrap_or_default());
+        Ok((merged, collected.to_bytes()))
+    }
+}
+
 /// A Flight service over a store with a few rows in chunks and in the tail, a snapshot and tokens.
 struct World {
     face: InProcess,
@@ -394,7 +426,7 @@ async fn world() -> World {
     let options = StoreOptions { durability: Durability::None, upkeep: false, ..StoreOptions::default() };
     let service = Service::open(root.path(), true, options).unwrap();
     let gate = Arc::new(Authenticator::open(root.path()).unwrap());
-    let face = InProcess::new(service.clone(), gate, &FlightLimits::default());
+    let face = InProcess(BoxCloneService::new(without_listener(service.clone(), gate, &FlightLimits::default())));
     let world = World { face, tokens, service, root };
     let spec = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
     let act = |name: &str, body: Value| call("DoAction", &Action::new(name, Bytes::from(body.to_string())));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fastk::disk::sim::{Rng, SimDisk, SimState};
+use crate::sim_disk::{Rng, SimDisk, SimState};
 use fastk::format::wal::{FrameRead, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at};
 use fastk::store::{Store, WriteMode};
 use fastk::{ErrorCode, Predicate, Select};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fastk::disk::sim::{Fault, FaultPlan, Moment, Op, Rng, SimDisk, SimState};
+use crate::sim_disk::{Fault, FaultPlan, Moment, Op, Rng, SimDisk, SimState};
 use fastk::store::{Durability, SeriesWrite, Store, StoreOptions, WriteMode};
 use fastk::{Error, ErrorCode};
 
@@ -47,6 +47,12 @@ pub fn fill(store: &Store) {
 fn many(store: &Store) -> fastk::Result<()> {
     let writes = keys().into_iter().map(|key| SeriesWrite::new(key, minutes(20, 4, 3), WriteMode::Upsert));
     store.write_many(writes.collect(), Some("many")).map(drop)
+}
+
+/// A commit whose frame is not gathered with others: its head, payload and padding are written one after the other.
+pub fn put_large(store: &Store) -> fastk::Result<()> {
+    let writes = keys().into_iter().map(|key| SeriesWrite::new(key, minutes(100, 2_500, 3), WriteMode::Upsert));
+    store.write_many(writes.collect(), Some("large")).map(drop)
 }
 
 fn sealed_often(store: &Store) {
@@ -101,6 +107,7 @@ pub const SCENARIOS: &[Scenario] = &[
             store.write_many(writes.collect(), Some("more")).map(drop)
         }],
     },
+    Scenario { name: "write too large to be copied", prepare: fill, calls: &[put_large] },
     Scenario {
         name: "delete",
         prepare: sealed_often,

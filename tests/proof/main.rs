@@ -8,5 +8,7 @@ mod disk_faults;
 mod power_cuts;
 mod recovery;
 mod rounds;
+#[path = "../shared/sim_disk.rs"]
+mod sim_disk;
 mod sync_order;
 mod world;

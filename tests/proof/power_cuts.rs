@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use fastk::disk::sim::{Op, SimDisk};
+use crate::sim_disk::{Op, SimDisk, SimState};
 use fastk::store::{Durability, StoreOptions};
 
 use super::disk_faults;
 use super::rounds::cases;
 use super::sync_order::Order;
-use super::world::{Span, World, compare, keys, open, register_all};
+use super::world::{Span, World, compare, keys, observe, open, register_all};
 
 /// Crash images per operation.
 const IMAGES: u64 = 4;
@@ -120,8 +120,8 @@ fn a_power_cut_during_creation_leaves_a_store_that_can_be_created() {
         "crash images",
         20_000,
         |seed| {
-            let disk = SimDisk::new(fastk::disk::sim::SimState::default(), seed);
-            let options = World::options(&mut fastk::disk::sim::Rng(seed));
+            let disk = SimDisk::new(SimState::default(), seed);
+            let options = World::options(&mut crate::sim_disk::Rng(seed));
             disk.record();
             drop(open(&disk, &options).unwrap());
             let empty = [Arc::default()];
@@ -149,10 +149,38 @@ fn a_power_cut_during_creation_leaves_a_store_that_can_be_created() {
     );
 }
 
+/// Frames of more than 256 KiB are written in three parts.
+#[test]
+fn a_power_cut_during_a_commit_too_large_to_be_copied_leaves_it_complete_or_absent() {
+    let name = "power_cuts::a_power_cut_during_a_commit_too_large_to_be_copied_leaves_it_complete_or_absent";
+    let disk = SimDisk::new(SimState::default(), 1);
+    let store = open(&disk, &disk_faults::options()).unwrap();
+    register_all(&store);
+    disk_faults::fill(&store);
+    let (before, _) = observe(&store);
+    disk.record();
+    disk_faults::put_large(&store).unwrap();
+    let moments = disk.recorded();
+    let (after, receipts) = observe(&store);
+    let writes = moments.iter().filter(|moment| moment.op == Op::Write && moment.path.starts_with("/store/wal"));
+    assert_eq!(writes.count(), 3);
+    cases(name, "crash images", 2_000, |seed| {
+        for (at, moment) in moments.iter().enumerate() {
+            let disk = SimDisk::new(moment.before.after_power_loss(seed ^ (at as u64) << 32), seed);
+            let store = open(&disk, &disk_faults::options()).unwrap();
+            compare(&store, &keys(), &[Arc::clone(&before), Arc::clone(&after)], &receipts)
+                .unwrap_or_else(|what| panic!("at {:?} {}: {what}", moment.op, moment.path.display()));
+        }
+        let store = open(&SimDisk::new(disk.state().after_power_loss(seed), seed), &disk_faults::options()).unwrap();
+        compare(&store, &keys(), &[Arc::clone(&after)], &receipts).unwrap();
+        moments.len() as u64 + 1
+    });
+}
+
 /// The cut occurs when a segment has its name and no frame yet, and all earlier frames have left the log.
 #[test]
 pub fn a_segment_without_frames_does_not_cost_the_one_before_it() {
-    let disk = SimDisk::new(fastk::disk::sim::SimState::default(), 1);
+    let disk = SimDisk::new(SimState::default(), 1);
     let store = open(&disk, &disk_faults::options()).unwrap();
     register_all(&store);
     disk_faults::put(&store, 0, 0, 5).unwrap();
@@ -175,7 +203,7 @@ pub fn a_segment_without_frames_does_not_cost_the_one_before_it() {
 #[test]
 fn commits_shown_after_an_open_remain_despite_an_empty_last_segment() {
     let options = StoreOptions { durability: Durability::None, ..disk_faults::options() };
-    let disk = SimDisk::new(fastk::disk::sim::SimState::default(), 1);
+    let disk = SimDisk::new(SimState::default(), 1);
     let store = open(&disk, &options).unwrap();
     register_all(&store);
     disk.record();
@@ -202,7 +230,7 @@ fn commits_shown_after_an_open_remain_despite_an_empty_last_segment() {
 #[test]
 pub fn a_snapshot_still_shows_a_dropped_series_that_was_sealed_ahead_of_the_log() {
     let options = StoreOptions { tail_bytes_max: 0, ..disk_faults::options() };
-    let disk = SimDisk::new(fastk::disk::sim::SimState::default(), 1);
+    let disk = SimDisk::new(SimState::default(), 1);
     let store = open(&disk, &options).unwrap();
     register_all(&store);
     store.create_snapshot("older").unwrap();

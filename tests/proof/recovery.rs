@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fastk::disk::sim::{Rng, SimDisk, SimState};
+use crate::sim_disk::{Rng, SimDisk, SimState};
 
 use super::rounds::cases;
 use super::world::{Shot, Span, World, compare, keys, open};

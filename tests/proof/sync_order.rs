@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use fastk::disk::sim::{Moment, Op, SimDisk, SimState};
+use crate::sim_disk::{Moment, Op, SimDisk, SimState};
 use fastk::format::manifest::{Edit, decode_checkpoint, decode_edit};
 use fastk::store::WriteMode;
 use fastk::types::{Rows, SeriesKey, SeriesSpec};

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use crate::sim_disk::{Moment, Rng, SimDisk, SimState};
 use fastk::ErrorCode;
-use fastk::disk::sim::{Moment, Rng, SimDisk, SimState};
 use fastk::query::{Scan, ScanSpec};
 use fastk::store::{Durability, SeriesState, SeriesWrite, Store, StoreOptions, StoreState, WriteMode, WriteOutcome};
 use fastk::types::schema::{Retention, ValueIndexSpec};

@@ -6,6 +6,8 @@
 //! --no-default-features --features schedules --test schedules`.
 
 mod scenarios;
+#[path = "../shared/sim_disk.rs"]
+mod sim_disk;
 
 use std::time::Instant;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use fastk::disk::sim::{Fault, FaultPlan, SimDisk, SimState};
+use crate::sim_disk::{Fault, FaultPlan, SimDisk, SimState};
 use fastk::query::{Scan, ScanSpec};
 use fastk::store::{Durability, SeriesWrite, Store, StoreOptions, StoreState, WriteMode};
 use fastk::types::{Rows, SeriesKey, SeriesSpec};

@@ -212,40 +212,21 @@ fn build_server(
     service::FlightServer::new(admission, api, config.message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES))
 }
 
-/// The service without a listener, for tests: calls are bytes, and responses are collected.
-#[cfg(feature = "proof")]
-#[derive(Debug)]
-pub struct InProcess(service::FlightServer);
-
-#[cfg(feature = "proof")]
-impl InProcess {
-    pub fn new(service: Arc<Service>, auth: Arc<Authenticator>, config: &FlightLimits) -> Self {
-        Self(build_server(service, auth, config, CancellationToken::new()))
-    }
-
-    /// Handles a call of a method: the headers of the response merged with its trailers, and the bytes between them.
-    ///
-    /// # Errors
-    /// The status that aborted the response.
-    pub async fn call(
-        &self,
-        method: &str,
-        headers: http::HeaderMap,
-        body: bytes::Bytes,
-    ) -> std::result::Result<(http::HeaderMap, bytes::Bytes), tonic::Status> {
-        use http_body_util::{BodyExt, Full};
-        let mut request = http::Request::new(tonic::body::Body::new(Full::new(body)));
-        let path = format!("/arrow.flight.protocol.FlightService/{method}");
-        *request.uri_mut() = path.parse().map_err(|_| tonic::Status::unimplemented("no method"))?;
-        *request.method_mut() = http::Method::POST;
-        *request.headers_mut() = headers;
-        let response = tower::Service::call(&mut self.0.clone(), request).await.unwrap_or_else(|never| match never {});
-        let (parts, body) = response.into_parts();
-        let collected = body.collect().await?;
-        let mut merged = parts.headers;
-        merged.extend(collected.trailers().cloned().unwrap_or_default());
-        Ok((merged, collected.to_bytes()))
-    }
+/// The service without a listener, for tests.
+#[doc(hidden)]
+pub fn without_listener(
+    service: Arc<Service>,
+    auth: Arc<Authenticator>,
+    config: &FlightLimits,
+) -> impl tower::Service<
+    http::Request<tonic::body::Body>,
+    Response = http::Response<tonic::body::Body>,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send
++ 'static {
+    build_server(service, auth, config, CancellationToken::new())
 }
 
 /// The body of a response, without its trailers.

@@ -20,9 +20,8 @@ use crate::format::wal::{
 use crate::store::open_progress::{OpenProgress, OpenStep};
 use crate::types::width::to_usize;
 
-/// Frames with shorter payloads are gathered and written together; longer ones are not copied. Proofs write few rows,
-/// and are to see both.
-const COPY_BYTES_MAX: usize = if cfg!(feature = "proof") { 512 } else { 256 * 1024 };
+/// Frames with shorter payloads are gathered and written together; longer ones are not copied.
+const COPY_BYTES_MAX: usize = 256 * 1024;
 
 /// A frame waiting to be written.
 #[derive(Debug)]
@@ -709,4 +708,37 @@ impl LogScan<'_> {
 
 fn is_zero(bytes: &[u8], from: usize) -> bool {
     bytes.get(from..).is_none_or(|rest| rest.iter().all(|byte| *byte == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_one_append_are_read_back_whether_copied_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = DiskPath::os(dir.path());
+        disk::create_dirs(&[root.join("wal"), root.join("tmp")]).unwrap();
+        let start = ReplayStart { segment: 1, lsn: 1, last_segment: 0, new: true };
+        let read = || read_log(&root, start, &OpenProgress::default()).unwrap();
+        let sizes = [10, COPY_BYTES_MAX - 1, COPY_BYTES_MAX, 20, COPY_BYTES_MAX + 1, COPY_BYTES_MAX + 7, 30];
+        let frames = |first_lsn: u64| -> Vec<QueuedFrame> {
+            let frame = |(lsn, bytes): (u64, usize)| {
+                let payload = vec![u8::try_from(lsn).unwrap(); bytes];
+                QueuedFrame { kind: FrameKind::Commit, lsn, commit: lsn, durable_lsn: 0, payload }
+            };
+            (first_lsn..).zip(sizes).map(frame).collect()
+        };
+        let mut written = Vec::new();
+        // In one segment, then over several.
+        for segment_bytes in [4 << 20, 64 << 10] {
+            let next = frames(written.len() as u64 + 1);
+            let mut log = Log::open(&root, start, &read(), segment_bytes).unwrap();
+            log.append(&next, true).unwrap();
+            written.extend(next.into_iter().map(|frame| frame.payload));
+            let found = read();
+            assert_eq!((found.torn, found.rot), (Vec::new(), Vec::new()));
+            assert!(found.commits.into_iter().map(|(_, payload)| payload).eq(written.iter().cloned()));
+        }
+    }
 }

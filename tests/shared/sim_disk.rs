@@ -4,14 +4,15 @@
 //! independently kept, dropped, torn at sectors or garbled. That covers more than any real file system does, provided
 //! that syncs work, writes do not affect neighbouring bytes, and link, rename and unlink are atomic. A failed sync
 //! behaves as on Linux: a later sync does not write the data the failed one should have written.
+#![allow(dead_code, reason = "each test binary uses some of it")]
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::mmap::Map;
-use super::{Disk, DiskFile, DiskPath, File};
+use fastk::disk::mmap::Map;
+use fastk::disk::{Disk, DiskFile, DiskPath, File};
 
 /// Bytes that a power loss keeps or drops atomically.
 const SECTOR: usize = 512;
