@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::clock::Clock;
 use crate::disk::local::{self, FileState};
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{Caller, Scope};
@@ -320,10 +321,6 @@ fn missing(id: &str) -> Error {
     Error::new(ErrorCode::NotFound, format!("token {id:?} does not exist"))
 }
 
-/// Clock by which tokens expire.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(fn() -> Timestamp);
-
 /// Authenticates the callers of a server.
 #[derive(Debug)]
 pub struct Authenticator {
@@ -350,18 +347,20 @@ impl Authenticator {
     /// # Errors
     /// Those of [`list`].
     pub fn open(root: &Path) -> Result<Self> {
-        Self::with_clock(root, Clock(Timestamp::now))
+        Self::with_clock(root, Clock::default())
     }
 
-    fn with_clock(root: &Path, clock: Clock) -> Result<Self> {
+    /// Like [`Authenticator::open`], with the time of this clock.
+    #[doc(hidden)]
+    pub fn with_clock(root: &Path, clock: Clock) -> Result<Self> {
         let path = root.join(FILE);
         let seen = FileState::of(&path);
         let known = ArcSwap::from_pointee(read(&path)?);
         Ok(Self {
             path,
-            clock,
             known,
-            file_state: Mutex::new(TokenFileState { at: Instant::now(), read: seen, unreadable: None }),
+            file_state: Mutex::new(TokenFileState { at: clock.now(), read: seen, unreadable: None }),
+            clock,
         })
     }
 
@@ -378,17 +377,18 @@ impl Authenticator {
     /// Reads the file again when it changed and the last check is [`CHECK_INTERVAL`] ago.
     fn reload_if_due(&self) {
         let Ok(mut file_state) = self.file_state.try_lock() else { return };
-        if file_state.at.elapsed() >= CHECK_INTERVAL {
+        if self.clock.now().duration_since(file_state.at) >= CHECK_INTERVAL {
             self.reload(&mut file_state);
         }
     }
 
     fn reload(&self, file_state: &mut TokenFileState) {
-        let before = std::mem::replace(&mut file_state.at, Instant::now());
+        let now = self.clock.now();
+        let before = std::mem::replace(&mut file_state.at, now);
         let seen = FileState::of(&self.path);
         if seen.is_none()
             || seen == file_state.read
-            || (seen == file_state.unreadable && before.elapsed() < RETRY_INTERVAL)
+            || (seen == file_state.unreadable && now.duration_since(before) < RETRY_INTERVAL)
         {
             return;
         }
@@ -428,8 +428,10 @@ impl Authenticator {
     /// The caller of a token, unless it expired.
     fn caller_of(&self, token: &Token) -> Result<Caller> {
         match token.expires_at {
-            Some(at) if (self.clock.0)() >= at => Err(unauthenticated(&format!("the token expired at {at}"))
-                .with_hint("`fastk admin token create` on the host of the data directory creates another")),
+            Some(at) if self.clock.wall_ms() >= at.as_millisecond() => {
+                Err(unauthenticated(&format!("the token expired at {at}"))
+                    .with_hint("`fastk admin token create` on the host of the data directory creates another"))
+            }
             _ => Ok(token.caller()),
         }
     }
@@ -544,7 +546,8 @@ mod tests {
         assert!(!auth.requires_token());
         assert_eq!(auth.admit([]).unwrap(), Caller::trusted());
         let created = create(root, "lab", Scope::Write, &["kline/BTC".into()]).unwrap();
-        let auth = Authenticator::open(root).unwrap();
+        let clock = Clock::manual(0);
+        let auth = Authenticator::with_clock(root, clock.clone()).unwrap();
         assert!(auth.requires_token() && auth.has_tokens());
         assert_eq!(auth.admit([]).unwrap_err().code(), ErrorCode::Unauthenticated);
         let caller = admit(&auth, &bearer_header(&created.token)).unwrap();
@@ -554,10 +557,10 @@ mod tests {
         let second = create(root, "second", Scope::Read, &[]).unwrap();
         assert_eq!(admit(&auth, &bearer_header(&second.token)).unwrap().scope, Scope::Read);
         assert_eq!(revoke(root, &created.id).unwrap().name, "lab");
-        std::thread::sleep(CHECK_INTERVAL + Duration::from_millis(50));
+        clock.advance(CHECK_INTERVAL);
         assert_eq!(admit(&auth, &bearer_header(&created.token)).unwrap_err().code(), ErrorCode::Unauthenticated);
         revoke(root, &second.id).unwrap();
-        std::thread::sleep(CHECK_INTERVAL + Duration::from_millis(50));
+        clock.advance(CHECK_INTERVAL);
         assert!(admit(&auth, &bearer_header(&second.token)).is_err());
         assert!(auth.admit([]).is_err(), "a server without tokens rejects everyone");
         assert!(Authenticator::open(root).unwrap().requires_token());
@@ -566,18 +569,18 @@ mod tests {
 
     #[test]
     fn a_token_is_refused_from_the_second_at_which_it_expires() {
-        static NOW: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(1_700_000_000);
-        let now = || Timestamp::from_second(NOW.load(std::sync::atomic::Ordering::SeqCst)).unwrap();
+        let clock = Clock::manual(1_700_000_000_000);
+        let now = Timestamp::from_millisecond(clock.wall_ms()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        let expires_at = parse_expiry("30d", now()).unwrap();
+        let expires_at = parse_expiry("30d", now).unwrap();
         let created = create_until(root, "month", Scope::Read, &[], Some(expires_at)).unwrap();
         let permanent = create(root, "ever", Scope::Read, &[]).unwrap();
-        let auth = Authenticator::with_clock(root, Clock(now)).unwrap();
+        let auth = Authenticator::with_clock(root, clock.clone()).unwrap();
         let caller = admit(&auth, &bearer_header(&created.token)).unwrap();
-        NOW.store(1_700_000_000 + 30 * 86_400 - 1, std::sync::atomic::Ordering::SeqCst);
+        clock.advance(Duration::from_secs(30 * 86_400 - 1));
         assert!(admit(&auth, &bearer_header(&created.token)).is_ok() && auth.recheck(&caller).is_ok());
-        NOW.store(1_700_000_000 + 30 * 86_400, std::sync::atomic::Ordering::SeqCst);
+        clock.advance(Duration::from_secs(1));
         for error in [admit(&auth, &bearer_header(&created.token)).unwrap_err(), auth.recheck(&caller).unwrap_err()] {
             assert_eq!(error.code(), ErrorCode::Unauthenticated);
             assert!(error.detail().contains("expired at 2023-12-14T22:13:20Z"), "{}", error.detail());
@@ -633,13 +636,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let created = create(root, "lab", Scope::Read, &[]).unwrap();
-        let auth = Authenticator::open(root).unwrap();
+        let clock = Clock::manual(0);
+        let auth = Authenticator::with_clock(root, clock.clone()).unwrap();
         for broken in [Some("nonsense"), None] {
             match broken {
                 Some(text) => std::fs::write(root.join(FILE), text).unwrap(),
                 None => std::fs::remove_file(root.join(FILE)).unwrap(),
             }
-            std::thread::sleep(CHECK_INTERVAL + Duration::from_millis(50));
+            clock.advance(CHECK_INTERVAL);
             assert!(auth.admit([]).is_err() && admit(&auth, "Bearer x").is_err());
             assert!(admit(&auth, &bearer_header(&created.token)).is_ok());
         }
@@ -652,18 +656,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let created = create(root, "lab", Scope::Read, &[]).unwrap();
-        let auth = Authenticator::open(root).unwrap();
+        let clock = Clock::manual(0);
+        let auth = Authenticator::with_clock(root, clock.clone()).unwrap();
         let file = root.join(FILE);
         let text = std::fs::read(&file).unwrap();
         std::fs::write(&file, "{").unwrap();
-        std::thread::sleep(CHECK_INTERVAL + Duration::from_millis(50));
+        clock.advance(CHECK_INTERVAL);
         let caller = admit(&auth, &bearer_header(&created.token)).unwrap();
         std::fs::write(&file, &text).unwrap();
         std::fs::write(root.join("elsewhere"), "kept").unwrap();
         std::os::unix::fs::symlink(root.join("elsewhere"), root.join(format!("{FILE}.new"))).unwrap();
         revoke(root, &created.id).unwrap();
         assert_eq!(std::fs::read_to_string(root.join("elsewhere")).unwrap(), "kept");
-        std::thread::sleep(CHECK_INTERVAL + Duration::from_millis(50));
+        clock.advance(CHECK_INTERVAL);
         assert!(admit(&auth, &bearer_header(&created.token)).is_err());
         assert_eq!(auth.recheck(&caller).unwrap_err().code(), ErrorCode::Unauthenticated);
         std::fs::remove_file(root.join(LOCK_FILE)).unwrap();

@@ -63,6 +63,8 @@
 pub mod access;
 #[cfg(feature = "server")]
 pub mod cli;
+#[doc(hidden)]
+pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod disk;

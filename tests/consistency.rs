@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
     ("sync", 0),
     ("types", 1),
+    ("clock", 2),
     ("format", 2),
     ("disk", 2),
     ("store", 3),
@@ -31,7 +32,6 @@ const LAYERS: &[(&str, u8)] = &[
 
 /// Height of each wing of the store, and of each file beside the wings. A wing may use what is strictly lower.
 const WINGS: &[(&str, u8)] = &[
-    ("clock", 0),
     ("directory", 0),
     ("open_progress", 0),
     ("registration", 0),

@@ -68,8 +68,9 @@ impl Running {
     }
 
     async fn over_store(root: tempfile::TempDir, config: FlightLimits, options: StoreOptions) -> Self {
+        let clock = options.clock.clone();
         let service = Service::open(root.path(), true, options).unwrap();
-        let gate = Arc::new(fastk::access::Authenticator::open(root.path()).unwrap());
+        let gate = Arc::new(fastk::access::Authenticator::with_clock(root.path(), clock).unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
@@ -1560,10 +1561,13 @@ async fn every_method_checks_the_token_and_every_ticket_its_series() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_put_ends_at_the_first_batch_after_the_revocation() {
     use fastk::access;
+    use fastk::clock::Clock;
     use fastk::service::Scope;
     let root = tempfile::tempdir().unwrap();
     let made = access::create(root.path(), "t", Scope::Write, &[]).unwrap();
-    let server = Running::over(root, FlightLimits::default()).await;
+    let clock = Clock::manual(1_700_000_000_000);
+    let options = StoreOptions { clock: clock.clone(), ..StoreOptions::default() };
+    let server = Running::over_store(root, FlightLimits::default(), options).await;
     let header = with_header(&access::bearer_header(&made.token));
     let mut client = FlightServiceClient::with_interceptor(server.channel().await, header);
     let spec = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
@@ -1578,7 +1582,7 @@ async fn an_open_put_ends_at_the_first_batch_after_the_revocation() {
     let mut acks = client.do_put(tokio_stream::wrappers::ReceiverStream::new(receive)).await.unwrap().into_inner();
     acks.message().await.unwrap().unwrap();
     access::revoke(server.root.path(), &made.id).unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    clock.advance(Duration::from_secs(1));
     send.send(messages.next().unwrap()).await.unwrap();
     assert_eq!(acks.message().await.unwrap_err().code(), Code::Unauthenticated);
     server.stop().await;

@@ -4,13 +4,13 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::wall_ms;
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::BackupDamage;
 use crate::service::caller::Scope;
 use crate::service::registry::catalog::RegistryCopy;
 use crate::service::shared::Service;
-use crate::service::wall_clock::wall_ms;
 use crate::store::{BackupOptions, BackupReport, RestoreOptions, RestoreReport, TaskControl, restore};
 
 /// Options of a backup.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use crate::clock::wall_ms;
 use crate::disk::machine::Machine;
 use crate::error::Result;
 use crate::format::FORMAT_VERSION;
 use crate::service::caller::Scope;
 use crate::service::replies::{Health, HealthCheck, HealthStatus, MaintenanceStatus, StatusReply};
 use crate::service::shared::Service;
-use crate::service::wall_clock::wall_ms;
 
 /// State of the store, for metrics.
 #[derive(Clone, Debug)]

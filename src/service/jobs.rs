@@ -13,8 +13,9 @@ use std::thread::JoinHandle;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::clock::wall_ms;
 use crate::error::{Error, ErrorCode, Result};
-use crate::service::wall_clock::{rfc3339, wall_ms};
+use crate::service::wall_clock::rfc3339;
 use crate::store::TaskControl;
 
 /// Maximum number of queued jobs of one operation.

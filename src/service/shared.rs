@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::clock::wall_ms;
 use crate::disk::DiskPath;
 use crate::error::Result;
 use crate::format::FORMAT_VERSION;
@@ -16,7 +17,6 @@ use crate::service::health_state::{HealthHistory, LastVerify};
 use crate::service::jobs::Jobs;
 use crate::service::limits::ServiceLimits;
 use crate::service::registry::catalog::Catalog;
-use crate::service::wall_clock::wall_ms;
 use crate::store::{Store, StoreOptions};
 
 /// The operations on one open store, with the permissions of one caller.

@@ -7,7 +7,6 @@
 
 mod backup;
 mod check;
-mod clock;
 mod directory;
 mod facade;
 mod maintain;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::store::open_progress::OpenProgress;
 
 /// How a store behaves. The defaults are those of `config/fastk.toml`.
@@ -35,6 +36,9 @@ pub struct StoreOptions {
     pub opening: Option<Arc<OpenProgress>>,
     /// What becomes of the attempt to open a directory that this process may not write to.
     pub read_only: ReadOnly,
+    /// By which retained commits, receipts and rows expire.
+    #[doc(hidden)]
+    pub clock: Clock,
 }
 
 /// What becomes of the attempt to open a directory that this process may not write to.
@@ -63,6 +67,7 @@ impl Default for StoreOptions {
             prefetch: false,
             opening: None,
             read_only: ReadOnly::Refused,
+            clock: Clock::default(),
         }
     }
 }

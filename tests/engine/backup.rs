@@ -241,6 +241,7 @@ fn a_backup_under_load_equals_the_store_at_its_commit_cell_by_cell() {
         }
     };
     let mut taken = Vec::new();
+    let started_at = std::time::Instant::now();
     std::thread::scope(|scope| {
         for seed in 0..4 {
             scope.spawn(move || writer(seed));
@@ -249,7 +250,12 @@ fn a_backup_under_load_equals_the_store_at_its_commit_cell_by_cell() {
         let forced = BackupOptions { copy: true, ..BackupOptions::default() };
         // The first two grow in one directory.
         for (round, name) in ["one", "one", "two", "three"].into_iter().enumerate() {
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            // The writers make some progress between two backups.
+            let enough = store.snapshot().commit + 100;
+            while store.snapshot().commit < enough {
+                assert!(started_at.elapsed().as_secs() < 300, "the writers stopped");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
             let to = dir.path().join(name);
             let report = back_up(&store, &to, if round == 2 { &forced } else { &plain });
             taken.push((to, report));

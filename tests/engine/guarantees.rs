@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fastk::ErrorCode;
+use fastk::clock::Clock;
 use fastk::query::{Scan, ScanSpec};
-use fastk::store::{ExpectedVersion, Store, StoreOptions, WriteMode};
+use fastk::store::{ExpectedVersion, RECEIPT_KEEP_MS, SeriesWrite, Store, StoreOptions, WriteMode};
 use fastk::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
 pub(crate) const MINUTE: i64 = 60_000;
@@ -307,24 +309,47 @@ fn many_threads_writing_one_bar_and_reading_it_never_see_it_torn() {
 #[test]
 fn a_retained_commit_repeats_its_result_until_it_is_released() {
     let root = tempfile::tempdir().unwrap();
-    let open = |create, commit_retention_ms| {
-        Store::open(root.path(), create, StoreOptions { commit_retention_ms, ..options() }).unwrap()
-    };
-    let store = open(true, 3_600_000);
+    let clock = Clock::manual(0);
+    let options = StoreOptions { commit_retention_ms: 3_600_000, clock: clock.clone(), ..options() };
+    let store = Store::open(root.path(), true, options).unwrap();
     store.register(def(&key())).unwrap();
     store.write(&key(), minutes(0, 5), WriteMode::Upsert, None).unwrap();
     let state = store.snapshot();
     store.retained_commits().keep(&state);
     store.write(&key(), minutes(5, 5), WriteMode::Upsert, None).unwrap();
+    clock.advance(Duration::from_millis(3_599_999));
     assert_eq!(store.at_commit(state.commit).unwrap().get(&key()).unwrap().rows, 5);
-    drop((state, store));
-    let store = open(false, 1);
-    let state = store.snapshot();
-    store.retained_commits().keep(&state);
-    store.write(&key(), minutes(10, 5), WriteMode::Upsert, None).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    // A request retains it again.
+    clock.advance(Duration::from_millis(3_599_999));
+    assert_eq!(store.at_commit(state.commit).unwrap().get(&key()).unwrap().rows, 5);
+    clock.advance(Duration::from_millis(3_600_000));
     assert_eq!(store.at_commit(state.commit).unwrap_err().code(), ErrorCode::CommitGone);
     assert_eq!(store.at_commit(state.commit + 100).unwrap_err().code(), ErrorCode::InvalidArgument);
+}
+
+#[test]
+fn a_receipt_is_returned_for_a_day() {
+    let root = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(1_700_000_000_000);
+    let options = StoreOptions { clock: clock.clone(), ..options() };
+    let mut store = Store::open(root.path(), true, options.clone()).unwrap();
+    store.register(def(&key())).unwrap();
+    let once = |store: &Store| {
+        let write = SeriesWrite::new(key(), minutes(0, 5), WriteMode::Upsert);
+        store.write_many(vec![write], Some("once")).unwrap().repeated
+    };
+    assert!(!once(&store));
+    clock.advance(Duration::from_millis(RECEIPT_KEEP_MS as u64 - 1));
+    assert!(once(&store));
+    store.checkpoint().unwrap();
+    drop(store);
+    store = Store::open(root.path(), false, options).unwrap();
+    assert!(once(&store));
+    clock.advance(Duration::from_millis(1));
+    assert!(!once(&store));
+    clock.advance(Duration::from_millis(RECEIPT_KEEP_MS as u64 + 1));
+    store.checkpoint().unwrap();
+    assert!(store.snapshot().receipts.is_empty());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use fastk::planted::with;
 use shuttle::Runner;
 use shuttle::scheduler::RandomScheduler;
 
-use scenarios::{config, logged_queue, maps, queue, retained_commits};
+use scenarios::{config, loads, logged_queue, maps, queue, refusals, retained_commits};
 
 /// Asserts that the schedules find a planted fault.
 fn finds(fault: &'static str, scenario: fn()) {
@@ -51,4 +51,14 @@ fn schedules_find_files_taken_from_their_readers() {
 #[test]
 fn schedules_find_maps_without_a_bound() {
     finds("MapsUnlimited", maps);
+}
+
+#[test]
+fn schedules_find_refused_writes_that_were_sealed() {
+    finds("SettledBeforeDecided", refusals);
+}
+
+#[test]
+fn schedules_find_loads_with_a_number_of_before() {
+    finds("LoadNotRenumbered", loads);
 }

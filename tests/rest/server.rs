@@ -247,7 +247,18 @@ fn shutdown_lets_responses_in_progress_finish() {
     stream.read_exact(&mut first).unwrap();
     let address = server.address;
     let reader = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(200));
+        // Read only once the server is shutting down.
+        let is_ready = || {
+            let mut reply = String::new();
+            std::net::TcpStream::connect(address).is_ok_and(|mut probe| {
+                let request = b"GET /health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+                probe.write_all(request).is_ok() && probe.read_to_string(&mut reply).is_ok()
+            }) && reply.starts_with("HTTP/1.1 200")
+        };
+        let started_at = Instant::now();
+        while is_ready() {
+            assert!(started_at.elapsed().as_secs() < 60, "ready during a shutdown");
+        }
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).unwrap();
         rest

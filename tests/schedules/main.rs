@@ -14,7 +14,7 @@ use std::time::Instant;
 use shuttle::Runner;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 
-use scenarios::{config, maps, queue, retained_commits};
+use scenarios::{config, loads, maps, queue, refusals, retained_commits};
 
 /// Runs a number of schedules of a scenario: half of them take random steps, half change priorities at a few random
 /// points.
@@ -48,4 +48,14 @@ fn retained_commits_stay_readable_under_any_schedule() {
 #[test]
 fn the_map_cache_stays_bounded_and_correct_under_any_schedule() {
     schedules("the_map_cache_stays_bounded_and_correct_under_any_schedule", maps, 5_000);
+}
+
+#[test]
+fn a_write_refused_on_a_full_disk_reaches_no_file_under_any_schedule() {
+    schedules("a_write_refused_on_a_full_disk_reaches_no_file_under_any_schedule", refusals, 5_000);
+}
+
+#[test]
+fn a_snapshot_shows_no_rows_loaded_after_it_under_any_schedule() {
+    schedules("a_snapshot_shows_no_rows_loaded_after_it_under_any_schedule", loads, 5_000);
 }

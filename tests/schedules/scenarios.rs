@@ -292,6 +292,92 @@ pub fn maps() {
     assert_eq!(cells(&store, &store.snapshot(), "A").len() as i64, CHUNKS);
 }
 
+/// A day of rows of one value.
+fn day(day: i64, rows: i64) -> Rows {
+    let mut all = Rows::with_capacity(5, rows as usize);
+    (0..rows).for_each(|at| all.push(day * 86_400_000 + at * MINUTE, &[day; 5]));
+    all
+}
+
+/// Writers that need new segments on a disk that is full once, while their series is sealed: what was refused is in no
+/// file, what was acknowledged is there, also after a power cut.
+pub fn refusals() {
+    const ROWS: i64 = 50;
+    let disk = SimDisk::new(SimState::default(), below(1 << 40));
+    let options = StoreOptions { wal_segment_bytes: 4 << 10, tail_rows_max: 1 << 40, ..options() };
+    let store = store_on(&disk, options.clone());
+    store.write(&key("A"), day(0, ROWS), WriteMode::Upsert, None).unwrap();
+    disk.fail(Some(FaultPlan { at: below(8), fault: Fault::Full, forever: false, only_changes: true }));
+    let writers = [1, 2].map(|number| {
+        let store = Arc::clone(&store);
+        thread::spawn(move || {
+            let written = store.write(&key("A"), day(number, ROWS), WriteMode::Upsert, None);
+            (number, written.map(drop).map_err(|error| error.code()))
+        })
+    });
+    let sealing = {
+        let store = Arc::clone(&store);
+        thread::spawn(move || drop(store.seal(&[])))
+    };
+    let done = writers.map(|writer| writer.join().unwrap());
+    sealing.join().unwrap();
+    disk.fail(None);
+    let check = |store: &Store, what: &str| {
+        let found = cells(store, &store.snapshot(), "A");
+        for (number, outcome) in done {
+            let rows = found.values().filter(|value| **value == number).count() as i64;
+            match outcome {
+                Ok(()) => assert_eq!(rows, ROWS, "{what}: an acknowledged write is lost"),
+                Err(ErrorCode::StorageFull) => assert_eq!(rows, 0, "{what}: a refused write is visible"),
+                Err(_) => {}
+            }
+        }
+    };
+    check(&store, "at the end");
+    let seed = below(1 << 40);
+    let after = SimDisk::new(disk.state().after_power_loss(seed), seed);
+    drop(store);
+    check(&Store::open_on(&after.path(ROOT), false, options).unwrap(), "after a power cut");
+}
+
+/// Rows loaded directly into chunks while snapshots are created: a snapshot never shows rows that were loaded after it.
+pub fn loads() {
+    let disk = SimDisk::new(SimState::default(), below(1 << 40));
+    let options = StoreOptions { tail_rows_max: 1, ..options() };
+    let store = store_on(&disk, options.clone());
+    let loader = {
+        let store = Arc::clone(&store);
+        thread::spawn(move || {
+            for day in 0..3 {
+                store.write(&key("A"), row(day, 0, day), WriteMode::Upsert, None).unwrap();
+            }
+        })
+    };
+    let snapshots = {
+        let store = Arc::clone(&store);
+        thread::spawn(move || {
+            let names = (0..3).map(|number| format!("s{number}"));
+            let shown = names.map(|name| {
+                store.create_snapshot(&name).unwrap();
+                let rows = cells(&store, &store.as_of(&name).unwrap(), "A");
+                (name, rows)
+            });
+            shown.collect::<Vec<_>>()
+        })
+    };
+    loader.join().unwrap();
+    let shown = snapshots.join().unwrap();
+    let check = |store: &Store, what: &str| {
+        for (name, rows) in &shown {
+            assert_eq!(cells(store, &store.as_of(name).unwrap(), "A"), *rows, "{what}: snapshot {name} changed");
+        }
+        assert_eq!(cells(store, &store.snapshot(), "A").len(), 3, "{what}");
+    };
+    check(&store, "at the end");
+    drop(store);
+    check(&Store::open_on(&disk.path(ROOT), false, options).unwrap(), "after opening again");
+}
+
 pub fn config() -> Config {
     let mut config = Config::new();
     config.stack_size = 1 << 20;

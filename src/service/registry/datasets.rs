@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
+use crate::clock::wall_ms;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::{Selection, select};
 use crate::query::{Scan, ScanSpec};
@@ -17,7 +18,7 @@ use crate::service::registry::records::{
 };
 use crate::service::registry::replies::{Dataset, DatasetMember, DatasetPage, DatasetSpec, RecordFilter};
 use crate::service::shared::Service;
-use crate::service::wall_clock::{rfc3339, wall_ms};
+use crate::service::wall_clock::rfc3339;
 use crate::store::{DATASET_SNAPSHOT as DATASET, SeriesState, StoreState};
 use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, time};
 

@@ -1,5 +1,6 @@
 //! Features and factors: how series are computed, and from which inputs.
 
+use crate::clock::wall_ms;
 use crate::error::{Error, ErrorCode, Result};
 use crate::registry::{
     DefinitionFields, Record, RecordKind, RecordRef, RecordSeries, RecordStatus, SeriesRole, check_name, hash,
@@ -8,7 +9,7 @@ use crate::service::caller::Scope;
 use crate::service::registry::records::{TEXT_CHARS_MAX, WORD_CHARS_MAX, check_count, check_first_status, check_text};
 use crate::service::registry::replies::{Defined, Definition, DefinitionPage, DefinitionSpec, RecordFilter};
 use crate::service::shared::Service;
-use crate::service::wall_clock::{rfc3339, wall_ms};
+use crate::service::wall_clock::rfc3339;
 use crate::types::SeriesKey;
 use crate::types::schema::series_not_found;
 

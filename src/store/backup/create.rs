@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::clock::{elapsed_ms, wall_ms};
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
@@ -19,7 +20,6 @@ use crate::format::backup::{BACKUP_VERSION, Backup, BackupDamage, BackupFile};
 use crate::format::tombstone::{TombstoneFile, decode_tombstone, encode_tombstone};
 use crate::store::backup::listing::{BackupOptions, FileCount, check_apart, check_not_inside, empty_log, read_listing};
 use crate::store::backup::target::{self, BackupTarget, ExpectedFile};
-use crate::store::clock::{elapsed_ms, wall_ms};
 use crate::store::directory::{FORMAT_FILE, LISTING, format_text};
 use crate::store::maintain::maintenance::Maintenance;
 use crate::store::manifest::edits::{Contents, checkpoint_path};

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use std::time::Instant;
 
+use crate::clock::elapsed_ms;
 use crate::disk::{self, DiskPath, Lock, StagedFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
@@ -21,7 +22,6 @@ use crate::format::tombstone::decode_tombstone;
 use crate::store::backup::as_of::as_of;
 use crate::store::backup::listing::{check_apart, check_not_inside, contents_of, empty_log, read_listing};
 use crate::store::backup::target::is_litter;
-use crate::store::clock::elapsed_ms;
 use crate::store::directory::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, RESTORE_BEGUN, format_text, is_beside};
 use crate::store::manifest::edits::{Contents, checkpoint_path};
 use crate::store::open::engine::Engine;

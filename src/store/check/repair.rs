@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::clock::wall_ms;
 use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::REGISTRY_FILE;
@@ -27,7 +28,6 @@ use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
 use crate::store::check::verify::manifest::number_of;
 use crate::store::check::verify::registry::DATASET_SNAPSHOT;
 use crate::store::check::verify::run::verify_small_files;
-use crate::store::clock::wall_ms;
 use crate::store::directory::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, check_no_backup, format_text};
 use crate::store::manifest::edits::{Contents, Manifest, manifest_dir};
 use crate::store::open::engine::{Engine, fresh_epoch};

@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{Edit, ReceiptsRecord, RunRecord, SnapshotRecord};
 use crate::format::receipt::{Receipt, encode_receipts};
 use crate::format::run::{RunOrigin, RunWriter};
-use crate::store::clock::wall_ms;
 use crate::store::maintain::maintenance::Maintenance;
 use crate::store::publish::publisher::PublishedFiles;
 use crate::store::publish::records::series_record;
@@ -272,7 +271,7 @@ impl Maintenance {
         state: &StoreState,
         edit: &mut Edit,
     ) -> Result<Vec<u64>> {
-        let old = wall_ms().saturating_sub(RECEIPT_KEEP_MS);
+        let old = self.options.clock.wall_ms().saturating_sub(RECEIPT_KEEP_MS);
         let expired = contents.receipts.values().filter(|file| file.newest_ms < old);
         let mut gone: Vec<u64> = expired.map(|file| file.id).collect();
         let whole = contents.receipts.len() >= RECEIPT_FILES_MERGED;
@@ -295,7 +294,7 @@ impl Maintenance {
 
     /// Drops expired receipts.
     pub fn forget_receipts(&self) {
-        let before_ms = wall_ms().saturating_sub(RECEIPT_KEEP_MS);
+        let before_ms = self.options.clock.wall_ms().saturating_sub(RECEIPT_KEEP_MS);
         // Searched without the lock: there can be a million of them.
         if self.wal.queue.published().receipts.values().any(|receipt| receipt.wall_ms < before_ms) {
             self.wal.queue.apply(&mut self.wal.queue.lock(), Structural::Forget { before_ms });

@@ -1,7 +1,6 @@
 //! Retention: an ordinary delete of what is too old or too much.
 
 use crate::error::{ErrorCode, Result};
-use crate::store::clock::wall_ms;
 use crate::store::maintain::maintenance::Maintenance;
 
 use crate::store::read::series_state::{SeriesId, SeriesState};
@@ -56,7 +55,7 @@ impl Maintenance {
         if let Some(age) = retention.max_age_ms()? {
             let age = in_unit(&series.def, age);
             // A wrong clock or a row from the future must not delete what is young by the other measure.
-            let newest = last.min(in_unit(&series.def, wall_ms()));
+            let newest = last.min(in_unit(&series.def, self.options.clock.wall_ms()));
             let cut = newest.saturating_sub(age).saturating_sub(1);
             let slack = if exact { 0 } else { age / 20 };
             if first <= cut.saturating_sub(slack) {

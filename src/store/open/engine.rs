@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::clock::elapsed_ms;
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Edit;
-use crate::store::clock::{elapsed_ms, wall_ms};
 use crate::store::directory::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, is_beside};
 use crate::store::maintain::maintenance::Maintenance;
 use crate::store::maintain::root_check::RootCheck;
@@ -78,7 +78,7 @@ impl Engine {
         }
         let wanted = (options.commit_retention_bytes_max > 0).then(|| RetainedRange {
             commits_max: options.commit_retention_bytes_max / COMMIT_BYTES,
-            since_ms: wall_ms().saturating_sub_unsigned(options.commit_retention_ms),
+            since_ms: options.clock.wall_ms().saturating_sub_unsigned(options.commit_retention_ms),
         });
         let RecoveredStore {
             state,
@@ -116,12 +116,13 @@ impl Engine {
         let stopped = damaged.then(|| format!("the store is damaged: {}", report.damage.join("; ")));
         let lock = Arc::new(lock);
         let retained = Arc::new(
-            RetainedCommits::new(options.commit_retention_ms)
+            RetainedCommits::new(options.commit_retention_ms, options.clock.clone())
                 .with_history(options.commit_retention_bytes_max, replayed),
         );
         let queue = CommitQueue::new(state, log, next_lsn, options.durability, stopped)
             .owned_by(Arc::clone(&lock))
-            .with_past(Arc::clone(&retained));
+            .with_past(Arc::clone(&retained))
+            .with_clock(options.clock.clone());
         report.duration_ms = elapsed_ms(begun);
         let epoch = epoch_of_damaged.unwrap_or_else(|| manifest.contents.epoch.clone());
         let options = Arc::new(options);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::clock::Clock;
 use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::store_state::StoreState;
 use crate::sync::Mutex;
@@ -20,6 +21,7 @@ pub const COMMIT_BYTES: u64 = 8 << 10;
 #[derive(Debug)]
 pub struct RetainedCommits {
     keep: Duration,
+    clock: Clock,
     commits: Mutex<BTreeMap<u64, RetainedCommit>>,
     /// Most bytes that `history` holds.
     commit_retention_bytes_max: u64,
@@ -90,9 +92,10 @@ impl ReplayedCommits {
 }
 
 impl RetainedCommits {
-    pub fn new(keep_ms: u64) -> Self {
+    pub fn new(keep_ms: u64, clock: Clock) -> Self {
         Self {
             keep: Duration::from_millis(keep_ms),
+            clock,
             commits: Mutex::default(),
             commit_retention_bytes_max: 0,
             history: Mutex::default(),
@@ -104,7 +107,7 @@ impl RetainedCommits {
     /// memory, starting with what was read back from the log.
     pub fn with_history(mut self, bytes_max: u64, mut replayed: ReplayedCommits) -> Self {
         let states = std::mem::take(&mut replayed.states);
-        let until = Instant::now();
+        let until = self.clock.now();
         let past: VecDeque<PastCommit> =
             states.into_iter().map(|state| PastCommit { state, until, bytes: COMMIT_BYTES }).collect();
         let bytes = past.len() as u64 * COMMIT_BYTES;
@@ -130,7 +133,7 @@ impl RetainedCommits {
         if history.past.back().is_some_and(|last| last.state.commit >= state.commit) {
             return;
         }
-        let now = Instant::now();
+        let now = self.clock.now();
         let bytes = bytes.saturating_add(COMMIT_BYTES);
         history.bytes = history.bytes.saturating_add(bytes);
         history.past.push_back(PastCommit { state: Arc::clone(state), until: now, bytes });
@@ -145,7 +148,7 @@ impl RetainedCommits {
             return;
         }
         let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
+        let now = self.clock.now();
         commits.retain(|_, retained| now.duration_since(retained.last_used) < self.keep);
         commits.insert(state.commit, RetainedCommit { state: Arc::clone(state), last_used: now });
         while commits.len() > COMMITS_MAX {
@@ -160,14 +163,17 @@ impl RetainedCommits {
     /// The retained state of a commit; requesting it retains it longer.
     pub fn get(&self, commit: u64) -> Option<Arc<StoreState>> {
         let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(retained) = commits.get_mut(&commit).filter(|retained| retained.last_used.elapsed() < self.keep) {
-            retained.last_used = Instant::now();
+        let now = self.clock.now();
+        if let Some(retained) =
+            commits.get_mut(&commit).filter(|retained| now.duration_since(retained.last_used) < self.keep)
+        {
+            retained.last_used = now;
             return Some(Arc::clone(&retained.state));
         }
         drop(commits);
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let at = history.past.binary_search_by_key(&commit, |past| past.state.commit).ok()?;
-        let past = history.past.get(at).filter(|past| past.until.elapsed() < self.keep)?;
+        let past = history.past.get(at).filter(|past| now.duration_since(past.until) < self.keep)?;
         let state = Arc::clone(&past.state);
         drop(history);
         self.keep(&state);
@@ -185,11 +191,12 @@ impl RetainedCommits {
 
     /// Releases what is too old.
     pub fn expire(&self) {
+        let now = self.clock.now();
         let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
-        commits.retain(|_, retained| retained.last_used.elapsed() < self.keep);
+        commits.retain(|_, retained| now.duration_since(retained.last_used) < self.keep);
         drop(commits);
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = history.expire(self.keep, self.commit_retention_bytes_max, Instant::now());
+        let gone = history.expire(self.keep, self.commit_retention_bytes_max, now);
         drop(history);
         drop(gone);
     }

@@ -17,6 +17,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, PoisonError};
 
+use crate::clock::Clock;
 use crate::disk::Lock;
 use crate::error::{Error, ErrorCode, Result, panic_message};
 use crate::format::wal::FrameKind;
@@ -123,6 +124,8 @@ pub struct CommitQueue {
     published: ArcSwap<StoreState>,
     /// Receives states that are no longer the current one.
     past: Arc<RetainedCommits>,
+    /// The time of commits, and by which their receipts expire.
+    clock: Clock,
     durability: Durability,
     /// The lock file that protects the log; `None` where nothing is written.
     lock: Option<Arc<Lock>>,
@@ -154,10 +157,22 @@ impl CommitQueue {
             stopped,
             log: Mutex::new(log),
             published: ArcSwap::from(state),
-            past: Arc::new(RetainedCommits::new(0)),
+            past: Arc::new(RetainedCommits::new(0, Clock::default())),
+            clock: Clock::default(),
             durability,
             lock: None,
         }
+    }
+
+    /// Takes the time of commits from this clock.
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The time of day of a commit that is decided now.
+    pub fn wall_ms(&self) -> i64 {
+        self.clock.wall_ms()
     }
 
     /// Acknowledges commits only while this process still owns the lock file.

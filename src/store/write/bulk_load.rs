@@ -19,7 +19,6 @@ use crate::format::coverage::Coverage;
 use crate::format::manifest::{ChunkRecord, Edit};
 use crate::format::receipt::SeriesReceipt;
 use crate::format::zone_map::ZoneMap;
-use crate::store::clock::wall_ms;
 use crate::store::publish::chunk_builder::ChunkBuilder;
 use crate::store::publish::publisher::{PublishedFiles, assert_publishable_chunks};
 use crate::store::publish::records::{chunk_record, series_record};
@@ -284,7 +283,7 @@ impl Writes {
                 let mut state = before.clone();
                 state.commit = commit;
                 let mut next = series.as_ref().clone();
-                next.count_rows_written(&write.rows, 0, commit, wall_ms(), &state.snapshot_commits);
+                next.count_rows_written(&write.rows, 0, commit, self.wal.queue.wall_ms(), &state.snapshot_commits);
                 next.sealed_commit = commit;
                 let record = |(part, renumbered): &(LoadedChunk, Option<Renumbered>)| {
                     chunk_record(renumbered.as_ref().map_or(&part.summary, |renumbered| &renumbered.summary))

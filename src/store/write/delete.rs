@@ -2,7 +2,6 @@
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::LoggedChange;
-use crate::store::clock::wall_ms;
 use crate::store::read::precondition::{IfVersion, current};
 use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::write::writes::{Writes, frame};
@@ -58,13 +57,14 @@ impl Writes {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let mut next = series.without_range(range, deleted, commit, wall_ms(), &state.snapshot_commits);
+        let wall_ms = queue.wall_ms();
+        let mut next = series.without_range(range, deleted, commit, wall_ms, &state.snapshot_commits);
         next.bounds = left;
         let version = next.version;
         let operation =
             LoggedChange::Delete { series_id: series.id, start: range.0, end: range.1, deleted, left: next.bounds };
         state.put(next);
-        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        let batch = queue.enqueue(&mut pending, state, frame(wall_ms, vec![operation]))?;
         drop(pending);
         queue.wait(&batch)?;
         Ok(DeleteOutcome { series_id: series.id, rows_deleted: deleted, version, commit })

@@ -7,7 +7,6 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::bytes::words_as_bytes;
 use crate::format::receipt::Receipt;
-use crate::store::clock::wall_ms;
 use crate::store::wal::commit_queue::QueuedCommits;
 use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteMode, WriteOutcome};
 use crate::types::MergeRule;
@@ -20,8 +19,12 @@ pub const RECEIPTS_MAX: usize = 1_000_000;
 
 /// The result of a repeat: the receipt of the earlier write under this key, which may be in flight and may still be
 /// refused; or why the key does not fit.
-pub fn find_receipt(pending: &QueuedCommits, (key, fingerprint): (u128, u128)) -> Result<Option<DecidedWrite>> {
-    let alive = |receipt: &&Arc<Receipt>| receipt.wall_ms.saturating_add(RECEIPT_KEEP_MS) > wall_ms();
+pub fn find_receipt(
+    pending: &QueuedCommits,
+    wall_ms: i64,
+    (key, fingerprint): (u128, u128),
+) -> Result<Option<DecidedWrite>> {
+    let alive = |receipt: &&Arc<Receipt>| receipt.wall_ms.saturating_add(RECEIPT_KEEP_MS) > wall_ms;
     let Some(receipt) = pending.state.receipts.get(&key).filter(alive) else { return Ok(None) };
     if receipt.fingerprint != fingerprint {
         return Err(Error::new(ErrorCode::IdempotencyMismatch, "the idempotency key was used for another write")

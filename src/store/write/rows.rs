@@ -12,7 +12,6 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::receipt::{Receipt, SeriesReceipt};
 use crate::format::wal::{Commit, LoggedChange, encode_commit};
-use crate::store::clock::wall_ms;
 use crate::store::options::Durability;
 use crate::store::read::precondition::current;
 use crate::store::read::series_state::{SeriesId, SeriesState};
@@ -38,7 +37,7 @@ impl Writes {
         let once = idempotency_key.map(|key| (xxh3_128(key.as_bytes()), fingerprint(&writes)));
         let queue = &self.wal.queue;
         if let Some(once) = once {
-            let known = find_receipt(&queue.lock(), once)?;
+            let known = find_receipt(&queue.lock(), queue.wall_ms(), once)?;
             if let Some(known) = known {
                 return Ok(known);
             }
@@ -59,14 +58,14 @@ impl Writes {
 
         let mut pending = queue.lock_to_read(writes.iter().map(|write| &write.key));
         if let Some(once) = once
-            && let Some(known) = find_receipt(&pending, once)?
+            && let Some(known) = find_receipt(&pending, queue.wall_ms(), once)?
         {
             return Ok(known);
         }
         pending.check_writable()?;
         let mut state = pending.state.as_ref().clone();
         let commit = state.commit + 1;
-        let wall_ms = wall_ms();
+        let wall_ms = queue.wall_ms();
         let durable = self.wal.queue.durability() == Durability::Sync;
         let mut outcome = WriteOutcome { written: Vec::new(), commit: state.commit, repeated: false };
         let mut operations = Vec::with_capacity(writes.len());
@@ -163,6 +162,7 @@ impl Writes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::wall_ms;
     use crate::store::facade::Store;
     use crate::store::options::StoreOptions;
     use crate::store::read::precondition::ExpectedVersion;
@@ -219,11 +219,11 @@ mod tests {
         let first = queue_write(&store, &key, 1, "once");
         let write = SeriesWrite::new(key, rows(1), WriteMode::Upsert);
         let once = (xxh3_128(b"once"), fingerprint(&[write]));
-        let seen = find_receipt(&store.engine.wal.queue.lock(), once).unwrap().unwrap();
+        let seen = find_receipt(&store.engine.wal.queue.lock(), wall_ms(), once).unwrap().unwrap();
         store.engine.wal.queue.fill_disk_once();
         assert_eq!(store.engine.wal.queue.wait(&first).unwrap_err().code(), ErrorCode::StorageFull);
         assert_eq!(store.finish_write(seen).unwrap_err().code(), ErrorCode::StorageFull);
-        assert!(find_receipt(&store.engine.wal.queue.lock(), once).unwrap().is_none());
+        assert!(find_receipt(&store.engine.wal.queue.lock(), wall_ms(), once).unwrap().is_none());
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Writes {
         let series = SeriesState::new(id, Arc::new(def), commit);
         let operation = LoggedChange::Register { series_id: id, def: def_json(&series.def)? };
         state.put(series.clone());
-        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        let batch = queue.enqueue(&mut pending, state, frame(queue.wall_ms(), vec![operation]))?;
         drop(pending);
         queue.wait(&batch)?;
         Ok((Arc::new(series), true, commit))
@@ -70,7 +70,7 @@ impl Writes {
         next.def = Arc::new(def);
         let operation = LoggedChange::Register { series_id: next.id, def: def_json(&next.def)? };
         state.put(next.clone());
-        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        let batch = queue.enqueue(&mut pending, state, frame(queue.wall_ms(), vec![operation]))?;
         drop(pending);
         queue.wait(&batch)?;
         if next.def.value_index != series.def.value_index {
@@ -89,7 +89,11 @@ impl Writes {
         state.commit += 1;
         let commit = state.commit;
         let gone: Vec<Arc<SeriesState>> = state.drop_series(series.id, commit).into_iter().collect();
-        let batch = queue.enqueue(&mut pending, state, frame(vec![LoggedChange::Drop { series_id: series.id }]))?;
+        let batch = queue.enqueue(
+            &mut pending,
+            state,
+            frame(queue.wall_ms(), vec![LoggedChange::Drop { series_id: series.id }]),
+        )?;
         // Before it is durable: a checkpoint right after it must know that readers may hold the files.
         self.publisher.keep_files_of(&gone);
         drop(pending);

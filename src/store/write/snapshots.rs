@@ -7,7 +7,6 @@
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{Edit, SnapshotRecord};
 use crate::format::wal::{Commit, LoggedChange, encode_commit};
-use crate::store::clock::wall_ms;
 use crate::store::read::snapshot_views::snapshot_not_found;
 use crate::store::read::store_state::Snapshot;
 use crate::store::write::writes::{Writes, frame};
@@ -47,7 +46,7 @@ impl Writes {
         }
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
-        let snapshot = Snapshot { commit: state.commit, created_ms: wall_ms() };
+        let snapshot = Snapshot { commit: state.commit, created_ms: queue.wall_ms() };
         state.create_snapshot(name.to_owned(), snapshot);
         let operation = LoggedChange::CreateSnapshot { name: name.to_owned() };
         let logged = Commit { receipt: None, wall_ms: snapshot.created_ms, operations: vec![operation] };
@@ -72,7 +71,7 @@ impl Writes {
         let commit = state.commit;
         let gone = state.drop_snapshot(name, commit);
         let operation = LoggedChange::DropSnapshot { name: name.to_owned() };
-        let batch = queue.enqueue(&mut pending, state, frame(vec![operation]))?;
+        let batch = queue.enqueue(&mut pending, state, frame(queue.wall_ms(), vec![operation]))?;
         self.publisher.keep_files_of(&gone);
         drop(pending);
         queue.wait(&batch).inspect_err(|_| self.publisher.forget_files_of(&gone))?;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::disk::DiskPath;
 use crate::format::wal::{Commit, LoggedChange, encode_commit};
-use crate::store::clock::wall_ms;
 use crate::store::publish::publisher::Publisher;
 use crate::store::read::reads::Reads;
 use crate::store::wal::wing::Wal;
@@ -53,7 +52,7 @@ impl Writes {
     }
 }
 
-/// A frame of changes without a receipt.
-pub fn frame(operations: Vec<LoggedChange>) -> Vec<u8> {
-    encode_commit(&Commit { receipt: None, wall_ms: wall_ms(), operations })
+/// A frame of changes at this time, without a receipt.
+pub fn frame(wall_ms: i64, operations: Vec<LoggedChange>) -> Vec<u8> {
+    encode_commit(&Commit { receipt: None, wall_ms, operations })
 }

@@ -10,12 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use crate::clock::elapsed_ms;
 use crate::disk::{self, DiskPath};
 use crate::error::{ErrorCode, Result};
 use crate::store::check::verify::finding::{Finding, FindingKind, VerifyReport};
 use crate::store::check::verify::manifest::{self, ManifestReading};
 use crate::store::check::verify::read_file::{FileReadOutcome, check_is_store, open, owner, unreadable};
-use crate::store::clock::elapsed_ms;
 use crate::store::directory::check_format;
 use crate::store::manifest::edits::Contents;
 use crate::store::read::chunk_paths::series_dir;
