@@ -14,8 +14,8 @@ pub mod receipt;
 pub mod run;
 pub mod tombstone;
 pub mod value_index;
+mod version;
 pub mod wal;
 pub mod zone_map;
 
-/// Format version of a data directory, stored in `FORMAT`.
-pub const FORMAT_VERSION: u32 = 1;
+pub use version::FORMAT_VERSION;
