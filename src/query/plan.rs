@@ -35,6 +35,9 @@ const COMPILED_VALUES_MAX: usize = 4_000_000;
 /// A range without timestamps.
 const EMPTY_RANGE: (i64, i64) = (i64::MAX, i64::MIN);
 
+/// The closed range of the rows of one series, and the conditions on them.
+type SeriesRows = ((i64, i64), Arc<Vec<KeyRanges>>);
+
 /// Bounds of a range, before the unit of the series is known.
 #[derive(Clone, Copy, Debug)]
 pub enum RangeSpec<'a> {
@@ -223,14 +226,14 @@ impl Planner<'_> {
         Ok(filters)
     }
 
-    /// The closed range of the rows of one series, and the conditions on them.
+    /// The rows of one series that a plan reads.
     fn rows_of(
         &self,
         series: &SeriesState,
         spec: &RowSpec<'_>,
         range: Option<ClosedRange>,
         filter: Arc<Vec<KeyRanges>>,
-    ) -> Result<((i64, i64), Arc<Vec<KeyRanges>>)> {
+    ) -> Result<SeriesRows> {
         if let Some(count) = spec.latest_complete {
             let calendar = Calendar::of(series.def.calendar.as_ref())?;
             let Some(range) = range else { return Ok((EMPTY_RANGE, filter)) };
