@@ -19,24 +19,14 @@ mod store;
 mod table;
 mod tools;
 
-pub use admin::{
-    Backup, CancelJob, Compact, ExplainOverlaps, GetJob, JobRequest, ListFiles, ListJobs, ListOrphans, Scrub, Verify,
-    WaitParams,
-};
-pub use datasets::{
-    ChangeDataset, CreateDataset, DescribeDataset, Lineage, ListDatasetVersions, ListDatasets, RecordChange,
-    RecordRequest,
-};
-pub use definitions::{
-    ChangeDefinition, Define, DefineRequest, DescribeDefinition, ListDefinitionVersions, ListDefinitions,
-};
+pub use admin::*;
+pub use datasets::*;
+pub use definitions::*;
 pub use entry::{Call, EncodedReply, Entry, Input, JobCall, JsonCall, Outcome};
 pub use operation::{Context, EntityTag, JobOperation, NamedSchema, Operation, RequestSchemas};
-pub use rows::{Coverage, Delete, DeleteRequest};
-pub use series::{
-    ChangeRequest, ChangeSeries, DescribeSeries, DropRequest, DropSeries, ListSeries, Register, SeriesRequest,
-};
-pub use snapshots::{CreateSnapshot, DropSnapshot, ListSnapshots, SnapshotSpec};
+pub use rows::*;
+pub use series::*;
+pub use snapshots::*;
 pub use spec::{Access, BodyKind, FlightWay, Guard, Header, Method, Route, Spec};
-pub use store::{HealthOf, InventoryOf, NoRequest, Readiness};
+pub use store::*;
 pub use table::OPERATIONS;
