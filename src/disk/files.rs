@@ -7,11 +7,12 @@ use super::mmap::Map;
 use super::path::DiskPath;
 use super::retry::{persist, read_exact_at};
 use crate::error::{Error, ErrorCode, Result};
+use crate::types::width::to_usize;
 
 /// Reads an entire file.
 pub fn read(path: &DiskPath) -> Result<Vec<u8>> {
     let file = open(path)?;
-    let mut out = vec![0; usize::try_from(file_bytes(&file, path)?).unwrap_or(usize::MAX)];
+    let mut out = vec![0; to_usize(file_bytes(&file, path)?)];
     read_exact_at(file.as_ref(), &mut out, 0).map_err(|e| Error::io("read", path, &e))?;
     Ok(out)
 }
@@ -35,7 +36,7 @@ pub fn read_parts(file: &File, path: &DiskPath, each: &mut dyn FnMut(&[u8]) -> R
     let mut offset = 0;
     while offset < bytes {
         let part = (bytes - offset).min(PART_BYTES);
-        each(&read_at(file, path, offset, usize::try_from(part).unwrap_or(usize::MAX))?)?;
+        each(&read_at(file, path, offset, to_usize(part))?)?;
         offset += part;
     }
     Ok(())

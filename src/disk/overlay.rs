@@ -12,6 +12,7 @@ use super::mmap::Map;
 use super::path::DiskPath;
 use super::retry::read_exact_at;
 use crate::error::Result;
+use crate::types::width::to_usize;
 
 /// The overlay, see the module documentation.
 #[derive(Debug)]
@@ -226,7 +227,7 @@ impl OverlayBytes {
 impl DiskFile for OverlayBytes {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
         let bytes = self.bytes();
-        let found = bytes.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
+        let found = bytes.get(to_usize(offset)..).unwrap_or_default();
         let count = found.len().min(into.len());
         if let (Some(into), Some(found)) = (into.get_mut(..count), found.get(..count)) {
             into.copy_from_slice(found);

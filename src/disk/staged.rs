@@ -9,6 +9,7 @@ use super::interface::{DiskFile, File};
 use super::path::DiskPath;
 use super::retry::{persist, write_all_at};
 use crate::error::{Error, Result};
+use crate::types::width::to_usize;
 
 /// A file being written under `tmp/`, whose temporary name is removed on drop.
 #[derive(Debug)]
@@ -54,9 +55,9 @@ impl StagedFile {
 
     /// Appends zeros until the file has `bytes` bytes.
     pub fn put_zeros(&mut self, bytes: u64) -> Result<()> {
-        let zeros = vec![0_u8; usize::try_from(bytes.min(1 << 20)).unwrap_or(0)];
+        let zeros = vec![0_u8; to_usize(bytes.min(1 << 20))];
         while self.position < bytes {
-            let part = usize::try_from(bytes - self.position).unwrap_or(usize::MAX).min(zeros.len());
+            let part = to_usize(bytes - self.position).min(zeros.len());
             self.put(zeros.get(..part).unwrap_or(&zeros))?;
         }
         Ok(())

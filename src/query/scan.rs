@@ -17,7 +17,7 @@ use crate::query::cancel::CancelFlag;
 use crate::query::predicate::KeyRanges;
 use crate::store::{Block, BlockRows, MapCache, Merge, RUN_ROWS, SeriesState, WantedKeys};
 use crate::types::cells;
-use crate::types::width::to_usize;
+use crate::types::width::{self, to_usize};
 
 /// Pieces of fewer rows are copied together into one block.
 const GATHER_ROWS: usize = 512;
@@ -442,9 +442,9 @@ fn pick<'w>(
     rows: Range<usize>,
     picked: &mut Vec<u32>,
 ) {
-    let positions = rows.start as u32..rows.end as u32;
+    let positions = width::narrow::<u32, _>(rows.start)..width::narrow(rows.end);
     let mut marks = [true; CHECK_ROWS];
-    let marks = marks.get_mut(..rows.len()).unwrap_or_default();
+    let marks = cells::range_mut(&mut marks, 0..rows.len());
     let only = conditions.len() == 1;
     for (condition, words) in &mut conditions {
         let words = cells::range(words, rows.clone());

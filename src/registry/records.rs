@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_f
 use super::database::{Registry, RollbackReason};
 use super::name::{RecordKind, RecordRef, RecordStatus, VERSION_MAX};
 use crate::error::{Error, Result};
+use crate::types::width::narrow;
 
 /// Maximum number of records of a lineage in each direction.
 pub const LINEAGE_MAX: usize = 1_000;
@@ -172,7 +173,7 @@ fn maybe_number<T: TryFrom<i64>>(row: &Row<'_>, column: &str) -> rusqlite::Resul
 }
 
 fn stored(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+    narrow(value)
 }
 
 /// The error for an enum text this program does not know.

@@ -25,6 +25,17 @@ pub fn range<T>(cells: &[T], range: Range<usize>) -> &[T] {
     }
 }
 
+/// The cells at a range of positions, to be written.
+#[inline]
+#[track_caller]
+pub fn range_mut<T>(cells: &mut [T], range: Range<usize>) -> &mut [T] {
+    let count = cells.len();
+    match cells.get_mut(range.clone()) {
+        Some(cells) => cells,
+        None => out_of_range(&range, count),
+    }
+}
+
 /// The cells from a position on; none at the end.
 #[inline]
 #[track_caller]
@@ -66,11 +77,7 @@ pub fn array<const N: usize, T: Copy>(cells: &[T], at: usize) -> [T; N] {
 #[inline]
 #[track_caller]
 pub fn put<T: Copy>(cells: &mut [T], at: usize, new: &[T]) {
-    let count = cells.len();
-    match cells.get_mut(at..at + new.len()) {
-        Some(old) => old.copy_from_slice(new),
-        None => out_of_range(&(at..at + new.len()), count),
-    }
+    range_mut(cells, at..at + new.len()).copy_from_slice(new);
 }
 
 #[cold]

@@ -105,7 +105,7 @@ impl Service {
         for block in Scan::new(series, self.store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
             let block = block?;
             let columns: Vec<&[i64]> = (0..block.column_count()).map(|column| block.words(column)).collect();
-            let ts = columns.first().copied().unwrap_or_default();
+            let ts = block.timestamps();
             if let (Some(first), Some(last)) = (ts.first(), ts.last()) {
                 bounds = Some((bounds.map_or(*first, |(first, _)| first), *last));
             }

@@ -738,7 +738,7 @@ impl<'a> RepairPlan<'a> {
             let body = to_usize(block.offset + u64::from(block.header_bytes));
             let columns = (0..=left.meta.series.columns.len()).map(|column| {
                 let at = body + column_offset(rows, column);
-                range_of(&bytes, at..at + rows * 8, "block").map(|bytes| words_of(bytes).collect())
+                range_of(bytes, at..at + rows * 8, "block").map(|bytes| words_of(bytes).collect())
             });
             let columns: Vec<Vec<i64>> = columns.collect::<Result<_>>()?;
             let columns: Vec<&[i64]> = columns.iter().map(Vec::as_slice).collect();
