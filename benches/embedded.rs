@@ -85,15 +85,15 @@ fn timed<T>(times: &str, mut work: impl FnMut() -> Result<T>) -> Result<Timed<T>
     let mut last = None;
     for _ in 0..times.max(1) {
         drop(last.take());
-        let begun = Instant::now();
+        let started = Instant::now();
         last = Some(black_box(work()?));
-        ns.push(nanos(begun));
+        ns.push(nanos(started));
     }
     last.map(|last| Timed { ns, last }).ok_or_else(|| Error::internal("zero repetitions"))
 }
 
-fn nanos(begun: Instant) -> u64 {
-    u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+fn nanos(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
@@ -115,15 +115,15 @@ impl Session {
         match (command, words.as_slice()) {
             ("open", [dir, flags @ ..]) => self.open(Path::new(dir), flags),
             ("close", []) => {
-                let begun = Instant::now();
+                let started = Instant::now();
                 drop(self.store.take());
-                Ok(json!({ "ns": [nanos(begun)] }))
+                Ok(json!({ "ns": [nanos(started)] }))
             }
             ("register", _) => {
                 let spec: SeriesSpec = serde_json::from_str(rest).map_err(other)?;
-                let begun = Instant::now();
+                let started = Instant::now();
                 self.store()?.register(spec.resolve()?)?;
-                Ok(json!({ "ns": [nanos(begun)] }))
+                Ok(json!({ "ns": [nanos(started)] }))
             }
             ("write", [key, file, mode]) => self.write(key, &batches_of(file)?, mode),
             ("each", [key, file]) => self.each(key, &batches_of(file)?),
@@ -160,11 +160,12 @@ impl Session {
     fn open(&mut self, dir: &Path, flags: &[&str]) -> Result<Value> {
         drop(self.store.take());
         let durability = if flags.contains(&"none") { Durability::None } else { Durability::Sync };
-        let options = StoreOptions { durability, upkeep: !flags.contains(&"idle"), ..StoreOptions::default() };
+        let options =
+            StoreOptions { durability, background_maintenance: !flags.contains(&"idle"), ..StoreOptions::default() };
         let before = anonymous_bytes();
-        let begun = Instant::now();
+        let started = Instant::now();
         let store = Store::open(dir, true, options)?;
-        let ns = nanos(begun);
+        let ns = nanos(started);
         let chunks: usize = store.snapshot().registered().map(|series| series.chunks.len()).sum();
         let rows: u64 = store.snapshot().registered().map(|series| series.rows).sum();
         self.store = Some(store);
@@ -188,30 +189,30 @@ impl Session {
             registered(store, key)?;
         }
         let mut rows = 0;
-        let begun = Instant::now();
+        let started = Instant::now();
         for (key, batch) in keys.iter().zip(batches) {
             rows += store.write(key, rows_of(batch), mode, None)?.rows_written;
         }
-        Ok(json!({ "ns": [nanos(begun)], "rows": rows }))
+        Ok(json!({ "ns": [nanos(started)], "rows": rows }))
     }
 
     fn each(&self, key: &str, batches: &[RecordBatch]) -> Result<Value> {
         let (store, key) = (self.store()?, SeriesKey::parse(key)?);
         registered(store, &key)?;
         let mut rows = 0;
-        let begun = Instant::now();
+        let started = Instant::now();
         for batch in batches {
             for row in 0..batch.num_rows() {
                 rows += store.write(&key, rows_of(&batch.slice(row, 1)), WriteMode::Append, None)?.rows_written;
             }
         }
-        Ok(json!({ "ns": [nanos(begun)], "rows": rows }))
+        Ok(json!({ "ns": [nanos(started)], "rows": rows }))
     }
 
     fn spread(&self, prefix: &str, numbers: Range<usize>, batches: &[RecordBatch]) -> Result<Value> {
         let store = self.store()?;
         let mut rows = 0;
-        let begun = Instant::now();
+        let started = Instant::now();
         for number in numbers {
             let key = SeriesKey::kline(&format!("{prefix}{number:05}"), "1m")?;
             registered(store, &key)?;
@@ -219,17 +220,17 @@ impl Session {
                 rows += store.write(&key, rows_of(batch), WriteMode::Append, None)?.rows_written;
             }
         }
-        Ok(json!({ "ns": [nanos(begun)], "rows": rows }))
+        Ok(json!({ "ns": [nanos(started)], "rows": rows }))
     }
 
     fn settle(&self) -> Result<Value> {
         let store = self.store()?;
-        let begun = Instant::now();
+        let started = Instant::now();
         store.seal(&[])?;
         store.checkpoint()?;
         store.compact(&[], true)?;
         store.vacuum()?;
-        Ok(json!({ "ns": [nanos(begun)] }))
+        Ok(json!({ "ns": [nanos(started)] }))
     }
 
     /// From loading the published state to the last record batch.
@@ -435,7 +436,7 @@ fn fdatasync(dir: &Path, bytes: usize, times: &str, how: &str) -> Result<Value> 
 /// Creates a store of one day in one chunk, and an edit that adds one chunk per day without files: an open that touched
 /// them would fail.
 fn plant(dir: &Path, count: u64) -> Result<Value> {
-    let store = Store::open(dir, true, StoreOptions { upkeep: false, ..StoreOptions::default() })?;
+    let store = Store::open(dir, true, StoreOptions { background_maintenance: false, ..StoreOptions::default() })?;
     let key = SeriesKey::kline("BTCUSDT", "1m")?;
     let spec = SeriesSpec { partition: Some("day".into()), ..SeriesSpec::of_key(&key) };
     store.register(spec.resolve()?)?;

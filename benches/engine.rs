@@ -261,7 +261,8 @@ const MANY: i64 = 10_000_000;
 
 /// A series of ten million rows in one partition: `open` ascends with time, `close` and `volume` are scattered.
 fn many(root: &std::path::Path, value_index: &[&str]) -> Store {
-    let options = StoreOptions { durability: Durability::None, upkeep: false, ..StoreOptions::default() };
+    let options =
+        StoreOptions { durability: Durability::None, background_maintenance: false, ..StoreOptions::default() };
     let store = Store::open(root, true, options).expect("a new store");
     let mut spec = SeriesSpec::of_key(&key());
     spec.price_digits = Some(2);

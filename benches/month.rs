@@ -48,7 +48,7 @@ fn main() {
         store.register(SeriesSpec::of_key(key).resolve().expect("a registration")).expect("registered");
     }
     let written_before = system("/proc/self/io", "wchar");
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut anon_max, mut files_max, mut slowest) = (0, 0, 0.0_f64);
     for minute in 0..days * 1_440 {
         let ts = BEGIN + minute * MINUTE;
@@ -76,12 +76,12 @@ fn main() {
                 bytes as f64 / 1e9,
                 written as f64 / (rows * 16) as f64,
                 anon_max / 1_024,
-                begun.elapsed().as_secs_f64(),
+                started.elapsed().as_secs_f64(),
                 slowest * 1e3,
             );
         }
     }
-    println!("{:?}", store.upkeep_counts());
+    println!("{:?}", store.maintenance_counts());
     let (run_bytes, run_files) = store.run_files();
     println!(
         "{run_files} run files with {:.1} MB; most files at the end of a day: {files_max}",

@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_open_the_gate_until_they_are_revoked() {
+    fn tokens_authenticate_until_they_are_revoked() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let auth = Authenticator::open(root).unwrap();

@@ -361,8 +361,8 @@ fn store_uses() -> BTreeMap<String, BTreeSet<String>> {
     let mut uses = BTreeMap::new();
     for (module, code) in &sources.code {
         let Some(file) = module.strip_prefix("store::") else { continue };
-        let beside = words(code).any(|(word, rest)| word == "super" && rest.starts_with("::"));
-        assert!(!beside, "store::{file} names a file by super:: instead of its path from the crate");
+        let uses_super = words(code).any(|(word, rest)| word == "super" && rest.starts_with("::"));
+        assert!(!uses_super, "store::{file} names a file by super:: instead of its path from the crate");
         for path in absolute_paths(code, module).iter().filter(|path| path[0] == "store" && path.len() > 1) {
             let direct = (1..=path.len()).any(|length| sources.code.contains_key(&path[..length].join("::")));
             assert!(direct, "store::{file} uses crate::{} through the list of a wing", path.join("::"));

@@ -205,9 +205,9 @@ async fn all(client: &mut Client) -> RecordBatch {
 }
 
 /// Compares columns only: the schema of a result also has its version.
-fn assert_same_rows(answer: &RecordBatch, expected: &RecordBatch) {
-    assert_eq!(answer.schema().fields(), expected.schema().fields());
-    assert_eq!(answer.columns(), expected.columns());
+fn assert_same_rows(found: &RecordBatch, expected: &RecordBatch) {
+    assert_eq!(found.schema().fields(), expected.schema().fields());
+    assert_eq!(found.columns(), expected.columns());
 }
 
 async fn act(client: &mut Client, name: &str, body: Value) -> Result<Value, Status> {
@@ -289,18 +289,18 @@ async fn columns_order_and_numbers_are_as_requested() {
         let expected: Vec<i64> = (3_000..20_000).rev().map(|m| T0 + m * MINUTE).collect();
         assert_eq!(ts.values(), expected.as_slice());
 
-        let ask = |numbers: &str| json!({"series": [KEY], "columns": ["close", "volume"], "numbers": numbers});
-        let raw = get(&mut client, ask("raw")).await.unwrap();
+        let query = |numbers: &str| json!({"series": [KEY], "columns": ["close", "volume"], "numbers": numbers});
+        let raw = get(&mut client, query("raw")).await.unwrap();
         let raw = raw.column(1).as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec();
         assert_eq!(raw, (0..20_000).map(|m| 4_200_002 + m * 7).collect::<Vec<_>>());
-        let doubles = get(&mut client, ask("float64")).await.unwrap();
+        let doubles = get(&mut client, query("float64")).await.unwrap();
         let doubles = doubles.column(1).as_any().downcast_ref::<Float64Array>().unwrap();
         for (raw, double) in raw.iter().zip(doubles.values()) {
             assert_eq!(*double, format!("{}.{:02}", raw / 100, raw % 100).parse::<f64>().unwrap());
         }
-        let wide = get(&mut client, ask("decimal128")).await.unwrap();
+        let wide = get(&mut client, query("decimal128")).await.unwrap();
         assert_eq!(wide.schema().field(2).data_type(), &DataType::Decimal128(18, 4));
-        let text = get(&mut client, ask("string")).await.unwrap();
+        let text = get(&mut client, query("string")).await.unwrap();
         let text = text.column(1).as_any().downcast_ref::<arrow::array::StringArray>().unwrap();
         assert_eq!((text.value(0), text.value(19_999)), ("42000.02", "43399.95"));
     }
@@ -396,9 +396,9 @@ async fn info_has_the_bytes_of_the_result_or_none() {
         json!({"series": [KEY], "numbers": "string", "columns": []}),
     ] {
         let info = client.get_flight_info(command(query.clone())).await.unwrap().into_inner();
-        let answer = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap().into_inner();
-        let answer = FlightRecordBatchStream::new_from_flight_data(answer.map_err(Into::into));
-        let batches: Vec<RecordBatch> = answer.try_collect().await.unwrap();
+        let stream = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap().into_inner();
+        let stream = FlightRecordBatchStream::new_from_flight_data(stream.map_err(Into::into));
+        let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap();
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
         assert_eq!((info.total_records, info.total_bytes), (rows as i64, bytes_of(&batches) as i64), "{query}");
     }
@@ -427,8 +427,8 @@ async fn the_last_message_has_statistics_and_acknowledgements_mark_repeats() {
     let once = command(json!({"series": KEY, "idempotency_key": "k"}));
     for replayed in [false, true] {
         let messages = put_messages(once.clone(), &[klines(0..10, 0), klines(10..20, 0)]);
-        let answer = client.do_put(futures::stream::iter(messages)).await.unwrap().into_inner();
-        let acks: Vec<_> = answer.try_collect().await.unwrap();
+        let stream = client.do_put(futures::stream::iter(messages)).await.unwrap().into_inner();
+        let acks: Vec<_> = stream.try_collect().await.unwrap();
         assert_eq!(acks.len(), 2);
         for ack in acks {
             let ack: Value = serde_json::from_slice(&ack.app_metadata).unwrap();
@@ -721,11 +721,11 @@ async fn tickets_under_a_dataset_return_only_its_members() {
         rows += batches.iter().map(RecordBatch::num_rows).sum::<usize>();
     }
     assert_eq!(rows, 3_010);
-    let ask = |series: &str, as_of: &str| json!({"series": [series], "as_of": as_of});
-    assert_code(get(&mut client, ask("kline/OTHER/1m", "dataset:two")).await, "series_not_found");
-    assert_code(get(&mut client, ask(KEY, "dataset:none")).await, "dataset_not_found");
-    assert_code(get(&mut client, ask(KEY, "dataset:two@2")).await, "dataset_not_found");
-    assert_code(get(&mut client, ask(KEY, "dataset:Two")).await, "invalid_argument");
+    let query = |series: &str, as_of: &str| json!({"series": [series], "as_of": as_of});
+    assert_code(get(&mut client, query("kline/OTHER/1m", "dataset:two")).await, "series_not_found");
+    assert_code(get(&mut client, query(KEY, "dataset:none")).await, "dataset_not_found");
+    assert_code(get(&mut client, query(KEY, "dataset:two@2")).await, "dataset_not_found");
+    assert_code(get(&mut client, query(KEY, "dataset:Two")).await, "invalid_argument");
     let covered = act(&mut client, "coverage", json!({"series": KEY, "as_of": "dataset:two@1"})).await.unwrap();
     assert_eq!(covered["rows"], 3_000);
     let refused =
@@ -746,17 +746,20 @@ fn the_page_about_flight_matches_the_code() {
     let config = FlightLimits::default();
     for claim in [
         format!("| {}, then `overloaded` |", config.gets_max),
-        format!("| {}, then the one that did nothing for longest makes room |", thousands(config.connections_max)),
+        format!("| {}, then the connection that was idle longest is closed |", thousands(config.connections_max)),
         format!("puts being received at one time | {}, then `overloaded` |", config.puts_max),
-        format!("does not come | ended after {} s, `request_timeout` |", config.message_timeout.as_secs()),
+        format!("does not arrive | ended after {} s, `request_timeout` |", config.message_timeout.as_secs()),
         format!("sends nothing | ended after {} s, `request_timeout` |", config.put_idle_timeout.as_secs()),
         format!("| streams of one connection | {} |", config.streams_max),
         format!("| {} MiB, then input waits |", config.put_bytes_max >> 20),
         format!("at most {} MiB of columns", config.message_bytes_max >> 20),
-        format!("ended after {} s |\n| a connection that says nothing", config.stall_timeout.as_secs()),
-        format!("nothing at all | ended after {} s |", config.handshake_timeout.as_secs()),
-        format!("is gone | ended after {} s |", (config.ping_interval + config.ping_timeout).as_secs()),
-        format!("open answers have {} s to finish", config.drain_timeout.as_secs()),
+        format!(
+            "ended after {} s |\n| a connection that does not complete its handshake",
+            config.stall_timeout.as_secs()
+        ),
+        format!("complete its handshake | ended after {} s |", config.handshake_timeout.as_secs()),
+        format!("no longer responds | ended after {} s |", (config.ping_interval + config.ping_timeout).as_secs()),
+        format!("responses in progress have {} s to finish", config.drain_timeout.as_secs()),
         format!("at most {} wait", thousands(ACKS_QUEUED_MAX)),
     ] {
         assert!(page.contains(&claim), "docs/flight.md does not contain {claim:?}");
@@ -1407,13 +1410,13 @@ fn code<T>(outcome: Result<tonic::Response<T>, Status>) -> Result<(), Code> {
 
 /// Reads a response to its end.
 async fn drained<T>(outcome: Result<tonic::Response<tonic::Streaming<T>>, Status>) -> Result<(), Code> {
-    let mut answer = outcome.map_err(|status| status.code())?.into_inner();
-    while answer.message().await.map_err(|status| status.code())?.is_some() {}
+    let mut responses = outcome.map_err(|status| status.code())?.into_inner();
+    while responses.message().await.map_err(|status| status.code())?.is_some() {}
     Ok(())
 }
 
 /// Calls a method with valid arguments, on [`KEY`] if it needs a series, and reads the response to its end.
-async fn ask<F: Interceptor>(
+async fn call<F: Interceptor>(
     client: &mut FlightServiceClient<InterceptedService<Channel, F>>,
     method: &str,
 ) -> Result<(), Code> {
@@ -1459,7 +1462,7 @@ async fn every_method_checks_the_token_and_every_ticket_its_series() {
             Ok(request)
         });
         for method in METHODS {
-            assert_eq!(ask(&mut bare, method).await, Err(Code::Unauthenticated), "{method}, {token:?}");
+            assert_eq!(call(&mut bare, method).await, Err(Code::Unauthenticated), "{method}, {token:?}");
         }
     }
     // The health service needs no token.
@@ -1483,17 +1486,17 @@ async fn every_method_checks_the_token_and_every_ticket_its_series() {
             other => {
                 assert!(UNIMPLEMENTED_METHODS.contains(&other), "{other} is new: who may call it?");
                 for token in [&reader, &writer, &admin, &limited] {
-                    assert_eq!(ask(&mut client(token), other).await, Err(Code::Unimplemented), "{other}");
+                    assert_eq!(call(&mut client(token), other).await, Err(Code::Unimplemented), "{other}");
                 }
                 continue;
             }
         };
         for (own, token) in [(Scope::Read, &reader), (Scope::Write, &writer), (Scope::Admin, &admin)] {
             let expected = if own < needed { Err(Code::PermissionDenied) } else { Ok(()) };
-            assert_eq!(ask(&mut client(token), method).await, expected, "{method} with {own:?}");
+            assert_eq!(call(&mut client(token), method).await, expected, "{method} with {own:?}");
         }
         let expected = if of_series { Err(Code::PermissionDenied) } else { Ok(()) };
-        assert_eq!(ask(&mut client(&limited), method).await, expected, "{method} for other series");
+        assert_eq!(call(&mut client(&limited), method).await, expected, "{method} for other series");
     }
     for key in [KEY, "kline/NOSUCH/1m"] {
         assert_eq!(code(client(&limited).do_get(ticket(key)).await), Err(Code::PermissionDenied), "{key}");

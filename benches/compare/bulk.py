@@ -42,7 +42,7 @@ class Ingest:
             with pa.ipc.new_stream(sink, self.table.schema) as writer:
                 writer.write_table(self.table.slice(first, BODY_ROWS), max_chunksize=data.BATCH_ROWS)
             self.bodies.append(sink.getvalue().to_pybytes())
-        self.wanted = data.checksum(self.table)
+        self.expected = data.checksum(self.table)
         self.unchecked = {"DoPut", "REST", "DuckDB", "ArcticDB"}
 
     def fresh(self) -> str:
@@ -61,7 +61,7 @@ class Ingest:
         key = f"kline/{symbol}/1m"
         if self.is_first(name):
             found = self.server.flight.do_get(flight.Ticket(json.dumps({"series": [key]}))).read_all()
-            same(f"{PRODUCT}, ingest by {name}", data.checksum(found), self.wanted)
+            same(f"{PRODUCT}, ingest by {name}", data.checksum(found), self.expected)
         self.server.action("drop_series", {"series": key})
         self.server.action("compact")
 
@@ -108,7 +108,7 @@ class Ingest:
         self.duck.register("source", self.table)
         taken = seconds(peers.run, self.duck, "CREATE TABLE bars AS SELECT * FROM source")
         if self.is_first("DuckDB"):
-            same("DuckDB, ingest", data.checksum(self.duck.sql("SELECT * FROM bars").to_arrow_table()), self.wanted)
+            same("DuckDB, ingest", data.checksum(self.duck.sql("SELECT * FROM bars").to_arrow_table()), self.expected)
         peers.run(self.duck, "DROP TABLE bars")
         peers.run(self.duck, "CHECKPOINT")
         return taken
@@ -117,7 +117,7 @@ class Ingest:
         library = self.arctic.library
         taken = seconds(library.write, "bars", self.frame)
         if self.is_first("ArcticDB"):
-            same("ArcticDB, ingest", data.checksum(self.arctic.table(library.read("bars").data)), self.wanted)
+            same("ArcticDB, ingest", data.checksum(self.arctic.table(library.read("bars").data)), self.expected)
         library.delete("bars")
         return taken
 
@@ -176,11 +176,11 @@ def upsert(bench: Bench) -> list[Line]:
     def of_duck() -> float:
         _, patch, _ = next(turn["DuckDB"])
         duck.register("patch", patch)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         peers.run(duck, "INSERT OR REPLACE INTO bars SELECT * FROM patch")
-        taken = time.perf_counter() - begun
+        taken = time.perf_counter() - started
         peers.run(duck, "CHECKPOINT")
-        settled["DuckDB"].append(time.perf_counter() - begun)
+        settled["DuckDB"].append(time.perf_counter() - started)
         return taken
 
     def check() -> None:
@@ -188,9 +188,9 @@ def upsert(bench: Bench) -> list[Line]:
         columns = [bench.table[name].to_numpy().copy() for name in data.NAMES]
         for name, column in zip(data.NAMES, columns):
             column[rows] = patch[name].to_numpy()
-        wanted = data.checksum(data.table_of(columns))
-        checked(f"{PRODUCT}, upsert", engine.call("range", key, *ALL, 1), wanted)
-        same("DuckDB, upsert", data.checksum(duck.sql("SELECT * FROM bars ORDER BY ts").to_arrow_table()), wanted)
+        expected = data.checksum(data.table_of(columns))
+        checked(f"{PRODUCT}, upsert", engine.call("range", key, *ALL, 1), expected)
+        same("DuckDB, upsert", data.checksum(duck.sql("SELECT * FROM bars ORDER BY ts").to_arrow_table()), expected)
 
     samples = take_turns({PRODUCT: flushed(ours), "DuckDB": flushed(of_duck)}, bench.rounds_long, check)
     engine.stop()

@@ -73,14 +73,14 @@ def measured(bench: Bench, names: list[str]) -> tuple[list[Line], list[Curve], l
     """Runs all selected rows; a failure is reported and does not stop the others."""
     lines, curves, failed = [], [], []
     for number, name in enumerate(names):
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             for result in ROWS[name](bench):
                 (curves if isinstance(result, Curve) else lines).append(result)
         except (Exception, SystemExit):
             traceback.print_exc()
             failed.append(name)
-        print(f"[{number + 1}/{len(names)}] {name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+        print(f"[{number + 1}/{len(names)}] {name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return lines, curves, failed
 
 

@@ -81,7 +81,7 @@ def cross(bench: Bench) -> list[Line]:
     ts = data.BEGIN + bench.wide_rows // 2 * data.MINUTE
     one_bar = wide.filter(pc.equal(wide["ts"], ts))
     series = pa.array([f"kline/{symbol}/1m" for symbol in one_bar["symbol"].to_pylist()])
-    wanted = data.checksum(one_bar.set_column(0, "series", series))
+    expected = data.checksum(one_bar.set_column(0, "series", series))
 
     where = bench.dir("wide")
     file = data.write_file(wide.drop_columns("symbol").combine_chunks(), where / "wide.arrow", bench.wide_rows)
@@ -92,17 +92,17 @@ def cross(bench: Bench) -> list[Line]:
     engine.call("close")
     served = bench.copy(where / "store", "wide-served")
     engine.call("open", where / "store")
-    checked(f"{PRODUCT}, cross", engine.call("cross", "kline/S", ts, 1), wanted)
+    checked(f"{PRODUCT}, cross", engine.call("cross", "kline/S", ts, 1), expected)
 
     client = bench.keep(Server(bench.programs["fastk"], served)).flight
     ticket = flight.Ticket(json.dumps({"series": ["kline/S*/1m"], "start": ts, "end": ts, "layout": "by_time"}))
-    same(f"{PRODUCT} over Flight, cross", data.checksum(client.do_get(ticket).read_all()), wanted)
+    same(f"{PRODUCT} over Flight, cross", data.checksum(client.do_get(ticket).read_all()), expected)
 
     others = Peers(bench, wide, ts)
     queries = others.queries()
-    wanted = data.checksum(one_bar)
+    expected = data.checksum(one_bar)
     for name, query in queries.items():
-        same(f"{name}, cross", data.checksum(others.table(query())), wanted)
+        same(f"{name}, cross", data.checksum(others.table(query())), expected)
 
     over_flight = f"{PRODUCT} over Flight"
     contenders = {

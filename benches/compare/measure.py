@@ -86,7 +86,7 @@ class Goal:
 @dataclass
 class Line:
     """One line of the table. `samples` are seconds, seconds per gigabyte, or bytes; lower is better. With `amount`
-    they are shown as rows or bytes per second. Contenders in `aside` are shown but not compared."""
+    they are shown as rows or bytes per second. Engines in `aside` are shown but not compared."""
 
     row: str
     work: str

@@ -84,11 +84,11 @@ class Older:
             for month in range(self.months):
                 columns = [column.to_pylist() for column in self.month(number, month).columns]
                 rows = list(zip([symbol] * self.bars, *columns))
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 self.sqlite.execute("BEGIN")
                 self.sqlite.executemany(INSERT, rows)
                 self.sqlite.execute("COMMIT")
-                taken += time.perf_counter() - begun
+                taken += time.perf_counter() - started
         self.sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return taken
 
@@ -100,9 +100,9 @@ class Older:
         for number, symbol in enumerate(self.symbols):
             for month in range(self.months):
                 rows = self.month(number, month)
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 csv.write_csv(rows, where / f"{symbol}-{month:02}.csv")
-                taken += time.perf_counter() - begun
+                taken += time.perf_counter() - started
         return taken
 
     def read_csv(self, number: int, month: int) -> pa.Table:
@@ -112,17 +112,17 @@ class Older:
         return sum(self.engine.call("sum", f"kline/{symbol}/1m", *ALL, 1)["ns"][0] for symbol in self.symbols) / 1e9
 
     def full_sqlite(self) -> float:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         cursor = self.sqlite.execute("SELECT * FROM bars")
         assert sum(len(rows) for rows in iter(lambda: cursor.fetchmany(65_536), [])) == self.rows * len(self.symbols)
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     def full_csv(self) -> float:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for number in range(len(self.symbols)):
             for month in range(self.months):
                 data.cells(self.read_csv(number, month))
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     def ranges_ours(self) -> float:
         taken = 0
@@ -140,29 +140,29 @@ class Older:
         return data.cut(self.read_csv(number, month), data.span_of(first, RANGE_BARS))
 
     def ranges_sqlite(self) -> float:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for number, _, first in self.ranges:
             self.range_sqlite(number, first)
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     def ranges_csv(self) -> float:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for number, month, first in self.ranges:
             self.range_csv(number, month, first)
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     def check(self) -> None:
         for number, symbol in enumerate(self.symbols):
-            wanted = data.checksum(self.tables[number])
-            checked(f"{PRODUCT}, {symbol}", self.engine.call("range", f"kline/{symbol}/1m", *ALL, 1), wanted)
+            expected = data.checksum(self.tables[number])
+            checked(f"{PRODUCT}, {symbol}", self.engine.call("range", f"kline/{symbol}/1m", *ALL, 1), expected)
             months = pa.concat_tables(self.read_csv(number, month) for month in range(self.months))
-            same(f"CSV, {symbol}", data.checksum(months), wanted)
+            same(f"CSV, {symbol}", data.checksum(months), expected)
         for number, month, first in self.ranges[:10]:
-            wanted = data.checksum(self.tables[number].slice(first, RANGE_BARS))
+            expected = data.checksum(self.tables[number].slice(first, RANGE_BARS))
             rows = self.range_sqlite(number, first)
             found = data.table_of([pa.array(cells) for cells in zip(*rows)])
-            same("SQLite, range", data.checksum(found), wanted)
-            same("CSV, range", data.checksum(self.range_csv(number, month, first)), wanted)
+            same("SQLite, range", data.checksum(found), expected)
+            same("CSV, range", data.checksum(self.range_csv(number, month, first)), expected)
         count = self.sqlite.execute("SELECT count(*) FROM bars").fetchone()[0]
         same("SQLite", count, self.rows * len(self.symbols))
 

@@ -23,10 +23,10 @@ def compare(bench, row, work, words, query, expected, *, calls, times, engines=N
     """One line of a read that every engine supports: FastK runs the command `words` `times` times per round, a peer runs
     `query` `calls` times."""
     engines = bench.engines if engines is None else engines
-    wanted = data.checksum(expected)
-    checked(f"{PRODUCT}, {row}", bench.engine.call(*words, 1), wanted)
+    checksum = data.checksum(expected)
+    checked(f"{PRODUCT}, {row}", bench.engine.call(*words, 1), checksum)
     for engine in engines:
-        same(f"{engine.name}, {row}", data.checksum(engine.table(query(engine)).sort_by("ts")), wanted)
+        same(f"{engine.name}, {row}", data.checksum(engine.table(query(engine)).sort_by("ts")), checksum)
     contenders = {PRODUCT: lambda: engine_p50(bench.engine, times, *words)}
     for engine in engines:
         contenders[engine.name] = lambda engine=engine: p50(lambda: query(engine), calls)

@@ -132,7 +132,7 @@ def document(lines: list[Line], curves: list[Curve], about: dict, plots: list[tu
     parts = [
         "# Results of `benches/compare`",
         f"Written by `benches/compare/run{' --quick' if about['quick'] else ''}`; `benches/README.md` says how figures "
-        "are taken. Contenders take turns within one run, the first round is discarded, and each figure is the median "
+        "are measured. Engines take turns within one run, the first round is discarded, and each figure is the median "
         "of the rounds with the lowest and the highest. Results were checked cell by cell before they were timed. The "
         "ratio is how many times as good as the best peer (in bold) FastK is; entries in italics are shown and not "
         "compared.",

@@ -41,9 +41,9 @@ def after_appends(bench: Bench) -> list[Line]:
 
     def measured(what: str, read, check) -> None:
         for name, span in spans.items():
-            wanted = data.checksum(data.cut(table, span))
+            expected = data.checksum(data.cut(table, span))
             for key in (ONE, EVERY):
-                check(key, span, wanted)
+                check(key, span, expected)
             ways = {PRODUCT: functools.partial(read, ONE, span), AT_ONCE: functools.partial(read, EVERY, span)}
             work = f"{name}, after {count:,} one-row appends, {what}"
             lines.append(Line("after-appends", work, take_turns(ways, bench.rounds), goal, notes=note))
@@ -51,8 +51,8 @@ def after_appends(bench: Bench) -> list[Line]:
     def in_process(key: str, span: tuple[int, int]) -> float:
         return engine_p50(engine, 300, "range", key, *span)
 
-    def check_in_process(key: str, span: tuple[int, int], wanted) -> None:
-        checked(f"{key}, {span}", engine.call("range", key, *span, 1), wanted)
+    def check_in_process(key: str, span: tuple[int, int], expected) -> None:
+        checked(f"{key}, {span}", engine.call("range", key, *span, 1), expected)
 
     measured("in process", in_process, check_in_process)
     engine.call("close")
@@ -66,8 +66,8 @@ def after_appends(bench: Bench) -> list[Line]:
         request = ticket(key, span)
         return p50(lambda: server.flight.do_get(request).read_all(), 100)
 
-    def check_by_flight(key: str, span: tuple[int, int], wanted) -> None:
-        same(f"{key}, {span}", data.checksum(server.flight.do_get(ticket(key, span)).read_all()), wanted)
+    def check_by_flight(key: str, span: tuple[int, int], expected) -> None:
+        same(f"{key}, {span}", data.checksum(server.flight.do_get(ticket(key, span)).read_all()), expected)
 
     spans["all of them"] = data.span_of(0, count)
     measured("over Flight", by_flight, check_by_flight)
@@ -83,9 +83,9 @@ def arctic_after_appends(bench: Bench) -> list[Line]:
     library.write("one-by-one", frame.iloc[:1])
     for row in range(1, count):
         library.append("one-by-one", frame.iloc[row : row + 1])
-    wanted = data.checksum(data.klines(count))
+    expected = data.checksum(data.klines(count))
     for name in ("at-once", "one-by-one"):
-        same(f"ArcticDB, {name}", data.checksum(arctic.table(library.read(name).data)), wanted)
+        same(f"ArcticDB, {name}", data.checksum(arctic.table(library.read(name).data)), expected)
     ways = {
         "ArcticDB": lambda: p50(lambda: library.read("one-by-one").data, 3),
         "ArcticDB, written at once": lambda: p50(lambda: library.read("at-once").data, 3),
@@ -177,16 +177,16 @@ class Growing:
         self.engine.call(*words)
         self.engine.call("close")
 
-    def measure(self, size: int, key: str, span: tuple[int, int], rows_of_duck, wanted) -> None:
+    def measure(self, size: int, key: str, span: tuple[int, int], rows_of_duck, expected) -> None:
         """A server owns its store exclusively, so it runs on a copy."""
         copy = self.bench.copy(self.where / "store", f"growing-{self.where.name}-{size}")
         server = Server(self.bench.programs["fastk"], copy)
         request = flight.Ticket(json.dumps({"series": [key], "start": span[0], "end": span[1]}))
         self.engine.call("open", self.where / "store")
         try:
-            checked(f"{key} in process", self.engine.call("range", key, *span, 1), wanted)
-            same(f"{key} over Flight", data.checksum(server.flight.do_get(request).read_all()), wanted)
-            same(f"{key} of DuckDB", data.checksum(rows_of_duck()), wanted)
+            checked(f"{key} in process", self.engine.call("range", key, *span, 1), expected)
+            same(f"{key} over Flight", data.checksum(server.flight.do_get(request).read_all()), expected)
+            same(f"{key} of DuckDB", data.checksum(rows_of_duck()), expected)
             ways = {
                 f"{PRODUCT} in process": lambda: engine_p50(self.engine, 500, "range", key, *span),
                 f"{PRODUCT} over Flight": lambda: p50(lambda: server.flight.do_get(request).read_all(), 100),
@@ -217,13 +217,13 @@ def by_rows(bench: Bench) -> Curve:
         peers.run(growing.duck, "CHECKPOINT")
         before = size
         span = data.span_of(size // 2, 1_440)
-        wanted = data.checksum(data.cut(bench.table, span))
+        expected = data.checksum(data.cut(bench.table, span))
 
         def of_duck() -> pa.Table:
             query = "SELECT * FROM bars WHERE ts BETWEEN ? AND ?"
             return growing.duck.sql(query, params=span).to_arrow_table()
 
-        growing.measure(size, "kline/BTCUSDT/1m", span, of_duck, wanted)
+        growing.measure(size, "kline/BTCUSDT/1m", span, of_duck, expected)
     growing.engine.stop()
     return Curve("rows", "1 day of one series", "rows of the series", growing.points)
 
@@ -234,7 +234,7 @@ def by_series(bench: Bench) -> Curve:
     file = data.write_file(day, growing.where / "day.arrow")
     peers.run(growing.duck, f"CREATE TABLE bars (symbol VARCHAR, ts BIGINT, {CELLS})")
     growing.duck.register("day", day)
-    before, span, wanted = 0, data.span_of(0, 1_440), data.checksum(day)
+    before, span, expected = 0, data.span_of(0, 1_440), data.checksum(day)
     for size in bench.size_series:
         growing.grow("spread", "N", before, size, file)
         peers.run(
@@ -251,6 +251,6 @@ def by_series(bench: Bench) -> Curve:
             query = "SELECT * EXCLUDE symbol FROM bars WHERE symbol = ? AND ts BETWEEN ? AND ?"
             return growing.duck.sql(query, params=[symbol, *span]).to_arrow_table()
 
-        growing.measure(size, f"kline/{symbol}/1m", span, of_duck, wanted)
+        growing.measure(size, f"kline/{symbol}/1m", span, of_duck, expected)
     growing.engine.stop()
     return Curve("series", "1 day of one series", "series in the store, 1 day each", growing.points)

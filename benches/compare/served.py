@@ -65,9 +65,9 @@ class Streams:
 
 def flight_all(bench: Bench) -> list[Line]:
     ours, theirs = bench.server, bench.flight_peer
-    wanted = data.checksum(bench.table)
-    same(f"{PRODUCT}, Flight", data.checksum(ours.flight.do_get(ticket()).read_all()), wanted)
-    same(CPP, data.checksum(theirs.flight.do_get(peer_ticket()).read_all()), wanted)
+    checksum = data.checksum(bench.table)
+    same(f"{PRODUCT}, Flight", data.checksum(ours.flight.do_get(ticket()).read_all()), checksum)
+    same(CPP, data.checksum(theirs.flight.do_get(peer_ticket()).read_all()), checksum)
     streams = Streams(bench.rows * 48)
     contenders = {
         PRODUCT: streams.turn(PRODUCT, ours.pid, lambda: rows_of(ours.flight, ticket()), bench.rows),
@@ -79,10 +79,10 @@ def flight_all(bench: Bench) -> list[Line]:
     return streams.lines("flight-all", work, samples, goals, Goal("≤ 1× the C++ server", 1))
 
 
-def arrow_bodies(bench: Bench, name: str, paths: list[str], wanted: list[tuple[int, int]]):
+def arrow_bodies(bench: Bench, name: str, paths: list[str], checksums: list[tuple[int, int]]):
     """Checks FastK's Arrow bodies and starts a server that sends the same bytes."""
     bodies = []
-    for path, expected in zip(paths, wanted):
+    for path, expected in zip(paths, checksums):
         body = bench.server.http.get(path)
         same(f"{PRODUCT}, {path}", data.checksum(pa.ipc.open_stream(body).read_all()), expected)
         bodies.append(body)
@@ -127,9 +127,9 @@ def flight_small(bench: Bench) -> list[Line]:
     )
     lines = []
     for work, query, expected, is_goal in cases:
-        wanted = data.checksum(expected)
-        same(f"{PRODUCT}, Flight, {work}", data.checksum(ours.do_get(ticket(**query)).read_all()), wanted)
-        same(f"{CPP}, {work}", data.checksum(theirs.do_get(peer_ticket(**query)).read_all()), wanted)
+        checksum = data.checksum(expected)
+        same(f"{PRODUCT}, Flight, {work}", data.checksum(ours.do_get(ticket(**query)).read_all()), checksum)
+        same(f"{CPP}, {work}", data.checksum(theirs.do_get(peer_ticket(**query)).read_all()), checksum)
         contenders = {
             PRODUCT: lambda: p50(lambda: ours.do_get(ticket(**query)).read_all(), 200),
             CPP: lambda: p50(lambda: theirs.do_get(peer_ticket(**query)).read_all(), 200),
@@ -210,11 +210,11 @@ def json_rows(bench: Bench) -> list[Line]:
     writes = {"NDJSON": frame.write_ndjson, "JSON": frame.write_json, "NDJSON, decimals": frame.write_ndjson}
     lines = []
     for name, path in paths.items():
-        wanted = data.checksum(table)
-        same(f"{PRODUCT}, {name}", data.checksum(table_of_text(name, ours.http.get(path))), wanted)
+        checksum = data.checksum(table)
+        same(f"{PRODUCT}, {name}", data.checksum(table_of_text(name, ours.http.get(path))), checksum)
         text = io.BytesIO()
         writes[name](text)
-        same(f"Polars, {name}", data.checksum(table_of_text(name, text.getvalue())), wanted)
+        same(f"Polars, {name}", data.checksum(table_of_text(name, text.getvalue())), checksum)
         contenders = {
             PRODUCT: lambda: seconds(lambda: ours.http.drain(path)),
             "Polars in process": lambda: seconds(lambda: writes[name](io.BytesIO())),

@@ -48,7 +48,7 @@ enum AdminCommand {
     Scrub(verify::ScrubArgs),
     /// List files of a data directory that the manifest does not name, and why they may exist.
     ListOrphans(PlainArgs),
-    /// List chunks that cover the same times, which of them wins, and what compaction would do.
+    /// List chunks that cover the same times, which of them takes precedence, and what compaction would do.
     ExplainOverlap(PlainArgs),
     /// Check whether a server is ready and accepts writes; needs no token. Exit status 1 when it does not.
     Ping(PlainArgs),

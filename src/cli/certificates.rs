@@ -67,7 +67,7 @@ impl ServerTrust {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::internal(format!("TLS: {error}")))?;
-        let believed = match (&self.pinned, &self.ca) {
+        let trusted = match (&self.pinned, &self.ca) {
             (Some(sha256), _) => TrustAnchors::Pinned(sha256.clone()),
             (None, Some(path)) => {
                 let listed = certificates("--ca", path)?;
@@ -80,7 +80,7 @@ impl ServerTrust {
             }
             (None, None) => return self.with_identity(builder.with_root_certificates(system_roots()?)),
         };
-        let verifier = CertificateVerifier { believed, provider: provider() };
+        let verifier = CertificateVerifier { trusted, provider: provider() };
         self.with_identity(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
     }
 
@@ -119,7 +119,7 @@ enum TrustAnchors {
 /// Verifies the certificates of servers.
 #[derive(Debug)]
 struct CertificateVerifier {
-    believed: TrustAnchors,
+    trusted: TrustAnchors,
     provider: Arc<CryptoProvider>,
 }
 
@@ -137,7 +137,7 @@ impl ServerCertVerifier for CertificateVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, TlsError> {
-        match &self.believed {
+        match &self.trusted {
             TrustAnchors::Listed { signed, listed } => {
                 match signed.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
                     Err(error) if is_ca_error(&error) && listed.iter().any(|listed| listed == certificate) => {

@@ -92,7 +92,7 @@ pub struct DatasetPageArgs {
     /// At most N, 1 to 1,000 [default: 100].
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
-    /// Continue after an earlier page: its next_cursor.
+    /// Continue after an earlier page: the next_cursor of that page.
     #[arg(long)]
     pub cursor: Option<String>,
 }

@@ -34,7 +34,7 @@ enum DefinitionCommand {
     Show(DatasetVersionArgs),
     /// List the versions of a name.
     Versions(DatasetNameArgs),
-    /// Print what it is derived from, and what is derived from it.
+    /// Print what a definition is derived from, and what is derived from it.
     Lineage(DatasetVersionArgs),
     /// Change the status of a version.
     Status(DatasetStatusArgs),

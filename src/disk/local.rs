@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_tells_a_changed_file_from_an_unchanged_one() {
+    fn a_file_state_distinguishes_a_changed_file_from_an_unchanged_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         assert_eq!((FileState::of(&path), length(&path), read_existing(&path).unwrap()), (None, None, None));

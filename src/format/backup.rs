@@ -188,8 +188,8 @@ mod tests {
         let error = decode_backup(&encode_backup(&newer).unwrap()).unwrap_err();
         assert_eq!(error.code(), ErrorCode::UnsupportedFormat);
         for outside in ["../x", "/etc/passwd", "a/../../x", "", "./a"] {
-            let evil = Backup { files: vec![file(outside, 0, false)], ..backup.clone() };
-            assert!(decode_backup(&encode_backup(&evil).unwrap()).is_err(), "{outside:?}");
+            let escaping = Backup { files: vec![file(outside, 0, false)], ..backup.clone() };
+            assert!(decode_backup(&encode_backup(&escaping).unwrap()).is_err(), "{outside:?}");
         }
     }
 }

@@ -26,7 +26,7 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 const WORDS_MAX: usize = 1_000_000;
 
 fn cut() -> Error {
-    Error::invalid("arrow body is cut short").with_hint("an Arrow IPC stream ends with its end-of-stream marker")
+    Error::invalid("arrow body is truncated").with_hint("an Arrow IPC stream ends with its end-of-stream marker")
 }
 
 /// The item at a position of the stream.
@@ -248,7 +248,7 @@ fn dictionary<'b>(header: &[u8], body: &'b [u8], column: &KeyColumn) -> Result<(
     };
     let batch = found.data().ok_or_else(|| broken("an empty dictionary"))?;
     if batch.compression().is_some() {
-        return Err(Error::invalid("arrow bodies with compressed buffers are not taken"));
+        return Err(Error::invalid("arrow bodies with compressed buffers are not supported"));
     }
     let count = rows_of(&batch, 0)?;
     if count > WORDS_MAX {
@@ -288,7 +288,7 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
                 let positions = integers(positions, width, index.is_signed_integer()).take(rows);
                 for position in positions {
                     let word = usize::try_from(position).ok().and_then(|position| known.get(position));
-                    labels.push(word.ok_or_else(|| broken("a position beyond its dictionary"))?)?;
+                    labels.push(word.ok_or_else(|| broken("an index beyond its dictionary"))?)?;
                 }
             }
             kind => {

@@ -240,7 +240,7 @@ pub(super) fn check_size(def: &SeriesDef, rows: u64) -> Result<()> {
 }
 
 fn mismatch(array: &ArrayRef) -> Error {
-    Error::new(ErrorCode::SchemaMismatch, format!("{} is not a type this column accepts", array.data_type()))
+    Error::new(ErrorCode::SchemaMismatch, format!("{} is not a type that this column accepts", array.data_type()))
 }
 
 /// Appends an array to `ts`.
@@ -360,7 +360,7 @@ fn add_numbers(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef) -> Resul
         DataType::UInt32 => ints!(UInt32Type),
         // A double column also takes integers above the signed 64-bit range.
         DataType::UInt64 if target == ColumnType::Float64 => {
-            #[allow(clippy::cast_precision_loss, reason = "the nearest double is wanted")]
+            #[allow(clippy::cast_precision_loss, reason = "the nearest double is requested")]
             add_array::<UInt64Type>(set, column, array, |value| Ok((double_word(value as f64), false)));
         }
         DataType::UInt64 => ints!(UInt64Type),
@@ -449,7 +449,7 @@ fn add_array<T: ArrowPrimitiveType>(
             None => CellValue::Missing { nan: false },
             Some(Ok((word, rounded))) => CellValue::Word(word, rounded),
             // NaN is the only value that differs from itself.
-            #[allow(clippy::eq_op, reason = "asks for NaN")]
+            #[allow(clippy::eq_op, reason = "requests NaN")]
             Some(Err(NumberError::NotFinite)) if value != value => CellValue::Missing { nan: true },
             Some(Err(error)) => CellValue::Bad(error),
         };

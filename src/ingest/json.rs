@@ -371,7 +371,7 @@ impl<'de> Visitor<'de> for RowObject<'_, '_> {
                 }
             };
             if !state.rows.mark(field) {
-                let error = Error::invalid(format!("row {} names a column twice", state.rows.row()));
+                let error = Error::invalid(format!("row {} has a column twice", state.rows.row()));
                 return Err(state.fail(error));
             }
             let raw = map.next_value::<&'de RawValue>()?;

@@ -45,7 +45,7 @@ fn broken(error: impl std::fmt::Display) -> Error {
 fn open(body: &[u8]) -> Result<(ArrowReaderMetadata, Bytes, u64)> {
     // A file starts and ends with these four bytes; the length of the footer comes before the last ones.
     if body.len() < 12 || !body.starts_with(b"PAR1") || !body.ends_with(b"PAR1") {
-        return Err(Error::invalid("parquet body is cut short or not a Parquet file"));
+        return Err(Error::invalid("parquet body is truncated or not a Parquet file"));
     }
     check_footer(body)?;
     let bytes = Bytes::copy_from_slice(body);

@@ -47,14 +47,14 @@ struct Thrift<'b>(&'b [u8]);
 
 impl Thrift<'_> {
     fn byte(&mut self) -> Result<u8> {
-        let (first, rest) = self.0.split_first().ok_or_else(|| broken("a header is cut"))?;
+        let (first, rest) = self.0.split_first().ok_or_else(|| broken("a header is truncated"))?;
         self.0 = rest;
         Ok(*first)
     }
 
     fn skip_bytes(&mut self, count: u64) -> Result<()> {
         let count = to_usize(count);
-        self.0 = self.0.get(count..).ok_or_else(|| broken("a header is cut"))?;
+        self.0 = self.0.get(count..).ok_or_else(|| broken("a header is truncated"))?;
         Ok(())
     }
 

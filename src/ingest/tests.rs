@@ -617,7 +617,7 @@ fn arrow_compression_dictionaries_files_and_nesting_are_rejected() {
     refused(&stream(&batch_of(vec![("ts", ts.clone()), ("value", words)])), "dictionary");
     let nested: ArrayRef = Arc::new(StructArray::from(batch.clone()));
     refused(&stream(&batch_of(vec![("ts", ts), ("value", nested)])), "nested");
-    refused(b"", "cut");
+    refused(b"", "truncated");
 }
 
 #[test]

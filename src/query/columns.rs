@@ -118,7 +118,7 @@ fn common_kind(
         mismatch(format!("column {name} is {a} in series {} and {b} in series {}", def.key, other.key))
     };
     if kinds.iter().any(|(_, kind)| *kind == ColumnType::Int64) {
-        return Err(differ().with_hint("name other columns, or query the series separately"));
+        return Err(differ().with_hint("select other columns, or query the series separately"));
     }
     if numbers == NumberFormat::Float64 {
         return Ok(ColumnType::Float64);

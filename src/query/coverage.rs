@@ -255,7 +255,7 @@ pub fn last_complete(
     cache: &MapCache,
     calendar: &Calendar,
     (start, end): (Option<i64>, Option<i64>),
-    wanted: u64,
+    buckets_wanted: u64,
 ) -> Result<Option<CompleteTail>> {
     let grid = series.grid()?;
     let Some(span) = BucketSpan::of(series, grid, start, end) else { return Ok(None) };
@@ -271,7 +271,7 @@ pub fn last_complete(
     let mut found: Option<VecDeque<(i64, i64)>> = None;
     for (is_present, first, last) in Segments::new(expected, buckets.runs(span.buckets)) {
         if !is_present {
-            if length >= wanted {
+            if length >= buckets_wanted {
                 found = Some(std::mem::take(&mut parts));
             }
             parts.clear();
@@ -280,16 +280,16 @@ pub fn last_complete(
         }
         parts.push_back((first, last));
         length += count((first, last));
-        while let Some(front) = parts.front().copied().filter(|front| length - count(*front) >= wanted) {
+        while let Some(front) = parts.front().copied().filter(|front| length - count(*front) >= buckets_wanted) {
             length -= count(front);
             parts.pop_front();
         }
     }
-    if length >= wanted {
+    if length >= buckets_wanted {
         found = Some(parts);
     }
     let Some(mut parts) = found else { return Ok(None) };
-    let surplus = parts.iter().copied().map(count).sum::<u64>().saturating_sub(wanted);
+    let surplus = parts.iter().copied().map(count).sum::<u64>().saturating_sub(buckets_wanted);
     if let Some(front) = parts.front_mut() {
         front.0 = front.0.saturating_add_unsigned(surplus);
     }

@@ -547,7 +547,8 @@ mod tests {
     #[test]
     fn long_scans_can_be_cancelled_between_steps() {
         let root = tempfile::tempdir().unwrap();
-        let options = StoreOptions { upkeep: false, tail_rows_max: u64::MAX, ..StoreOptions::default() };
+        let options =
+            StoreOptions { background_maintenance: false, tail_rows_max: u64::MAX, ..StoreOptions::default() };
         let store = Store::open(root.path(), true, options).unwrap();
         let key = SeriesKey::scalar("c", "X", "tick", "n").unwrap();
         store.register(SeriesSpec::of_key(&key).resolve().unwrap()).unwrap();

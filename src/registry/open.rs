@@ -146,13 +146,13 @@ fn check(connection: &Connection, path: &Path) -> Result<(), OpenFailureReason> 
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(fail)?;
     // An empty file is a registry that was never written.
     if application != schema::APPLICATION_ID && !(application == 0 && version == 0 && tables == 0) {
-        return damaged("is a SQLite file of another program".into());
+        return damaged("is an SQLite file of another program".into());
     }
     if version > schema::version() {
         return Err(OpenFailureReason::Other(
             Error::new(
                 ErrorCode::UnsupportedFormat,
-                format!("{} has version {version}, this program knows up to {}", path.display(), schema::version()),
+                format!("{} has version {version}, this program supports up to {}", path.display(), schema::version()),
             )
             .with_hint("use the program that wrote it, or a newer one"),
         ));

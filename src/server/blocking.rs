@@ -75,7 +75,7 @@ impl Drop for CancelOnDrop {
 pub(super) fn deadline_exceeded(timeout: Duration) -> Error {
     let detail = format!("the request did not finish within {} ms", timeout.as_millis());
     Error::new(ErrorCode::DeadlineExceeded, detail).with_hint(
-        "request less at a time; a change may still be applied: check, or repeat it under its idempotency key",
+        "request less at a time; a change may still be applied: check, or repeat it with its idempotency key",
     )
 }
 

@@ -332,11 +332,11 @@ mod tests {
         assert!(!busy.connection.is_closed());
         drop(idle);
         let third = waiting.await.unwrap();
-        let third_under_way = third.connection.start_request();
+        let third_request = third.connection.start_request();
         // All are busy: the next one waits until one is idle.
         let late = tokio::time::timeout(Duration::from_millis(100), connections.acquire()).await;
         assert!(late.is_err() && !busy.connection.is_closed() && !third.connection.is_closed());
-        drop((request, third_under_way));
+        drop((request, third_request));
         let replacement = tokio::spawn({
             let connections = connections.clone();
             async move { connections.acquire().await }

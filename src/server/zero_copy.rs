@@ -30,7 +30,7 @@ struct SealedStore {
 
 fn sealed_store() -> SealedStore {
     let dir = tempfile::tempdir().unwrap();
-    let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
+    let options = StoreOptions { background_maintenance: false, ..StoreOptions::default() };
     let service = Service::open(dir.path(), true, options).unwrap();
     let key = SeriesKey::kline("BTC", "1m").unwrap();
     let mut spec = SeriesSpec::of_key(&key);

@@ -159,7 +159,7 @@ impl Service {
     fn record_check(&self, verb: &str, report: &VerifyReport) {
         if report.clean {
             self.last_verify.set(None);
-            self.store.cache().damage.forget();
+            self.store.cache().damage.reset();
             return;
         }
         let significant = report.findings.iter().filter(|finding| finding.severity > Severity::Note);
@@ -231,7 +231,7 @@ impl Service {
         orphans(&DiskPath::os(self.store.root()))
     }
 
-    /// Chunks that overlap, which of them wins, and what compaction would do.
+    /// Chunks that overlap, which of them takes precedence, and what compaction would do.
     pub fn overlaps(&self) -> Result<OverlapReport> {
         self.caller.require_store(Scope::Admin)?;
         Ok(self.store.overlaps())

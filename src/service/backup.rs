@@ -326,7 +326,7 @@ mod tests {
         let absolute = top.join("monday").display().to_string();
         assert_eq!(resolve_below(&top, &absolute).unwrap(), Path::new(&absolute));
         let outside = dir.path().join("backups-not/x").display().to_string();
-        let sideways = top.join("../x").display().to_string();
+        let through_parent = top.join("../x").display().to_string();
         let itself = top.display().to_string();
         for bad in [
             "",
@@ -342,7 +342,7 @@ mod tests {
             "out",
             "x\0y",
             &outside,
-            &sideways,
+            &through_parent,
             &itself,
         ] {
             let error = resolve_below(&top, bad).unwrap_err();

@@ -53,13 +53,13 @@ impl Service {
         add("directory", lost, HealthStatus::Failing);
         let mut check = |name, problem| add(name, problem, HealthStatus::Degraded);
         check("writer", self.store.writer_stopped());
-        check("upkeep", self.store.upkeep_failed());
+        check("upkeep", self.store.maintenance_failed());
         let recovery = self.store.recovery();
         check("recovery", (!recovery.damage.is_empty()).then(|| recovery.damage.join("; ")));
         check("redundancy", (!recovery.spare.is_empty()).then(|| recovery.spare.join("; ")));
         check("integrity", if is_root_present { self.last_verify.current() } else { self.last_verify.findings() });
         check("registry", self.catalog.problem());
-        let damaged = self.store.cache().damage.standing();
+        let damaged = self.store.cache().damage.unresolved();
         check(
             "reads",
             damaged.map(|(reads, last)| format!("{reads} reads encountered damaged data, the last one {last}")),
@@ -109,7 +109,7 @@ impl Service {
     }
 
     fn maintenance(&self) -> MaintenanceStatus {
-        let counts = self.store.upkeep_counts();
+        let counts = self.store.maintenance_counts();
         let (run_bytes, run_files) = self.store.run_files();
         MaintenanceStatus {
             seals: counts.seals,

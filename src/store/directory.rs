@@ -14,7 +14,7 @@ pub const LOCK_FILE: &str = "LOCK";
 pub const DIRECTORIES: [&str; 6] = ["wal", "runs", "manifest", "chunks", "tmp", "quarantine"];
 
 /// Whether a file of a data directory belongs to the access control of servers, not to the store.
-pub fn is_beside(name: &str) -> bool {
+pub fn is_token_file(name: &str) -> bool {
     name.starts_with("tokens.")
 }
 
@@ -46,7 +46,7 @@ pub fn check_format(root: &DiskPath) -> Result<()> {
         return Err(Error::new(
             ErrorCode::UnsupportedFormat,
             format!(
-                "{} asks for format {} with features {:?}; this program knows format {FORMAT_VERSION}",
+                "{} has format {} with features {:?}; this program supports format {FORMAT_VERSION}",
                 path.display(),
                 format.format,
                 format.required_features
@@ -68,14 +68,14 @@ pub const RESTORE_BEGUN: &str = "restore.begun";
 
 /// Refuses a directory with an unfinished backup or restore.
 pub fn check_finished(root: &DiskPath) -> Result<()> {
-    let begun = |what: &str, hint: &str| {
-        Err(Error::new(ErrorCode::NotFound, format!("{} holds an unfinished {what}", root.display())).with_hint(hint))
+    let incomplete = |what: &str, hint: &str| {
+        Err(Error::new(ErrorCode::NotFound, format!("{} has an incomplete {what}", root.display())).with_hint(hint))
     };
     if root.join(BACKUP_BEGUN).exists() && !root.join(LISTING).exists() {
-        return begun("backup", "run `fastk admin backup` again, or remove it");
+        return incomplete("backup", "run `fastk admin backup` again, or remove it");
     }
     if root.join(RESTORE_BEGUN).exists() {
-        return begun("restore", "run `fastk admin restore` again, or remove it");
+        return incomplete("restore", "run `fastk admin restore` again, or remove it");
     }
     Ok(())
 }
@@ -87,6 +87,6 @@ pub fn check_no_backup(root: &DiskPath) -> Result<()> {
 }
 
 pub fn read_only(root: &DiskPath) -> Error {
-    Error::new(ErrorCode::WriterStopped, format!("{} is a backup: it is only read", root.display()))
+    Error::new(ErrorCode::WriterStopped, format!("{} is a backup: it is read-only", root.display()))
         .with_hint("create a store from it with `fastk admin restore BACKUP --root DIR --apply`")
 }

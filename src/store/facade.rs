@@ -19,7 +19,7 @@ use crate::store::maintain::background::MaintenanceThreads;
 use crate::store::open::engine::Engine;
 use crate::store::open::recover::{RecoveryReport, exists};
 use crate::store::options::{ReadOnly, StoreOptions};
-use crate::store::publish::counters::{CompactReport, SealReport, UpkeepCounts, VacuumReport};
+use crate::store::publish::counters::{CompactReport, MaintenanceCounts, SealReport, VacuumReport};
 use crate::store::publish::sidecars::SidecarReport;
 use crate::store::read::chunk::MapCache;
 use crate::store::read::files::{SeriesFiles, series_files};
@@ -79,7 +79,7 @@ impl Store {
             return Self::open_read_only(root, options);
         }
         let engine = Engine::open(root, create, options)?;
-        let background = match engine.options.upkeep {
+        let background = match engine.options.background_maintenance {
             true => Some(MaintenanceThreads::start(&engine.maintenance)?),
             false => None,
         };
@@ -89,8 +89,9 @@ impl Store {
     /// Opens a store in a directory that cannot be written to. What opening writes stays in memory.
     fn open_read_only(root: &DiskPath, options: StoreOptions) -> Result<Self> {
         let shared = disk::SharedLock::acquire(&root.join(LOCK_FILE))?;
-        let engine = Engine::open(&OverlayDisk::over(root)?, false, StoreOptions { upkeep: false, ..options })?;
-        let detail = format!("{} cannot be written to: it is only read", root.display());
+        let engine =
+            Engine::open(&OverlayDisk::over(root)?, false, StoreOptions { background_maintenance: false, ..options })?;
+        let detail = format!("{} is not writable, so the store is open for reading only", root.display());
         engine.refuse(
             Error::new(ErrorCode::WriterStopped, detail)
                 .with_hint("mount it writable, or give this user write permission"),
@@ -140,7 +141,7 @@ impl Store {
     }
 
     /// Why the last background step failed, if it did.
-    pub fn upkeep_failed(&self) -> Option<String> {
+    pub fn maintenance_failed(&self) -> Option<String> {
         self.engine.maintenance.failed()
     }
 
@@ -197,7 +198,7 @@ impl Store {
     }
 
     /// Counts of maintenance since the store was opened.
-    pub fn upkeep_counts(&self) -> UpkeepCounts {
+    pub fn maintenance_counts(&self) -> MaintenanceCounts {
         self.engine.publisher.counters.counts()
     }
 

@@ -35,7 +35,7 @@ pub use facade::Store;
 pub use open::recover::RecoveryReport;
 pub use open_progress::OpenProgress;
 pub use options::{Durability, ReadOnly, StoreOptions};
-pub use publish::counters::{CompactReport, SealReport, UpkeepCounts, VacuumReport};
+pub use publish::counters::{CompactReport, MaintenanceCounts, SealReport, VacuumReport};
 pub use publish::sidecars::SidecarReport;
 pub use read::block::{Block, BlockRows, SeriesIndexes, StoredMessage};
 pub use read::chunk::{ChunkFile, DamageLog, MapCache};
@@ -49,7 +49,7 @@ pub use read::series_state::{SeriesId, SeriesState};
 pub use read::store_state::{Snapshot, StoreState};
 pub use task_control::TaskControl;
 pub use write::delete::DeleteOutcome;
-pub use write::idempotency::{RECEIPT_KEEP_MS, RECEIPTS_MAX};
+pub use write::idempotency::{RECEIPT_RETENTION_MS, RECEIPTS_MAX};
 pub use write::request::{DecidedWrite, SeriesWrite, WriteMode, WriteOutcome};
 pub use write::snapshots::{SNAPSHOTS_MAX, check_snapshot_name};
 

@@ -71,7 +71,7 @@ mod tests {
     use crate::store::options::StoreOptions;
 
     #[test]
-    fn an_opening_tells_its_steps() {
+    fn opening_reports_its_steps() {
         let opening = OpenProgress::default();
         assert_eq!(opening.to_string(), "beginning");
         opening.begin(OpenStep::Log, 3);
@@ -79,7 +79,8 @@ mod tests {
         assert_eq!(opening.to_string(), "reading the log, 1 of 3");
         let dir = tempfile::tempdir().unwrap();
         let opening = Arc::new(OpenProgress::default());
-        let options = StoreOptions { opening: Some(opening.clone()), upkeep: false, ..StoreOptions::default() };
+        let options =
+            StoreOptions { opening: Some(opening.clone()), background_maintenance: false, ..StoreOptions::default() };
         for commits in [0, 1] {
             let store = Store::open_on(&DiskPath::os(dir.path()), true, options.clone()).unwrap();
             assert_eq!(opening.progress().0, OpenStep::Tidy as u8);

@@ -28,7 +28,7 @@ pub struct StoreOptions {
     /// Most chunk files mapped at once.
     pub maps_max: usize,
     /// Whether maintenance (sealing, trimming, compaction) runs in the background.
-    pub upkeep: bool,
+    pub background_maintenance: bool,
     /// Whether blocks are brought into memory when they are read, so that no consumer waits for the disk. A
     /// server needs this; a program whose own thread reads the cells does not.
     pub prefetch: bool,
@@ -63,7 +63,7 @@ impl Default for StoreOptions {
             commit_retention_ms: 600_000,
             commit_retention_bytes_max: 0,
             maps_max: 8_192,
-            upkeep: true,
+            background_maintenance: true,
             prefetch: false,
             opening: None,
             read_only: ReadOnly::Refused,

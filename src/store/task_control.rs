@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorCode, Result};
 
 /// Longest sleep between two checks for cancellation.
-const NAP: Duration = Duration::from_millis(50);
+const SLEEP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Shared between the working thread and those that observe it.
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl TaskControl {
             drop(next);
             while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
                 self.check()?;
-                std::thread::sleep(left.min(NAP));
+                std::thread::sleep(left.min(SLEEP_INTERVAL));
             }
         }
         self.check()
@@ -87,7 +87,7 @@ impl TaskControl {
     /// `not_ready`.
     pub fn check(&self) -> Result<()> {
         if self.is_cancelled() {
-            return Err(Error::new(ErrorCode::NotReady, "it was cancelled before it was done"));
+            return Err(Error::new(ErrorCode::NotReady, "it was cancelled before it finished"));
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ impl Grid {
             return Ok(Grid::Months { length, phase: phase.rem_euclid(length), unit: def.unit });
         }
         let interval_ms = def.interval_ms.filter(|ms| *ms > 0).ok_or_else(|| {
-            Error::invalid(format!("timeframe {label:?} of {} has no length", def.key))
+            Error::invalid(format!("timeframe {label:?} of {} has no fixed length", def.key))
                 .with_hint("register the series with interval_ms")
         })?;
         let length = interval_ms.checked_mul(def.unit.per_second() / 1_000).ok_or_else(|| {

@@ -305,10 +305,10 @@ pub struct SeriesSpec {
     pub price_digits: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_digits: Option<u8>,
-    /// 10^price_digits, the form of FastK 0.1.
+    /// 10^price_digits, the form of the fastk_bridge contract 0.1.0-rc.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_scale: Option<i64>,
-    /// 10^volume_digits, the form of FastK 0.1.
+    /// 10^volume_digits, the form of the fastk_bridge contract 0.1.0-rc.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_scale: Option<i64>,
     /// The value column of a scalar.

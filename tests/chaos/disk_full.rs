@@ -235,7 +235,7 @@ fn file_size_limit_refuses_only_files_that_are_too_large() {
         server.kill();
     }
     proof.close(format_args!(
-        "{levels} limits, {acknowledged} changes acknowledged, upkeep failed under {degraded} of them, the writer stopped \
+        "{levels} limits, {acknowledged} changes acknowledged, maintenance failed under {degraded} of them, the writer stopped \
          {stopped} times"
     ));
 }

@@ -25,7 +25,7 @@ struct Counts {
     there: u64,
     retried: u64,
     /// Seals, checkpoints, compactions and files removed before the kills.
-    upkeep: [u64; 4],
+    maintenance: [u64; 4],
 }
 
 /// Kills the server during its start, at a random time within the duration of a start.
@@ -62,9 +62,11 @@ fn rounds(proof: &Proof, root: &Path, log: &Path, clients: &mut [Client]) -> Cou
         let pause = Duration::from_millis(rng.random_range(10..longest));
         let tally = under_load(clients, server, |server, _| {
             std::thread::sleep(pause);
-            let upkeep = &health(&rest)["upkeep"];
-            for (sum, name) in counts.upkeep.iter_mut().zip(["seals", "checkpoints", "compactions", "files_removed"]) {
-                *sum += upkeep[name].as_u64().unwrap();
+            let reported = &health(&rest)["upkeep"];
+            for (sum, name) in
+                counts.maintenance.iter_mut().zip(["seals", "checkpoints", "compactions", "files_removed"])
+            {
+                *sum += reported[name].as_u64().unwrap();
             }
             server.kill();
         });
@@ -81,12 +83,12 @@ fn rounds(proof: &Proof, root: &Path, log: &Path, clients: &mut [Client]) -> Cou
 fn close(proof: &Proof, counts: &Counts, root: &Path) {
     let verified = assert_verified(root, &proof.replay(counts.kills));
     let stray = stray_chunks(root);
-    let Counts { kills, starts, acknowledged, there, retried, upkeep } = counts;
+    let Counts { kills, starts, acknowledged, there, retried, maintenance } = counts;
     assert!(acknowledged >= kills, "the server was not loaded");
     let verified = if verified { "verify finds nothing" } else { "no verify in this program" };
     proof.close(format_args!(
         "{kills} kills, {starts} of them during start-up, {acknowledged} changes acknowledged, {there} in flight were \
-         there whole, {retried} retries counted once, seals, checkpoints, compactions and files removed {upkeep:?}, \
+         there whole, {retried} retries counted once, seals, checkpoints, compactions and files removed {maintenance:?}, \
          {stray} stray chunk files, {verified}"
     ));
 }

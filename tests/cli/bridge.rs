@@ -254,15 +254,15 @@ fn play(steps: &[Step], root: &str) -> Vec<String> {
         assert_eq!(done.status, step.status, "{}: {done:?}", step.name);
         assert_eq!(done.out.lines().count(), 1, "{}: {done:?}", step.name);
         let command = words[0];
-        let answer: Value = serde_json::from_str(&done.out).unwrap();
+        let reply: Value = serde_json::from_str(&done.out).unwrap();
         if step.status == 0 {
-            conforms(&format!("{command}.output"), &answer);
+            conforms(&format!("{command}.output"), &reply);
             if command.starts_with("write-") {
                 conforms(&format!("{command}.input"), &serde_json::from_str(&step.input).unwrap());
             }
         } else {
-            conforms("failure", &answer);
-            let code = answer["error"]["code"].as_str().unwrap();
+            conforms("failure", &reply);
+            let code = reply["error"]["code"].as_str().unwrap();
             assert_eq!(fastk::ErrorCode::from_name(code).unwrap().exit(), u8::try_from(step.status).unwrap());
             assert!(done.err.contains("error"), "the error is printed to standard error too: {done:?}");
         }
@@ -347,15 +347,15 @@ fn predicates_find_exactly_the_matching_rows() {
             let flags_of: Vec<&str> = flags.split(' ').collect();
             let words =
                 [&["bridge", "query-scalar-predicate"], series.as_slice(), &range, flags_of.as_slice()].concat();
-            let answer: Value = serde_json::from_str(&run(&words).ok()).unwrap();
+            let reply: Value = serde_json::from_str(&run(&words).ok()).unwrap();
             let expected: Vec<Value> = rows
                 .iter()
                 .filter(|(ts, value)| (60_000..=120_000_000).contains(ts) && rule(*value))
                 .map(|(ts, value)| json!({"ts": ts, "value": value}))
                 .collect();
             assert!(!expected.is_empty());
-            assert_eq!(answer["matches"], Value::Array(expected.clone()), "{flags}");
-            assert_eq!(answer["stats"]["rows_matched"], expected.len());
+            assert_eq!(reply["matches"], Value::Array(expected.clone()), "{flags}");
+            assert_eq!(reply["stats"]["rows_matched"], expected.len());
         }
     }
 }
@@ -371,12 +371,12 @@ fn long_predicates_and_small_pages_of_a_server_change_no_result() {
     assert!(set.len() > 8_192, "too long for a request target");
     let within = format!("value:in:{set}");
     let query = ["query", "scalar/f/M/1m/v", "--root", &root];
-    let answers = || {
+    let results = || {
         let range = ["--start-ts", "0", "--end-ts", "180000000", "--return-values"];
         let flags = ["--predicate", "in-set", "--values", set.as_str()];
         let words = [&["bridge", "query-scalar-predicate"], series.as_slice(), &range, &flags].concat();
-        let mut answer: Value = serde_json::from_str(&run(&words).ok()).unwrap();
-        let matches = answer["matches"].take();
+        let mut reply: Value = serde_json::from_str(&run(&words).ok()).unwrap();
+        let matches = reply["matches"].take();
         assert_eq!(matches.as_array().unwrap().len(), 1_500);
         let texts = ["csv", "ndjson"]
             .map(|format| run(&[query.as_slice(), &["--where", &within, "--format", format]].concat()).ok());
@@ -388,12 +388,12 @@ fn long_predicates_and_small_pages_of_a_server_change_no_result() {
         assert_eq!(rows.each_ref().map(|rows| rows.as_array().unwrap().len()), [700, 900]);
         (matches, texts, rows)
     };
-    let alone = answers();
+    let alone = results();
     let mut command = fastk();
     command.args(["serve", "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--root", &root]);
     command.env("FASTK__HTTP__JSON_ROWS_MAX", "1000").env("FASTK__HTTP__JSON_ROWS_DEFAULT", "1000");
     let server = Server::of(command);
-    assert_eq!(answers(), alone);
+    assert_eq!(results(), alone);
     let done = run(&[query.as_slice(), &["--format", "json"]].concat());
     done.fails(fastk::ErrorCode::TooLarge.exit().into(), "too_large");
     let done = run(&[query.as_slice(), &["--format", "json", "--where", "value:gt:x"]].concat());
@@ -414,8 +414,8 @@ fn concurrent_commands_wait_for_each_other() {
         }
     });
     let read = [&["bridge", "scalar-inventory"], series.as_slice()].concat();
-    let answer: Value = serde_json::from_str(&run(&read).ok()).unwrap();
-    assert_eq!(answer["record_count"], 6);
+    let reply: Value = serde_json::from_str(&run(&read).ok()).unwrap();
+    assert_eq!(reply["record_count"], 6);
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn a_repair_of_a_cut_log_names_what_is_lost_and_fails() {
     let root = dir.path().join("store").to_string_lossy().into_owned();
     filled(&root);
     let epoch = |root: &str| {
-        Store::open(Path::new(root), false, StoreOptions { upkeep: false, ..Default::default() })
+        Store::open(Path::new(root), false, StoreOptions { background_maintenance: false, ..Default::default() })
             .unwrap()
             .epoch()
             .to_owned()
@@ -43,7 +43,7 @@ fn a_repair_of_a_cut_log_names_what_is_lost_and_fails() {
     drop(file);
     let found = run(&["admin", "verify", "--root", &root]);
     assert_eq!(found.status, 1, "{found:?}");
-    assert!(found.out.contains("damaged_segment") && found.out.contains("on are lost, if there were any"), "{found:?}");
+    assert!(found.out.contains("damaged_segment") && found.out.contains("on are lost, if any"), "{found:?}");
     for apply in [&[][..], &["--apply"]] {
         let done = run(&[&["admin", "repair", "--root", &root], apply].concat());
         assert_eq!(done.status, 1, "{done:?}");

@@ -111,7 +111,7 @@ fn orphans_and_overlaps_are_the_same_on_a_directory_and_through_a_server() {
     for place in [["--root", root.as_str()], ["--server", &server.http]] {
         let orphans = run(&[&["admin", "list-orphans"][..], &place].concat());
         assert_eq!((orphans.status, orphans.out.lines().count()), (1, 2), "{orphans:?}");
-        assert!(orphans.out.starts_with("notes.txt  4 bytes  FastK did not put it there"), "{orphans:?}");
+        assert!(orphans.out.starts_with("notes.txt  4 bytes  FastK did not create it"), "{orphans:?}");
         assert_eq!(json(&run(&[&["admin", "list-orphans", "--json"][..], &place].concat()))["files"], 1);
         run(&[&["admin", "explain-overlap", "--json"][..], &place].concat()).ok();
     }

@@ -79,13 +79,13 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
             ],
         ),
         (
-            "series of one write or answer ([multi-series.md](multi-series.md))",
+            "series of one write or response ([multi-series.md](multi-series.md))",
             &[
                 ("src/ingest/body_keys.rs", "const SERIES_MAX: usize ="),
                 ("src/query/select.rs", "const SERIES_MAX: usize ="),
             ],
         ),
-        ("globs of one answer", &[("src/query/select.rs", "const GLOBS_MAX: usize =")]),
+        ("globs of one query", &[("src/query/select.rs", "const GLOBS_MAX: usize =")]),
         (
             "row ranges of one list of files (`fastk files`)",
             &[("src/store/read/files.rs", "const ROW_RANGES_MAX: usize =")],

@@ -196,7 +196,8 @@ fn replayed(done: &BTreeMap<u64, Done>, commit: u64) -> BTreeMap<String, Rowset>
 #[test]
 fn a_backup_under_load_equals_the_store_at_its_commit_cell_by_cell() {
     let dir = tempfile::tempdir().unwrap();
-    let options = StoreOptions { upkeep: true, tail_rows_max: 700, wal_bytes_max: 128 << 10, ..small() };
+    let options =
+        StoreOptions { background_maintenance: true, tail_rows_max: 700, wal_bytes_max: 128 << 10, ..small() };
     let store = Store::open(&dir.path().join("store"), true, options).unwrap();
     let done: Mutex<BTreeMap<u64, Done>> = Mutex::default();
     let note = |commit: u64, what: Done| assert!(done.lock().unwrap().insert(commit, what).is_none());
@@ -495,7 +496,7 @@ fn a_damaged_chunk_stops_a_backup_by_name_unless_damage_is_allowed() {
         let error = back_up(&store, &to, &how).unwrap_err();
         assert_eq!(error.code(), ErrorCode::CorruptData);
         assert!(error.detail().contains(&name), "{error}");
-        assert!(!to.exists(), "the unfinished backup was not removed");
+        assert!(!to.exists(), "the incomplete backup was not removed");
         let how = BackupOptions { allow_damaged: true, ..how };
         for _ in 0..2 {
             let report = back_up(&store, &to, &how).unwrap();
@@ -818,20 +819,20 @@ fn a_backup_inside_a_backup_or_a_store_is_refused_under_any_path() {
     std::fs::write(path("begun/backup.begun"), store.epoch()).unwrap();
     let before = contents(dir.path());
     for (to, why) in [
-        ("outer/inner", "lies in the backup"),
-        ("outer/deep/inner", "lies in the backup"),
-        ("outer/chunks/0000000001", "lies in the backup"),
-        ("new/../outer/inner", "lies in the backup"),
-        ("new/../link/inner", "lies in the backup"),
-        ("link/inner", "lies in the backup"),
-        ("begun/inner", "lies in the unfinished backup"),
-        ("store/inner", "lies in"),
-        ("store/quarantine", "lies in"),
-        ("new/../store/inner", "lies in"),
-        ("new/../way/chunks/inner", "lies in"),
-        ("way/inner", "lies in"),
-        ("new/..", "holds"),
-        ("", "holds"),
+        ("outer/inner", "is inside the backup"),
+        ("outer/deep/inner", "is inside the backup"),
+        ("outer/chunks/0000000001", "is inside the backup"),
+        ("new/../outer/inner", "is inside the backup"),
+        ("new/../link/inner", "is inside the backup"),
+        ("link/inner", "is inside the backup"),
+        ("begun/inner", "is inside the incomplete backup"),
+        ("store/inner", "is inside"),
+        ("store/quarantine", "is inside"),
+        ("new/../store/inner", "is inside"),
+        ("new/../way/chunks/inner", "is inside"),
+        ("way/inner", "is inside"),
+        ("new/..", "contains"),
+        ("", "contains"),
     ] {
         for dry_run in [true, false] {
             let options = BackupOptions { dry_run, ..BackupOptions::default() };
@@ -839,9 +840,9 @@ fn a_backup_inside_a_backup_or_a_store_is_refused_under_any_path() {
             assert_eq!(error.code(), ErrorCode::InvalidArgument, "{to}: {error}");
             assert!(error.detail().contains(why) && error.hint().is_some(), "{to}: {error}");
         }
-        if why.contains("lies in") {
+        if why.contains("is inside") {
             let error = restored(&path("outer"), &path(to), &apply()).unwrap_err();
-            assert!(error.detail().contains("lies in"), "{to}: {error}");
+            assert!(error.detail().contains("is inside"), "{to}: {error}");
         }
     }
     assert!(contents(dir.path()) == before, "a refusal changed something");

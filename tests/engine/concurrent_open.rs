@@ -14,7 +14,7 @@ use crate::hooked_disk::Hooked;
 const ROOT: &str = "/data/store";
 
 fn options() -> StoreOptions {
-    StoreOptions { upkeep: false, wal_segment_bytes: 4 << 10, ..StoreOptions::default() }
+    StoreOptions { background_maintenance: false, wal_segment_bytes: 4 << 10, ..StoreOptions::default() }
 }
 
 /// What the second open does once it has the store.

@@ -142,7 +142,7 @@ struct Bench {
 }
 
 fn options() -> StoreOptions {
-    StoreOptions { upkeep: false, wal_segment_bytes: 64 << 10, maps_max: 2, ..StoreOptions::default() }
+    StoreOptions { background_maintenance: false, wal_segment_bytes: 64 << 10, maps_max: 2, ..StoreOptions::default() }
 }
 
 impl Bench {
@@ -463,7 +463,9 @@ fn the_cost_of_a_century_depends_on_windows_and_not_on_buckets() {
 #[ignore = "a measurement: run it alone, in release"]
 fn coverage_of_ten_million_rows_is_measured() {
     let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path(), true, StoreOptions { upkeep: false, ..StoreOptions::default() }).unwrap();
+    let store =
+        Store::open(root.path(), true, StoreOptions { background_maintenance: false, ..StoreOptions::default() })
+            .unwrap();
     let key = SeriesKey::scalar("c", "S", "1m", "n").unwrap();
     store.register(SeriesSpec::of_key(&key).resolve().unwrap()).unwrap();
     for part in minutes_with_gaps(10_000_000, 1_000).chunks(1_000_000) {

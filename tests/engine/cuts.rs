@@ -160,7 +160,7 @@ fn check(killed: &Killed, damaged: &SimState, kept: Kept, what: &str) -> usize {
         let did = &acknowledged[commit];
         if kept == Kept::NoManifest && *commit <= killed.settled_to && matches!(did, Did::Snapshot(_)) {
             // Only the manifest had it.
-            assert!(report.forgotten.iter().any(|told| told.contains("snapshots")), "{what}: {report:?}");
+            assert!(report.forgotten.iter().any(|item| item.contains("snapshots")), "{what}: {report:?}");
             continue;
         }
         if removed.contains(commit) {

@@ -34,7 +34,7 @@ fn keys() -> [SeriesKey; 2] {
 }
 
 fn options() -> StoreOptions {
-    StoreOptions { wal_segment_bytes: 16 << 10, upkeep: false, ..StoreOptions::default() }
+    StoreOptions { wal_segment_bytes: 16 << 10, background_maintenance: false, ..StoreOptions::default() }
 }
 
 /// Every row that was ever written, by series: a store may serve no other.
@@ -111,7 +111,7 @@ fn query_all(store: &Store) -> BTreeMap<String, QueryResult> {
         out.insert(format!("early {which}"), early);
         let reader = store.reader();
         let select = Select { predicates: &high, ..Select::default() };
-        let found = reader.select(key, &select).and_then(|answer| answer.doubles(0));
+        let found = reader.select(key, &select).and_then(|rows| rows.doubles(0));
         let found = found.map(|times| times.into_iter().map(|ts| vec![ts as i64]).collect());
         out.insert(format!("by value {which}"), found);
         let coverage = reader.coverage(key).map(|report| vec![vec![report.expected as i64, report.present as i64]]);
@@ -265,9 +265,9 @@ fn judge(
     let unseen = LAST_SEGMENT_MAY_VANISH && last && matches!(how, Damage::Deleted);
     let lossy = names(&output, file, how) || unseen;
     let (mut harmed, mut lost) = (false, false);
-    for (query, answer) in query_all(&store) {
+    for (query, rows) in query_all(&store) {
         let expectation = expectation[&query].as_ref().map_err(|error| error.to_string())?;
-        match answer {
+        match rows {
             Ok(rows) if rows == *expectation => {}
             Ok(rows) if lossy => {
                 lost = true;

@@ -500,7 +500,7 @@ fn a_listing_of_a_backup_of_version_1_is_read_and_written_as_it_was() {
 }
 
 fn store_options() -> StoreOptions {
-    StoreOptions { wal_segment_bytes: 8_192, upkeep: false, ..StoreOptions::default() }
+    StoreOptions { wal_segment_bytes: 8_192, background_maintenance: false, ..StoreOptions::default() }
 }
 
 fn bars(first: i64, count: i64, base: i64) -> Rows {

@@ -152,8 +152,9 @@ fn a_log_segment_loses_the_frame_that_was_hit() {
             let mut left = whole.clone();
             left.retain(|(range, ..)| range.end <= length);
             assert_eq!(frames(&file[..length]), left, "{name}: cut at {length}");
-            let told = wal::decode_segment_header(&file[..length]).map_or(u64::MAX, |header| header.segment_bytes);
-            assert_ne!(told, length as u64, "{name}: a cut at {length} goes unnoticed");
+            let stated_bytes =
+                wal::decode_segment_header(&file[..length]).map_or(u64::MAX, |header| header.segment_bytes);
+            assert_ne!(stated_bytes, length as u64, "{name}: a cut at {length} goes unnoticed");
         }
     }
 }

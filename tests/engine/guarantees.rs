@@ -7,13 +7,13 @@ use std::time::Duration;
 use fastk::ErrorCode;
 use fastk::clock::Clock;
 use fastk::query::{Scan, ScanSpec};
-use fastk::store::{ExpectedVersion, RECEIPT_KEEP_MS, SeriesWrite, Store, StoreOptions, WriteMode};
+use fastk::store::{ExpectedVersion, RECEIPT_RETENTION_MS, SeriesWrite, Store, StoreOptions, WriteMode};
 use fastk::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
 
 pub(crate) const MINUTE: i64 = 60_000;
 
 pub(crate) fn options() -> StoreOptions {
-    StoreOptions { wal_segment_bytes: 1 << 20, upkeep: false, ..StoreOptions::default() }
+    StoreOptions { wal_segment_bytes: 1 << 20, background_maintenance: false, ..StoreOptions::default() }
 }
 
 pub(crate) fn key() -> SeriesKey {
@@ -339,7 +339,7 @@ fn a_receipt_is_returned_for_a_day() {
         store.write_many(vec![write], Some("once")).unwrap().repeated
     };
     assert!(!once(&store));
-    clock.advance(Duration::from_millis(RECEIPT_KEEP_MS as u64 - 1));
+    clock.advance(Duration::from_millis(RECEIPT_RETENTION_MS as u64 - 1));
     assert!(once(&store));
     store.checkpoint().unwrap();
     drop(store);
@@ -347,7 +347,7 @@ fn a_receipt_is_returned_for_a_day() {
     assert!(once(&store));
     clock.advance(Duration::from_millis(1));
     assert!(!once(&store));
-    clock.advance(Duration::from_millis(RECEIPT_KEEP_MS as u64 + 1));
+    clock.advance(Duration::from_millis(RECEIPT_RETENTION_MS as u64 + 1));
     store.checkpoint().unwrap();
     assert!(store.snapshot().receipts.is_empty());
 }
@@ -384,7 +384,7 @@ fn interval_and_none_acknowledge_before_the_sync_and_a_closed_store_keeps_every_
     use fastk::store::Durability;
     for durability in [Durability::Interval, Durability::None] {
         let root = tempfile::tempdir().unwrap();
-        let options = StoreOptions { durability, upkeep: true, sync_interval_ms: 20, ..options() };
+        let options = StoreOptions { durability, background_maintenance: true, sync_interval_ms: 20, ..options() };
         let store = Store::open(root.path(), true, options.clone()).unwrap();
         store.register(def(&key())).unwrap();
         let written = store.write(&key(), minutes(0, 10), WriteMode::Upsert, None).unwrap();
@@ -679,7 +679,7 @@ fn a_damaged_sidecar_is_ignored_and_rebuilt_in_the_background() {
     for path in &sidecars {
         std::fs::remove_file(path).unwrap();
     }
-    let store = Store::open(root.path(), false, StoreOptions { upkeep: true, ..options() }).unwrap();
+    let store = Store::open(root.path(), false, StoreOptions { background_maintenance: true, ..options() }).unwrap();
     right(&store);
     let started_at = std::time::Instant::now();
     while sidecars.iter().zip(&whole).any(|(path, bytes)| std::fs::read(path).ok().as_ref() != Some(bytes)) {

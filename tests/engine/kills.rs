@@ -193,14 +193,14 @@ impl Model {
     }
 }
 
-fn options(upkeep: bool) -> StoreOptions {
+fn options(background_maintenance: bool) -> StoreOptions {
     // Small limits, so that maintenance is always in progress.
     StoreOptions {
         wal_segment_bytes: 32 << 10,
         wal_bytes_max: 96 << 10,
         tail_rows_max: 400,
         tail_bytes_max: 24 << 10,
-        upkeep,
+        background_maintenance,
         ..StoreOptions::default()
     }
 }
@@ -237,9 +237,12 @@ fn child(root: &Path, seed: u64) {
                 2 => drop(store.compact(&[], false)),
                 _ => drop(store.vacuum()),
             }
-            assert_eq!(store.upkeep_failed(), None);
-            let counts = store.upkeep_counts();
-            println!("upkeep {} {} {} {}", counts.seals, counts.checkpoints, counts.compactions, counts.files_removed);
+            assert_eq!(store.maintenance_failed(), None);
+            let counts = store.maintenance_counts();
+            println!(
+                "maintenance {} {} {} {}",
+                counts.seals, counts.checkpoints, counts.compactions, counts.files_removed
+            );
         }
     });
 }
@@ -285,10 +288,10 @@ fn a_killed_process_keeps_every_acknowledged_change_and_no_partial_one() {
     let mut models = vec![Model::default(); CLIENTS as usize];
     let mut next = vec![1_u64; CLIENTS as usize];
     let (mut in_flight, mut receipts) = (0, 0);
-    let mut upkeep = [0_u64; 4];
+    let mut maintenance = [0_u64; 4];
     let mut round = 0;
     // More rounds if the disk is so slow that some kind of step never finished.
-    while round < rounds || (round < 5 * rounds && upkeep[..3].contains(&0)) {
+    while round < rounds || (round < 5 * rounds && maintenance[..3].contains(&0)) {
         let replay = format!("round {round}: FASTK_KILL_SEED={seed} FASTK_KILL_ROUNDS={rounds} replays");
         let (acknowledged, pause) = (rng.random_range(1..500), Duration::from_micros(rng.random_range(0..40_000)));
         let output = killed(root.path(), seed, round, &next, acknowledged, pause);
@@ -304,13 +307,13 @@ fn a_killed_process_keeps_every_acknowledged_change_and_no_partial_one() {
                         next[client as usize] += 1;
                     }
                 }
-                ["upkeep", ..] if words.len() == 5 => {
+                ["maintenance", ..] if words.len() == 5 => {
                     counts = std::array::from_fn(|at| words[at + 1].parse().unwrap_or(0));
                 }
                 _ => {}
             }
         }
-        upkeep.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        maintenance.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         let store = Store::open(root.path(), false, options(false)).unwrap_or_else(|error| panic!("{replay}: {error}"));
         assert!(store.recovery().damage.is_empty(), "{:?}: {replay}", store.recovery().damage);
         for client in 0..CLIENTS {
@@ -349,10 +352,10 @@ fn a_killed_process_keeps_every_acknowledged_change_and_no_partial_one() {
     }
     println!(
         "{round} kills, {} changes, {in_flight} in flight were applied, {receipts} receipts checked; \
-         seals, checkpoints, compactions, files removed: {upkeep:?}",
+         seals, checkpoints, compactions, files removed: {maintenance:?}",
         next.iter().sum::<u64>() - CLIENTS
     );
     assert!(next.iter().all(|number| *number > round), "{next:?} changes are too few");
     // On a busy machine a kill can come before every seal.
-    assert!(upkeep[..3].iter().sum::<u64>() > 0, "{upkeep:?}: maintenance never finished");
+    assert!(maintenance[..3].iter().sum::<u64>() > 0, "{maintenance:?}: maintenance never finished");
 }

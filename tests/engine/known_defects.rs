@@ -379,7 +379,8 @@ fn threads_merging_one_bar_lose_no_update_and_tear_no_bar() {
     const THREADS: i64 = 16;
     const ROUNDS: i64 = 40;
     let root = tempfile::tempdir().unwrap();
-    let options = StoreOptions { upkeep: true, tail_rows_max: 1, wal_segment_bytes: 16 << 10, ..options() };
+    let options =
+        StoreOptions { background_maintenance: true, tail_rows_max: 1, wal_segment_bytes: 16 << 10, ..options() };
     let store = Store::open(root.path(), true, options).unwrap();
     store.register(def(&key())).unwrap();
     let merge = WriteMode::Merge { first: None };
@@ -589,7 +590,7 @@ fn appends_beyond_the_size_of_the_log_wait_and_none_is_lost() {
     const ROWS: i64 = 60;
     let root = tempfile::tempdir().unwrap();
     let options = StoreOptions {
-        upkeep: true,
+        background_maintenance: true,
         wal_segment_bytes: 16 << 10,
         wal_bytes_max: 64 << 10,
         tail_rows_max: 3_000,
@@ -623,14 +624,14 @@ fn appends_beyond_the_size_of_the_log_wait_and_none_is_lost() {
         }
     };
     check(&store);
-    assert!(store.upkeep_failed().is_none() && store.writer_stopped().is_none());
+    assert!(store.maintenance_failed().is_none() && store.writer_stopped().is_none());
     // After maintenance the log is far smaller than the appended data.
     let started_at = std::time::Instant::now();
     while store.log_bytes().1 > 64 << 10 {
         assert!(started_at.elapsed().as_secs() < 120, "{:?} of log are left", store.log_bytes());
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    assert!(store.upkeep_counts().checkpoints > 0 && store.upkeep_counts().seals > 0);
+    assert!(store.maintenance_counts().checkpoints > 0 && store.maintenance_counts().seals > 0);
     check(&store);
     drop(store);
     check(&open(root.path()));

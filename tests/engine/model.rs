@@ -45,7 +45,7 @@ fn options(rng: &mut StdRng) -> StoreOptions {
         wal_bytes_max: [32 << 10, 1 << 30][rng.random_range(0..2)],
         tail_bytes_max: [2 << 10, 256 << 10, 1 << 30][rng.random_range(0..3)],
         maps_max: [1, 4, 8_192][rng.random_range(0..3)],
-        upkeep: rng.random_bool(0.5),
+        background_maintenance: rng.random_bool(0.5),
         ..StoreOptions::default()
     }
 }
@@ -118,7 +118,9 @@ impl Model {
             45..52 => self.write(which, WriteMode::Insert),
             52..60 => self.write(which, WriteMode::Append),
             60..72 => self.delete(which),
-            72..84 if !self.options.upkeep && self.rng.random_bool(0.3) => self.crash_within_maintenance(),
+            72..84 if !self.options.background_maintenance && self.rng.random_bool(0.3) => {
+                self.crash_within_maintenance()
+            }
             72..80 => {
                 let keys = if self.rng.random_bool(0.5) { vec![self.keys[which].clone()] } else { Vec::new() };
                 self.store().seal(&keys).unwrap();
@@ -257,7 +259,7 @@ impl Model {
     fn vacuum(&mut self) {
         self.check_kept();
         self.kept.clear();
-        if self.options.upkeep {
+        if self.options.background_maintenance {
             self.store().vacuum().unwrap();
             return;
         }
@@ -744,7 +746,7 @@ fn a_store_opened_twice_is_the_same_store() {
         files.sort();
         files
     };
-    model.options.upkeep = false;
+    model.options.background_maintenance = false;
     model.reopen();
     let first = listing(model.root.path());
     model.reopen();

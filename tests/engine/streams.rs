@@ -196,7 +196,7 @@ fn change(
 }
 
 fn run(root: &Path, count: i64, passes: u64) {
-    let options = StoreOptions { upkeep: false, maps_max: 64, ..StoreOptions::default() };
+    let options = StoreOptions { background_maintenance: false, maps_max: 64, ..StoreOptions::default() };
     let store = Store::open(root, true, options.clone()).unwrap();
     store.register(def(&key())).unwrap();
     let (stop, peak, diary) = (AtomicBool::new(false), AtomicU64::new(0), Diary::default());
@@ -273,7 +273,7 @@ fn run(root: &Path, count: i64, passes: u64) {
     for what in ["overwritten", "deleted", "named", "sealed", "checkpoints", "compacted", "vacuumed"] {
         assert!(counts.get(what).is_some_and(|count| *count > 0), "never {what}: {counts:?}");
     }
-    assert!(store.upkeep_counts().compactions > 0, "no compaction ran");
+    assert!(store.maintenance_counts().compactions > 0, "no compaction ran");
     let rows = stream(&store, &store.snapshot(), &key(), &diary, count, false, false);
     drop(store);
     // All rows again after a restart, within the same memory.

@@ -368,7 +368,7 @@ fn verification_during_writes_has_no_findings() {
         wal_segment_bytes: 1 << 16,
         wal_bytes_max: 1 << 17,
         tail_rows_max: 2_000,
-        upkeep: true,
+        background_maintenance: true,
         commit_retention_ms: 10,
         ..StoreOptions::default()
     };
@@ -583,7 +583,7 @@ fn overlaps_are_the_same_from_an_open_store_and_from_its_files() {
     assert_eq!((overlap.pairs[1].ts_min, overlap.pairs[1].ts_max), (200 * MINUTE, 4_999 * MINUTE));
     // 15,000 rows for 5,200 timestamps: more than 30 % garbage.
     assert_eq!((overlap.rows, overlap.rows_hidden, overlap.due), (15_000, 9_800, true));
-    assert!(overlap.compaction[0].contains("become one of 5200 rows"), "{overlap:?}");
+    assert!(overlap.compaction[0].contains("compacted into one of 5200 rows"), "{overlap:?}");
     assert_eq!(fastk::store::overlaps(&DiskPath::os(root.path())).unwrap(), inside);
     store.compact(&[], false).unwrap();
     assert_eq!(store.overlaps(), Default::default());

@@ -423,7 +423,8 @@ async fn world() -> World {
     let make = |scope, prefixes: &[String]| access::create(root.path(), "t", scope, prefixes).unwrap().token;
     let limited = make(Scope::Write, &["kline/BTC".to_owned()]);
     let tokens = vec![make(Scope::Admin, &[]), make(Scope::Admin, &[]), limited, make(Scope::Read, &[])];
-    let options = StoreOptions { durability: Durability::None, upkeep: false, ..StoreOptions::default() };
+    let options =
+        StoreOptions { durability: Durability::None, background_maintenance: false, ..StoreOptions::default() };
     let service = Service::open(root.path(), true, options).unwrap();
     let gate = Arc::new(Authenticator::open(root.path()).unwrap());
     let face = InProcess(BoxCloneService::new(without_listener(service.clone(), gate, &FlightLimits::default())));

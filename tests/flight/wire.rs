@@ -60,12 +60,12 @@ impl Frame {
 /// The frames in these bytes.
 fn frames(bytes: &[u8]) -> Vec<Frame> {
     let (mut rest, mut found) = (bytes, Vec::new());
-    while let Some((head, behind)) = rest.split_first_chunk::<9>() {
+    while let Some((head, after_frame)) = rest.split_first_chunk::<9>() {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let Some((payload, behind)) = behind.split_at_checked(length) else { break };
+        let Some((payload, after_frame)) = after_frame.split_at_checked(length) else { break };
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
         found.push(Frame { length: None, kind: head[3], flags: head[4], stream, payload: payload.to_vec() });
-        rest = behind;
+        rest = after_frame;
     }
     found
 }
@@ -77,20 +77,20 @@ async fn recorded(server: &str, script: impl AsyncFnOnce(Client)) -> Vec<Frame> 
     let server = server.trim_start_matches("http://").to_owned();
     let listening = tokio::spawn(async move {
         let (client, _) = listener.accept().await.unwrap();
-        let (mut asked, mut told) = client.into_split();
-        let (mut answers, mut asks) = tokio::net::TcpStream::connect(server).await.unwrap().into_split();
-        let back = tokio::spawn(async move { tokio::io::copy(&mut answers, &mut told).await });
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = tokio::net::TcpStream::connect(server).await.unwrap().into_split();
+        let back = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
         let (mut heard, mut some) = (Vec::new(), vec![0; 65_536]);
         loop {
-            match asked.read(&mut some).await {
+            match from_client.read(&mut some).await {
                 Ok(read) if read > 0 => {
                     heard.extend_from_slice(&some[..read]);
-                    asks.write_all(&some[..read]).await.unwrap();
+                    to_server.write_all(&some[..read]).await.unwrap();
                 }
                 _ => break,
             }
         }
-        drop(asks);
+        drop(to_server);
         let _ = back.await;
         heard
     });
@@ -108,8 +108,8 @@ async fn scripts(server: &str) -> Vec<Vec<Frame>> {
         client.get_flight_info(path(KEY)).await.unwrap();
         client.get_schema(command(json!({"series": [KEY], "columns": ["close"]}))).await.unwrap();
         for query in [json!({"series": [KEY], "limit": 5}), json!({"series": [KEY], "numbers": "float64"})] {
-            let answer = client.do_get(Ticket::new(query.to_string())).await.unwrap().into_inner();
-            answer.try_collect::<Vec<_>>().await.unwrap();
+            let stream = client.do_get(Ticket::new(query.to_string())).await.unwrap().into_inner();
+            stream.try_collect::<Vec<_>>().await.unwrap();
         }
         client.list_actions(Empty {}).await.unwrap().into_inner().try_collect::<Vec<_>>().await.unwrap();
         client.handshake(stream::empty()).await.unwrap();
@@ -243,12 +243,12 @@ fn flight_wire() {
     watch_panics();
     let proof = Proof::new("flight_wire", STATED);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let soon = Duration::from_millis(500);
+    let half_a_second = Duration::from_millis(500);
     let config = FlightLimits {
-        handshake_timeout: soon,
-        message_timeout: soon,
-        ping_interval: soon,
-        ping_timeout: soon,
+        handshake_timeout: half_a_second,
+        message_timeout: half_a_second,
+        ping_interval: half_a_second,
+        ping_timeout: half_a_second,
         ..FlightLimits::default()
     };
     let (server, mut client, scripts) = runtime.block_on(async {
@@ -266,11 +266,11 @@ fn flight_wire() {
         let bytes = script.iter().flat_map(Frame::bytes);
         let whole: Vec<u8> = PREFACE.iter().copied().chain(bytes).collect();
         let heard = exchange(&address, &whole, End::Stays, "as recorded");
-        let answers = heard.iter().filter(|frame| frame.kind == HEADERS).count();
+        let responses = heard.iter().filter(|frame| frame.kind == HEADERS).count();
         let calls = script.iter().filter(|frame| frame.kind == HEADERS).count();
-        assert!(answers >= calls && calls > 3, "{calls} calls, {answers} answers");
+        assert!(responses >= calls && calls > 3, "{calls} calls, {responses} responses");
     }
-    let (mut done, mut answered, mut refused, mut stayed) = (0, 0_u64, 0_u64, 0_u64);
+    let (mut done, mut with_data, mut refused, mut stayed) = (0, 0_u64, 0_u64, 0_u64);
     let (mut first, mut most) = (0, 0);
     while proof.continues(done) {
         let together = CONCURRENT.min(proof.rounds() - done);
@@ -285,7 +285,7 @@ fn flight_wire() {
         });
         done += together;
         for (frames, end) in heard {
-            answered += u64::from(frames.iter().any(|frame| frame.kind == DATA));
+            with_data += u64::from(frames.iter().any(|frame| frame.kind == DATA));
             refused += u64::from(frames.iter().any(|frame| [RST_STREAM, GOAWAY].contains(&frame.kind)));
             stayed += u64::from(end == End::Stays);
         }
@@ -304,8 +304,8 @@ fn flight_wire() {
         assert!(resident() < first + GROWTH_BYTES_MAX, "{first} bytes became {}; {}", resident(), proof.replay(done));
     }
     assert!(
-        answered > done / 10 && refused > done / 10,
-        "{answered} answered, {refused} refused of {done}: the changes are too few or many"
+        with_data > done / 10 && refused > done / 10,
+        "{with_data} with data, {refused} refused of {done}: the changes are too few or many"
     );
     drop(client);
     let root = runtime.block_on(server.stop());
@@ -313,7 +313,7 @@ fn flight_wire() {
     let report = service.verify(&TaskControl::new()).unwrap();
     assert!(report.clean, "{:?}; {}", report.findings, proof.replay(done));
     proof.close(format_args!(
-        "{done} connections ({stayed} left open), {answered} with answers, {refused} with a call or connection refused, \
+        "{done} connections ({stayed} left open), {with_data} with data, {refused} with a call or connection refused, \
          no panic, {} MiB after the first, {} MiB at most",
         first >> 20,
         most >> 20

@@ -24,7 +24,7 @@ pub fn options() -> StoreOptions {
     StoreOptions {
         wal_segment_bytes: 4 << 10,
         durability: Durability::Sync,
-        upkeep: false,
+        background_maintenance: false,
         tail_rows_max: 3_200,
         ..StoreOptions::default()
     }

@@ -206,7 +206,7 @@ impl World {
             } else {
                 Durability::None
             },
-            upkeep: false,
+            background_maintenance: false,
             ..StoreOptions::default()
         }
     }

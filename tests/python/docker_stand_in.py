@@ -1,9 +1,9 @@
 """Stands in for `docker` where there is no container engine: runs the program with what a container would have.
 
-usage: docker_stand_in.py STATE ARGUMENTS…    STATE holds image.json, the volumes, and what a started server said
+usage: docker_stand_in.py STATE ARGUMENTS…    STATE holds image.json, the volumes, and the output of a started server
 
 Volumes are directories below STATE, as the compose file names them. A path below the mount of one is put in its place
-in arguments and settings. Anything that is not asked for by our documentation ends with status 125.
+in arguments and settings. Anything that the documentation does not use ends with status 125.
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
 def fail(text):
@@ -45,7 +45,7 @@ class Engine:
         for bind in binds:
             source, path, *_ = bind.split(":")
             if not Path(source).is_absolute() or not Path(source).is_dir():
-                fail(f"bind source is no directory here: {source}")
+                fail(f"bind source is not a directory: {source}")
             mounts[path] = source
         return mounts
 
@@ -96,7 +96,7 @@ class Engine:
                 command, env=environment, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
         (self.state / "pid").write_text(str(server.pid))
-        readable, _, _ = select.select([server.stdout], [], [], PATIENCE_SECONDS)
+        readable, _, _ = select.select([server.stdout], [], [], TIMEOUT_SECONDS)
         line = server.stdout.readline().decode() if readable else ""
         if not line.startswith("ready "):
             fail("the server is not ready: " + (self.state / "log").read_text())
@@ -107,11 +107,11 @@ class Engine:
         if pid is None:
             return
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        # It is nobody's child here: it is over when its name is.
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        # It is not a child of this process: it has ended when its entry in /proc disappears.
         while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
             if time.monotonic() > deadline:
-                fail(f"process {pid} goes on")
+                fail(f"process {pid} still runs")
             time.sleep(0.05)
         (self.state / "pid").unlink()
 
@@ -141,7 +141,7 @@ def main(state, *words):
             pairs = (volume.split(":") for volume in (one, other))
             engine.run(rest, {path: engine.volume(name) for name, path in pairs})
         case _:
-            fail(f"not asked for by the documentation: {' '.join(words)}")
+            fail(f"not used by the documentation: {' '.join(words)}")
 
 
 main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What the run of schemathesis needs from outside: series with rows, there again whenever a request took them away."""
+"""What the run of schemathesis needs from outside: series with rows, written again after a request removed them."""
 
 import json
 import os
@@ -18,27 +18,27 @@ SCALAR["value"] = {"type": "decimal", "digits": 2}
 TAKES_AWAY = {"dropKlineSeries", "dropScalarSeries", "deleteKlines", "deleteScalars", "dropSnapshot"}
 
 
-def ask(method, path, body):
+def send(method, path, body):
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-    asked = urllib.request.Request(URL + path, json.dumps(body).encode(), headers, method=method)
+    request = urllib.request.Request(URL + path, json.dumps(body).encode(), headers, method=method)
     try:
-        urllib.request.urlopen(asked, timeout=60).close()
+        urllib.request.urlopen(request, timeout=60).close()
     except urllib.error.HTTPError as error:
         if error.code != 409:
             raise
 
 
 def fill():
-    ask("POST", "/v1/series", KLINE)
-    ask("POST", "/v1/series", SCALAR)
+    send("POST", "/v1/series", KLINE)
+    send("POST", "/v1/series", SCALAR)
     minutes = range(200)
     klines = [
         {"ts": T0 + n * MINUTE, "open": 42_000 + n, "high": 42_010 + n, "low": 41_990 + n, "close": 42_005 + n, "volume": 1}
         for n in minutes
     ]
-    ask("POST", "/v1/klines/BTCUSDT/1m", klines)
-    ask("POST", "/v1/scalars/feature/BTCUSDT/1m/rsi_14", [{"ts": T0 + n * MINUTE, "value": n % 100} for n in minutes])
-    ask("POST", "/v1/snapshots", {"name": "before-repair"})
+    send("POST", "/v1/klines/BTCUSDT/1m", klines)
+    send("POST", "/v1/scalars/feature/BTCUSDT/1m/rsi_14", [{"ts": T0 + n * MINUTE, "value": n % 100} for n in minutes])
+    send("POST", "/v1/snapshots", {"name": "before-repair"})
 
 
 @schemathesis.serializer("application/x-ndjson")

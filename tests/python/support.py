@@ -1,6 +1,6 @@
 """A server under test, and rows with known cells.
 
-Nothing here depends on how FastK answers: expected values are computed on their own.
+Nothing here depends on the responses of FastK: expected values are computed independently.
 """
 
 import http.client
@@ -125,8 +125,8 @@ class Server:
         if isinstance(body, (dict, list)):
             body = json.dumps(body).encode()
             headers.setdefault("Content-Type", "application/json")
-        asked = urllib.request.Request(self.http + path, data=body, headers=headers, method=method)
-        return urllib.request.urlopen(asked, timeout=60)
+        request = urllib.request.Request(self.http + path, data=body, headers=headers, method=method)
+        return urllib.request.urlopen(request, timeout=60)
 
     def read(self, path: str, **headers) -> bytes:
         """The whole body of a GET."""
@@ -146,7 +146,7 @@ class Server:
 
     def chunks(self) -> list[Path]:
         """The chunk files in the directory, oldest partition first: also those that a compaction replaced, which stay as
-        long as an earlier commit can be asked for."""
+        long as an earlier commit can be requested."""
         return sorted(self.root.glob("chunks/*/*.arrow"))
 
     def files(self, key: str = KEY) -> list[Path]:
@@ -191,13 +191,13 @@ def klines(count: int, first: int = 0, salt: int = 0) -> pa.Table:
     )
 
 
-def assert_same(answer: pa.Table, expected: pa.Table) -> None:
+def assert_same(table: pa.Table, expected: pa.Table) -> None:
     """Asserts equal names, types and cells; metadata is ignored."""
-    assert answer.schema.names == expected.schema.names
-    assert answer.schema.types == expected.schema.types
-    assert answer.num_rows == expected.num_rows
+    assert table.schema.names == expected.schema.names
+    assert table.schema.types == expected.schema.types
+    assert table.num_rows == expected.num_rows
     for name in expected.schema.names:
-        one, two = answer[name].combine_chunks(), expected[name].combine_chunks()
+        one, two = table[name].combine_chunks(), expected[name].combine_chunks()
         assert one.null_count == 0
         if pa.types.is_decimal64(one.type):
             assert np.array_equal(words(one), words(two)), name

@@ -120,8 +120,8 @@ def test_the_command_line_sends_its_token(guarded, fastk):
     assert few.returncode == 5 and "error[permission_denied]" in few.stderr
     fastk("drop", "kline/BTCUSDT/1m", "--root", server.root, "--token", tokens["admin"]["token"])
     audit = [line for line in server.log.read_text().splitlines() if "fastk::audit" in line]
-    told = [(found[1], found[2]) for line in audit if (found := re.search(r"caller=\"?(\w+)\"?.*status=(\d+)", line))]
-    assert told == [(tokens["write"]["id"], "403"), (tokens["admin"]["id"], "200")]
+    logged = [(found[1], found[2]) for line in audit if (found := re.search(r"caller=\"?(\w+)\"?.*status=(\d+)", line))]
+    assert logged == [(tokens["write"]["id"], "403"), (tokens["admin"]["id"], "200")]
 
 
 def test_other_machines_have_access_only_with_tokens(tmp_path, fastk):
@@ -216,35 +216,35 @@ def test_the_command_line_supports_tls(tmp_path, fastk, is_mutual):
     try:
         # A server given by --server: checked by its names and its issuer.
         for host in ("localhost", "127.0.0.1"):
-            there = ["--server", f"https://{host}:{port}"]
-            assert json.loads(fastk("admin", "health", *there, *ca, *mine, "--json").stdout)["status"] == "ok"
-            assert fastk("admin", "inventory", *there, env=environment).stdout
-        there = ["--server", f"https://localhost:{port}"]
+            target = ["--server", f"https://{host}:{port}"]
+            assert json.loads(fastk("admin", "health", *target, *ca, *mine, "--json").stdout)["status"] == "ok"
+            assert fastk("admin", "inventory", *target, env=environment).stdout
+        target = ["--server", f"https://localhost:{port}"]
         rows = tmp_path / "rows.csv"
         lines = [f"{support.T0 + row * support.MINUTE},1.5,2.5,0.5,1.5,10" for row in range(20_000)]
         rows.write_text("ts,open,high,low,close,volume\n" + "\n".join(lines) + "\n")
-        fastk("import", rows, "--series", support.KEY, *there, *ca, *mine)
-        fastk("export", support.KEY, "--output", tmp_path / "back.csv", *there, *ca, *mine)
+        fastk("import", rows, "--series", support.KEY, *target, *ca, *mine)
+        fastk("export", support.KEY, "--output", tmp_path / "back.csv", *target, *ca, *mine)
         assert len((tmp_path / "back.csv").read_text().splitlines()) == 20_001
         read = ["bridge", "read-kline-range", "--symbol", "BTCUSDT", "--timeframe", "1m", "--start-ts", support.T0, "--end-ts", support.T0]
-        assert len(json.loads(fastk(*read, *there, *ca, *mine).stdout)["records"]) == 1
+        assert len(json.loads(fastk(*read, *target, *ca, *mine).stdout)["records"]) == 1
 
         def refused(*flags, word, status=7):
             done = fastk("admin", "health", *flags, check=False, env=plain_environment)
             assert done.returncode == status and word in done.stderr, done.stderr
 
-        refused(*there, "--ca", tmp_path / "others" / "root.pem", *mine, word="--ca FILE")
+        refused(*target, "--ca", tmp_path / "others" / "root.pem", *mine, word="--ca FILE")
         refused("--server", server.http.replace("http://", "https://"), *ca, *mine, *token, word="names")
         refused("--server", f"http://localhost:{port}", word="https://")
-        refused(*there, "--ca", tmp_path / "none.pem", word="none.pem", status=2)
-        refused(*there, *ca, "--cert", tmp_path / "client.pem", word="--key", status=2)
-        refused(*there, *ca, "--cert", tmp_path / "client.pem", "--key", tmp_path / "server.key", word="server.key", status=2)
-        nobody = fastk("admin", "health", *there, *mine, check=False, env=plain_environment)
-        assert nobody.returncode in (2, 7) and "--ca FILE" in nobody.stderr, nobody.stderr
+        refused(*target, "--ca", tmp_path / "none.pem", word="none.pem", status=2)
+        refused(*target, *ca, "--cert", tmp_path / "client.pem", word="--key", status=2)
+        refused(*target, *ca, "--cert", tmp_path / "client.pem", "--key", tmp_path / "server.key", word="server.key", status=2)
+        refusal = fastk("admin", "health", *target, *mine, check=False, env=plain_environment)
+        assert refusal.returncode in (2, 7) and "--ca FILE" in refusal.stderr, refusal.stderr
         if is_mutual:
-            refused(*there, *ca, word="--cert FILE")
+            refused(*target, *ca, word="--cert FILE")
             stranger = ["--cert", tmp_path / "others" / "client.pem", "--key", tmp_path / "others" / "client.key"]
-            refused(*there, *ca, *stranger, word="--cert FILE")
+            refused(*target, *ca, *stranger, word="--cert FILE")
 
         # The server that owns the directory: checked by its pinned certificate, for any names in it.
         lock = json.loads((root / "LOCK").read_text())
@@ -446,7 +446,7 @@ def test_invalid_certificate_settings_are_reported(tmp_path, fastk):
         assert done.returncode == 2 and word in done.stderr, (cert, key, done.stderr)
 
 
-def asked(address, path, context=None, **headers):
+def status_of_get(address, path, context=None, **headers):
     """Status of a GET on a separate connection."""
     if context is None:
         client = http.client.HTTPConnection(address, timeout=30)
@@ -470,17 +470,17 @@ def test_health_is_served_on_a_separate_listener(tmp_path, fastk, has_tokens):
     server = support.Server(root, "--config", str(tmp_path / "fastk.toml")).start()
     try:
         address = server.fields["health"]
-        nobody = 401 if has_tokens else 200
+        anonymous_status = 401 if has_tokens else 200
         for path, without, expected in (
             ("/health/live", 200, 200), ("/health/ready", 200, 200),
-            ("/metrics", nobody, 200), ("/health", nobody, 200),
+            ("/metrics", anonymous_status, 200), ("/health", anonymous_status, 200),
             ("/inventory", 401 if has_tokens else 404, 404), ("/v1/series", 401 if has_tokens else 404, 404),
         ):
-            assert asked(address, path) == without, path
-            assert asked(address, path, **bearer) == expected, path
+            assert status_of_get(address, path) == without, path
+            assert status_of_get(address, path, **bearer) == expected, path
         if has_tokens:
             for path in ("/metrics", "/health"):
-                assert asked(address, path, Authorization="Bearer fastk_no") == 401
+                assert status_of_get(address, path, Authorization="Bearer fastk_no") == 401
         assert fastk("admin", "ping", "--server", address).returncode == 0
     finally:
         server.stop()
@@ -518,7 +518,7 @@ def test_the_health_listener_responds_while_the_store_is_being_opened(tmp_path, 
         assert len(ports) == 2
         for port in ports:
             for path, expected in (("/health/live", 200), ("/health/ready", 503), ("/metrics", 503)):
-                assert asked(f"127.0.0.1:{port}", path) == expected, path
+                assert status_of_get(f"127.0.0.1:{port}", path) == expected, path
     finally:
         process.kill()
         process.wait()
@@ -544,13 +544,13 @@ def test_the_health_listener_uses_tls_unless_disabled(tmp_path, fastk, is_mutual
             context.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
         good, bad = (context, None) if health_tls else (None, context)
         for path, expected in (("/health/live", 200), ("/health/ready", 200), ("/metrics", 401), ("/health", 401)):
-            assert asked(address, path, good) == expected
+            assert status_of_get(address, path, good) == expected
         with pytest.raises((OSError, http.client.HTTPException)):
-            asked(address, "/health/live", bad)
+            status_of_get(address, "/health/live", bad)
         # The REST listener does not change.
         with pytest.raises((OSError, http.client.HTTPException)):
-            asked(server.fields["http"], "/health/live")
-        assert asked(server.fields["http"], "/health/live", context) == 200
+            status_of_get(server.fields["http"], "/health/live")
+        assert status_of_get(server.fields["http"], "/health/live", context) == 200
         scheme = "https" if health_tls else "http"
         flags = ["--ca", tmp_path / "root.pem", "--cert", tmp_path / "client.pem", "--key", tmp_path / "client.key"]
         fastk("admin", "ping", "--server", f"{scheme}://{address}", *(flags if health_tls else []))
@@ -560,8 +560,8 @@ def test_the_health_listener_uses_tls_unless_disabled(tmp_path, fastk, is_mutual
 
 def curl(*words):
     """Status and body of the response to curl; status 0 without a response."""
-    told = "\n%{http_code} %{http_version}"
-    command = ["curl", "--silent", "--max-time", "30", "--write-out", told, *map(str, words)]
+    written_out = "\n%{http_code} %{http_version}"
+    command = ["curl", "--silent", "--max-time", "30", "--write-out", written_out, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
     body, end = done.stdout.rsplit("\n", 1)
     status, version = end.split()
@@ -591,11 +591,11 @@ def test_curl_sends_a_token(tmp_path, fastk, way):
         status, version, _ = curl(*trust, *mine, *bearer, *body, f"{at}/v1/series")
         assert (status, version) == (201, "1.1" if way == "plain" else "2")
         for good in (bearer, ["-u", f"any:{token}"], ["--http1.1", *bearer], ["--http1.1", "-u", f":{token}"]):
-            status, _, answer = curl(*trust, *mine, *good, f"{at}/inventory")
-            assert status == 200 and json.loads(answer)["series"][0]["series"] == support.KEY
+            status, _, response = curl(*trust, *mine, *good, f"{at}/inventory")
+            assert status == 200 and json.loads(response)["series"][0]["series"] == support.KEY
         for bad in ([], ["-u", "any:wrong"], ["-H", f"Authorization: Bearer {token[:-1]}"], ["-u", f"{token}:any"]):
-            status, _, answer = curl(*trust, *mine, *bad, f"{at}/inventory")
-            assert status == 401 and json.loads(answer)["code"] == "unauthenticated"
+            status, _, response = curl(*trust, *mine, *bad, f"{at}/inventory")
+            assert status == 401 and json.loads(response)["code"] == "unauthenticated"
         if way != "plain":
             others = ["--cacert", tmp_path / "others/root.pem"]
             assert curl(*others, *mine, *bearer, f"{at}/inventory")[0] == 0, "a stranger is no server"
@@ -637,8 +637,8 @@ def test_polars_reads_with_a_token(guarded):
     url = f"{server.http}/v1/klines/BTCUSDT/1m?format="
     for name, read in (("arrow", pl.read_ipc_stream), ("parquet", pl.read_parquet)):
         request = urllib.request.Request(url + name, headers={"Authorization": bearer})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            assert read(io.BytesIO(answer.read())).equals(expected), name
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert read(io.BytesIO(response.read())).equals(expected), name
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(url + name, timeout=60)
 
@@ -755,11 +755,11 @@ def test_no_token_is_in_a_log(tmp_path, fastk, monkeypatch, log_format):
     assert [line for line in text.splitlines() if any(form in line for form in sought)] == []
     if log_format == "json":
         for line in text.splitlines():
-            told = json.loads(line)
-            assert {"timestamp", "level", "target", "fields"} <= set(told), line
-            assert told["level"] in ("ERROR", "WARN", "INFO", "DEBUG", "TRACE"), line
+            record = json.loads(line)
+            assert {"timestamp", "level", "target", "fields"} <= set(record), line
+            assert record["level"] in ("ERROR", "WARN", "INFO", "DEBUG", "TRACE"), line
             # Libraries log what is only fields.
-            assert told["fields"].get("message") or not told["target"].startswith("fastk"), line
+            assert record["fields"].get("message") or not record["target"].startswith("fastk"), line
 
 
 def test_json_logs_have_one_object_per_line(tmp_path, fastk):
@@ -828,9 +828,9 @@ def test_tickets_and_descriptors_give_a_limited_token_no_access_to_other_series(
     # Path traversal is refused for any token.
     for path in (["kline", "..", "1m"], ["..", "..", "etc"], ["kline", "a/b", "1m"], ["kline", "%2e%2e", "1m"], ["kline", "x\x00", "1m"], ["kline", "..\\..", "1m"]):
         for options in (call, full):
-            for ask in (client.get_flight_info, client.get_schema):
+            for describe in (client.get_flight_info, client.get_schema):
                 with pytest.raises((pa.ArrowInvalid, pa.ArrowKeyError, flight.FlightUnauthorizedError)):
-                    ask(flight.FlightDescriptor.for_path(*path), options=options)
+                    describe(flight.FlightDescriptor.for_path(*path), options=options)
         with pytest.raises((pa.ArrowInvalid, pa.ArrowKeyError)):
             client.do_get(flight.Ticket(json.dumps({"series": ["/".join(path)]})), options=full).read_all()
     for name in ("../x", "..", "a/b", "x\u0000", "%2e%2e"):

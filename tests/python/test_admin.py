@@ -1,6 +1,6 @@
 """Every command under `fastk admin`: on a directory, through a server, and on a directory that a server owns.
 
-The verbs come from the help, so that a new one has to be added here.
+The commands come from the help, so that a new one has to be added here.
 """
 
 import json
@@ -13,7 +13,7 @@ import support
 
 CLI_PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 # Further arguments of each command, and one name in its reply. Words in braces are replaced in each case.
-VERBS = {
+COMMANDS = {
     "inventory": ([], "totals"),
     "list-series": ([], "series"),
     "stats": ([], "upkeep"),
@@ -46,9 +46,9 @@ def helps(*words):
     if listed is None:
         return {" ".join(words): text}
     found = {}
-    for verb in re.findall(r"^  ([a-z][a-z-]*)", listed[1], re.M):
-        if verb != "help":
-            found |= helps(*words, verb)
+    for command in re.findall(r"^  ([a-z][a-z-]*)", listed[1], re.M):
+        if command != "help":
+            found |= helps(*words, command)
     return found
 
 
@@ -77,41 +77,41 @@ class Case:
         self.root, self.folder = folder / "store", folder
         shutil.copytree(original, self.root)
 
-    def words(self, verb, backup):
+    def words(self, command, backup):
         filled = {"backup": backup, "made": self.made, "token": self.token["id"]}
-        return [*verb.split(), *(word.format(**filled) for word in VERBS[verb][0])]
+        return [*command.split(), *(word.format(**filled) for word in COMMANDS[command][0])]
 
-    def reply(self, verb, *place, backup):
+    def reply(self, command, *place, backup):
         """The reply as JSON; fails without one."""
-        done = support.run("admin", *self.words(verb, backup), *place, "--json", check=False)
-        assert done.returncode in (0, 1), (verb, place, done.stderr)
+        done = support.run("admin", *self.words(command, backup), *place, "--json", check=False)
+        assert done.returncode in (0, 1), (command, place, done.stderr)
         reply = json.loads(done.stdout)
-        assert VERBS[verb][1] in reply, (verb, place, reply)
+        assert COMMANDS[command][1] in reply, (command, place, reply)
         return reply
 
 
 def test_the_table_has_every_command_and_each_accepts_a_directory_and_prints_json():
     found = helps()
-    assert set(found) == set(VERBS)
-    assert [verb for verb, text in found.items() if not re.search(r"^ +--json\b", text, re.M)] == []
-    assert [verb for verb, text in found.items() if not re.search(r"^ +--root\b", text, re.M)] == []
+    assert set(found) == set(COMMANDS)
+    assert [command for command, text in found.items() if not re.search(r"^ +--json\b", text, re.M)] == []
+    assert [command for command, text in found.items() if not re.search(r"^ +--root\b", text, re.M)] == []
     # The page lists the commands that work on a directory only.
-    alone = {verb.split()[0] for verb, text in found.items() if "--server" not in text}
-    said = re.search(r"^No server does the work of(.*?)\.$", CLI_PAGE.read_text(), re.M | re.S)[1]
-    assert set(re.findall(r"`admin ([a-z-]+)`", said)) == alone
+    alone = {command.split()[0] for command, text in found.items() if "--server" not in text}
+    sentence = re.search(r"^No server runs(.*?)\.$", CLI_PAGE.read_text(), re.M | re.S)[1]
+    assert set(re.findall(r"`admin ([a-z-]+)`", sentence)) == alone
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS))
-def test_a_command_works_on_every_target_in_its_help(verb, store, tmp_path):
-    text = helps(*verb.split())[verb]
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_command_works_on_every_target_in_its_help(command, store, tmp_path):
+    text = helps(*command.split())[command]
     case = Case(store, tmp_path)
     replies = []
-    if verb not in NEEDS_SERVER:
-        root = tmp_path / "restored" if verb == "restore" else case.root
-        replies.append(case.reply(verb, "--root", root, backup=tmp_path / "beside"))
+    if command not in NEEDS_SERVER:
+        root = tmp_path / "restored" if command == "restore" else case.root
+        replies.append(case.reply(command, "--root", root, backup=tmp_path / "beside"))
         # Without --json the same reply is text.
-        shown = support.run("admin", *case.words(verb, tmp_path / "again"), "--root", root, check=False)
-        assert shown.returncode in (0, 1) or verb == "token revoke", shown.stderr
+        shown = support.run("admin", *case.words(command, tmp_path / "again"), "--root", root, check=False)
+        assert shown.returncode in (0, 1) or command == "token revoke", shown.stderr
         with pytest.raises(ValueError):
             json.loads(shown.stdout)
     (tmp_path / "served").mkdir()
@@ -122,22 +122,22 @@ def test_a_command_works_on_every_target_in_its_help(verb, store, tmp_path):
     try:
         token = ["--token", served.token["token"]]
         if "--server" in text:
-            replies.append(served.reply(verb, "--server", server.http, *token, backup="named"))
-            replies.append(served.reply(verb, "--root", served.root, *token, backup="owned"))
-            if verb != "ping":
-                nobody = support.run("admin", *served.words(verb, "nobody"), "--server", server.http, check=False)
-                assert nobody.returncode == 5 and "error[unauthenticated]" in nobody.stderr
+            replies.append(served.reply(command, "--server", server.http, *token, backup="named"))
+            replies.append(served.reply(command, "--root", served.root, *token, backup="owned"))
+            if command != "ping":
+                unauthenticated = support.run("admin", *served.words(command, "nobody"), "--server", server.http, check=False)
+                assert unauthenticated.returncode == 5 and "error[unauthenticated]" in unauthenticated.stderr
         else:
             both = ["--root", served.root, "--server", server.http]
-            refused = support.run("admin", *served.words(verb, "x"), *both, check=False)
+            refused = support.run("admin", *served.words(command, "x"), *both, check=False)
             assert refused.returncode == 2 and "server" in refused.stderr, refused.stderr
-            if verb in ALONE:
+            if command in ALONE:
                 place = ["--root", served.root, "--apply"]
-                locked = support.run("admin", *served.words(verb, "x"), *place, check=False)
-                assert locked.returncode != 0 and f"error[{ALONE[verb]}]" in locked.stderr, locked.stderr
+                locked = support.run("admin", *served.words(command, "x"), *place, check=False)
+                assert locked.returncode != 0 and f"error[{ALONE[command]}]" in locked.stderr, locked.stderr
             else:
                 # On the directory while the server runs.
-                replies.append(served.reply(verb, "--root", served.root, backup=""))
+                replies.append(served.reply(command, "--root", served.root, backup=""))
     finally:
         server.stop()
     assert len({tuple(sorted(reply)) for reply in replies}) == 1, "the reply does not depend on the target"
@@ -155,8 +155,8 @@ def test_a_dry_run_of_drop_removes_nothing(tmp_path, fastk):
             server = support.Server(root).start()
             way = ["--server", server.http]
         try:
-            told = json.loads(fastk("drop", support.KEY, "--dry-run", "--json", *way).stdout)
-            assert told == {"dry_run": True, "series": support.KEY, "rows": 1, "version": written["version"]}
+            report = json.loads(fastk("drop", support.KEY, "--dry-run", "--json", *way).stdout)
+            assert report == {"dry_run": True, "series": support.KEY, "rows": 1, "version": written["version"]}
             done = fastk("drop", support.KEY, "--dry-run", "--if-version", "99", *way, check=False)
             assert done.returncode != 0 and "commit_conflict" in done.stderr
             assert fastk("drop", "kline/NONE/1m", "--dry-run", *way, check=False).returncode == 3

@@ -29,7 +29,7 @@ def guarded(tmp_path, fastk, monkeypatch):
         server.kill()
 
 
-def told(server):
+def audit_lines(server):
     """The audit lines as dictionaries."""
     lines = server.log.read_text().splitlines()
     assert all("fastk::audit" in line for line in lines), lines
@@ -37,7 +37,7 @@ def told(server):
     return [{name: value.strip('"') for name, value in re.findall(fields, line.split("audit: ", 1)[1])} for line in lines]
 
 
-def ask(server, method, path, token, name, body=None):
+def send(server, method, path, token, name, body=None):
     headers = {"authorization": f"Bearer {token['token']}", "x-request-id": name, "content-type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(server.http + path, data, headers, method=method)
@@ -53,42 +53,42 @@ def test_deletes_and_administration_are_logged_on_every_protocol(guarded, fastk)
     admin, read = tokens["admin"], tokens["read"]
     key, path = support.KEY, "/v1/series/" + support.KEY
     register = {"symbol": "BTCUSDT", "kind": "kline", "timeframe": "1m"}
-    wanted = []
+    expected = []
 
     def rest(method, path, body, name, token=admin, status=200):
-        assert ask(server, method, path, token, name, body) == status
-        wanted.append((name, token["id"], str(status)))
+        assert send(server, method, path, token, name, body) == status
+        expected.append((name, token["id"], str(status)))
 
-    ask(server, "POST", "/v1/series", admin, "r0", register)
+    send(server, "POST", "/v1/series", admin, "r0", register)
     rest("PATCH", path, {"retention": {"max_age": "30d"}}, "r1")
     rest("DELETE", path, None, "r2", read, 403)
     rest("POST", "/v1/admin/compact?wait=true", {}, "r3")
     rest("DELETE", path, None, "r4")
     # Refused requests are logged too.
-    assert ask(server, "DELETE", path, {"token": "fastk_wrong"}, "r5") == 401
-    wanted.append(("r5", "", "401"))
+    assert send(server, "DELETE", path, {"token": "fastk_wrong"}, "r5") == 401
+    expected.append(("r5", "", "401"))
 
-    ask(server, "POST", "/v1/series", admin, "r6", register)
+    send(server, "POST", "/v1/series", admin, "r6", register)
     with flight.connect(server.flight) as client:
 
-        def act(verb, body, name, token, outcome):
+        def act(action, body, name, token, outcome):
             metadata = [(b"authorization", f"Bearer {token['token']}".encode()), (b"x-request-id", name.encode())]
             options = flight.FlightCallOptions(headers=metadata)
             try:
-                list(client.do_action(flight.Action(verb, json.dumps(body).encode()), options))
+                list(client.do_action(flight.Action(action, json.dumps(body).encode()), options))
             except (flight.FlightUnauthorizedError, flight.FlightUnauthenticatedError):
                 assert outcome != "ok"
-            wanted.append((name, token.get("id", ""), outcome))
+            expected.append((name, token.get("id", ""), outcome))
 
         act("drop_series", {"series": key}, "f1", read, "permission_denied")
         act("compact", {}, "f2", admin, "ok")
         act("drop_series", {"series": key}, "f3", admin, "ok")
         act("drop_series", {"series": key}, "f4", {"token": "fastk_wrong"}, "unauthenticated")
-    ask(server, "POST", "/v1/series", admin, "r7", register)
+    send(server, "POST", "/v1/series", admin, "r7", register)
     fastk("drop", key, "--root", server.root, "--token", admin["token"])
-    lines = told(server)
+    lines = audit_lines(server)
     found = [(line["request_id"], line["caller"], line.get("status") or line["outcome"]) for line in lines]
-    assert found[:-1] == wanted
+    assert found[:-1] == expected
     assert len(found[-1][0]) == 16 and found[-1][1:] == (admin["id"], "200")
 
 
@@ -99,9 +99,9 @@ def test_created_and_revoked_tokens_are_logged(guarded, fastk):
     )
     fastk("admin", "token", "revoke", tokens["read"]["id"], "--root", server.root)
     deadline = time.monotonic() + 60
-    while len(lines := told(server)) < 2:
+    while len(lines := audit_lines(server)) < 2:
         assert time.monotonic() < deadline, lines
-        ask(server, "GET", "/inventory", tokens["admin"], "x")
+        send(server, "GET", "/inventory", tokens["admin"], "x")
         time.sleep(0.1)
     assert {(line["verb"], line["token"], line["name"], line["scope"], line["prefixes"]) for line in lines} == {
         ("token created", made["id"], "new", "write", "kline/BTC"),

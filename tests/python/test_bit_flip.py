@@ -107,7 +107,7 @@ def test_every_reader_through_the_server_raises(damaged):
         # Twice: a block with a wrong checksum must not pass later.
         for attempt in range(2):
             try:
-                answer = read(damaged)
+                result = read(damaged)
             except urllib.error.HTTPError as error:
                 assert (error.code, json.loads(error.read())["code"]) == (500, "corrupt_data"), name
             except Exception as error:
@@ -115,7 +115,7 @@ def test_every_reader_through_the_server_raises(damaged):
                 assert "refused" not in str(error), name
                 print(f"{name}: {type(error).__name__}: {str(error)[:120]}")
             else:
-                silent.append((name, attempt, type(answer)))
+                silent.append((name, attempt, type(result)))
     assert silent == []
 
 

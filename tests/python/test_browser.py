@@ -87,7 +87,7 @@ def browser(tmp_path):
     driver.quit()
 
 
-def ask(browser, origin, server, token=""):
+def request(browser, origin, server, token=""):
     """Opens the page, lets it write and read, and returns its status line and cells."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
@@ -114,15 +114,15 @@ def test_a_page_of_an_allowed_origin_writes_and_reads_and_another_is_refused(tmp
     server = support.Server(root, "--config", str(config)).start()
     try:
         # The other origin first: its requests have no effect.
-        status, rows = ask(browser, other, server.http, token)
+        status, rows = request(browser, other, server.http, token)
         assert status.startswith("failed: ") and rows == [], status
-        told = {"authorization": f"Bearer {token}"}
-        assert server.json("GET", "/v1/series", headers=told)["series"] == []
+        headers = {"authorization": f"Bearer {token}"}
+        assert server.json("GET", "/v1/series", headers=headers)["series"] == []
 
-        status, rows = ask(browser, allowed, server.http)
+        status, rows = request(browser, allowed, server.http)
         assert status.startswith("failed: unauthenticated"), status
 
-        status, rows = ask(browser, allowed, server.http, token)
+        status, rows = request(browser, allowed, server.http, token)
         assert status == "read 2 rows", status
         assert rows == [
             ["2024-02-01T00:00:00Z", "42000.10", "42010.00", "41990.50", "42005.00", "3.50000000"],
@@ -156,8 +156,8 @@ def test_a_form_of_the_documentation_has_only_required_fields_filled_in_and_work
         assert len(filled) > 5
         assert {name: value for name, value in filled.items() if value} == {"symbol": "BTCUSDT", "timeframe": "1m"}
         find("#operations-rows-readKlines .execute")[0].click()
-        answer = find("#operations-rows-readKlines .live-responses-table .response-col_description")
-        WebDriverWait(browser, 60).until(lambda _: "kline/BTCUSDT/1m" in "".join(part.text for part in answer))
+        response_parts = find("#operations-rows-readKlines .live-responses-table .response-col_description")
+        WebDriverWait(browser, 60).until(lambda _: "kline/BTCUSDT/1m" in "".join(part.text for part in response_parts))
         server.stop()
     finally:
         server.kill()

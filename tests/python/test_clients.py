@@ -80,7 +80,7 @@ def test_polars_reads_chunk_files_without_the_server(sealed):
 def test_duckdb_reads_results_and_chunk_files_through_pyarrow(sealed):
     query = "select count(*), epoch_ms(min(ts)), epoch_ms(max(ts)), sum(close), max(volume), typeof(any_value(close)) from rows"
 
-    def ask(rows):
+    def summary_of(rows):
         return duckdb.connect().execute(query).fetchone()
 
     expected = sealed.rows
@@ -90,7 +90,7 @@ def test_duckdb_reads_results_and_chunk_files_through_pyarrow(sealed):
         pyarrow.ipc.open_stream(io.BytesIO(sealed.read(f"{URL}?format=arrow"))).read_all(),
         dataset.dataset([str(path) for path in sealed.files()], format="ipc"),
     ):
-        count, first, last, total, most, kind = ask(rows)
+        count, first, last, total, most, kind = summary_of(rows)
         assert (count, total, most) == (100_000, sum(close), max(volume)), type(rows)
         assert kind == "DECIMAL(18,2)"
         assert (first, last) == (T0, T0 + 99_999 * MINUTE)
@@ -115,7 +115,7 @@ def test_every_rest_format_has_the_same_rows(filled):
     for name in rows.schema.names[1:]:
         assert [Decimal(line[name]) for line in text] == rows[name].to_pylist(), name
     lines = [json.loads(line, parse_float=Decimal) for line in filled.read(f"{URL}?format=ndjson").splitlines()]
-    answer = json.loads(filled.read(f"{URL}?limit=1000000"), parse_float=Decimal)
-    assert answer["rows"] == lines
+    response = json.loads(filled.read(f"{URL}?limit=1000000"), parse_float=Decimal)
+    assert response["rows"] == lines
     for name in rows.schema.names[1:]:
         assert [Decimal(line[name]) for line in lines] == rows[name].to_pylist(), name

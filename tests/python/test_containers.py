@@ -30,10 +30,10 @@ PAGE = HERE / "docs/containers.md"
 def instructions():
     """Instructions of the last stage of the Dockerfile, by name."""
     text = re.sub(r"\\\n\s*", " ", (DOCKER / "Dockerfile").read_text())
-    told = {}
+    instructions_by_name = {}
     for name, what in re.findall(r"^([A-Z]+) (.*)$", re.split(r"^FROM .*\n", text, flags=re.M)[-1], re.M):
-        told.setdefault(name, []).append(what)
-    return told
+        instructions_by_name.setdefault(name, []).append(what)
+    return instructions_by_name
 
 
 class Image:
@@ -44,15 +44,15 @@ class Image:
         # The debug program of the tests: the steps are the same.
         options = {**os.environ, "FASTK_PROFILE": "dev"}
         subprocess.run([DOCKER / "build", root], check=True, env=options, capture_output=True, timeout=1800)
-        told = instructions()
+        instructions_by_name = instructions()
         self.settings = tomllib.loads((root / "etc/fastk/fastk.toml").read_text())
-        self.entrypoint, self.command = (json.loads(told[name][-1]) for name in ("ENTRYPOINT", "CMD"))
-        self.health = json.loads(re.fullmatch(r".* CMD (\[.*\])", told["HEALTHCHECK"][-1])[1])
-        self.stop = getattr(signal, told["STOPSIGNAL"][-1])
-        self.volumes = json.loads(told["VOLUME"][-1])
-        self.exposed = [int(port) for port in told["EXPOSE"][-1].split()]
+        self.entrypoint, self.command = (json.loads(instructions_by_name[name][-1]) for name in ("ENTRYPOINT", "CMD"))
+        self.health = json.loads(re.fullmatch(r".* CMD (\[.*\])", instructions_by_name["HEALTHCHECK"][-1])[1])
+        self.stop = getattr(signal, instructions_by_name["STOPSIGNAL"][-1])
+        self.volumes = json.loads(instructions_by_name["VOLUME"][-1])
+        self.exposed = [int(port) for port in instructions_by_name["EXPOSE"][-1].split()]
         self.own = {}
-        for pair in (pair for line in told["ENV"] for pair in shlex.split(line)):
+        for pair in (pair for line in instructions_by_name["ENV"] for pair in shlex.split(line)):
             name, value = pair.split("=", 1)
             self.own[name] = str(root / value.lstrip("/")) if value.startswith("/etc/") else value
 
@@ -102,8 +102,8 @@ class Container(support.Server):
     def health(self):
         """The exit status of the health check."""
         at = f"127.0.0.1:{self.image.port('http', 'health_listen')}"
-        there = f"127.0.0.1:{self.fields['health'].rsplit(':', 1)[1]}"
-        command = [word.replace(at, there) for word in self.image.health]
+        health_address = f"127.0.0.1:{self.fields['health'].rsplit(':', 1)[1]}"
+        command = [word.replace(at, health_address) for word in self.image.health]
         assert command != self.image.health, "it uses another port than that of the health listener"
         return subprocess.run(command, env=self.environment, capture_output=True, timeout=60).returncode
 
@@ -145,8 +145,8 @@ def test_the_image_starts_with_its_settings_and_reports_its_health(image, tmp_pa
         at = f"http://127.0.0.1:{container.fields['health'].rsplit(':', 1)[1]}/metrics"
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(at, timeout=30)
-        asked = urllib.request.Request(at, headers={"Authorization": f"Bearer {token.stdout.strip()}"})
-        assert b"fastk_build_info" in urllib.request.urlopen(asked, timeout=30).read()
+        metrics_request = urllib.request.Request(at, headers={"Authorization": f"Bearer {token.stdout.strip()}"})
+        assert b"fastk_build_info" in urllib.request.urlopen(metrics_request, timeout=30).read()
         if is_secured:
             with pytest.raises((OSError, http.client.HTTPException)):
                 container.read("/health/live")
@@ -171,9 +171,9 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
     programs, state = tmp_path / "programs", tmp_path / "state"
     for directory in (programs, state):
         directory.mkdir()
-    told = {name: getattr(image, name) for name in ("entrypoint", "command", "volumes")}
-    told["environment"] = image.environment("")
-    (state / "image.json").write_text(json.dumps(told))
+    description = {name: getattr(image, name) for name in ("entrypoint", "command", "volumes")}
+    description["environment"] = image.environment("")
+    (state / "image.json").write_text(json.dumps(description))
     stand_in = Path(__file__).with_name("docker_stand_in.py")
     (programs / "docker").write_text(f'#!/bin/sh\nexec {sys.executable} {stand_in} {state} "$@"\n')
     (programs / "docker").chmod(0o755)
@@ -191,7 +191,7 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
     try:
         token = re.fullmatch(r"(fastk_[\w-]{43})\n", run(first, tmp_path / "tree"))[1]
         ready = dict(word.split("=", 1) for word in (state / "ready").read_text().split()[1:])
-        there = ["--server", "127.0.0.1:" + ready["http"].rsplit(":", 1)[1], "--token", token]
+        target = ["--server", "127.0.0.1:" + ready["http"].rsplit(":", 1)[1], "--token", token]
         secrets = docker / "secrets"
         assert secrets.stat().st_mode & 0o777 == 0o700, "the directory is for its owner"
         assert {path.stat().st_mode & 0o777 for path in secrets.iterdir()} == {0o644}, "other users read the files"
@@ -200,12 +200,12 @@ def test_the_commands_of_the_page_work(image, tmp_path, fastk):
         at = f"http://127.0.0.1:{ready['health'].rsplit(':', 1)[1]}/metrics"
         assert b"fastk_commit" in urllib.request.urlopen(urllib.request.Request(at, headers=scrape), timeout=30).read()
         # The page uses the port published by compose.
-        asked = request.replace("=TOKEN", f"={token}").replace("127.0.0.1:8080", there[1])
-        inventory, imported, last = re.fullmatch(r"(\{.*?\}\n)(.*?)(\{\"series\".*\n)", run(asked, docker), re.S).groups()
+        filled_request = request.replace("=TOKEN", f"={token}").replace("127.0.0.1:8080", target[1])
+        inventory, imported, last = re.fullmatch(r"(\{.*?\}\n)(.*?)(\{\"series\".*\n)", run(filled_request, docker), re.S).groups()
         assert json.loads(inventory)["totals"]["rows"] == 0 and "rows" in imported
         assert [row["close"] for row in json.loads(last)["rows"]] == [42010]
         run(backup.replace("=TOKEN", f"={token}"), docker)
-        fastk("register", "kline/ETHUSDT/1m", *there)
+        fastk("register", "kline/ETHUSDT/1m", *target)
         run(upgrade, docker)
         run(restore, docker)
     finally:
@@ -303,8 +303,8 @@ def test_ping_fails_when_writing_has_stopped(image, tmp_path, fastk):
         (server.root / "manifest").rename(tmp_path / "away")
         assert server.json("POST", "/v1/admin/compact?wait=true")["jobs"][0]["status"] == "failed"
         (tmp_path / "away").rename(server.root / "manifest")
-        told = json.loads(server.read("/health/ready"))
-        assert told == {"status": "degraded", "writer_stopped": True}
+        ready_reply = json.loads(server.read("/health/ready"))
+        assert ready_reply == {"status": "degraded", "writer_stopped": True}
         for target in (["--server", server.http], ["--root", server.root]):
             done = fastk(*ping[:2], *target, check=False)
             assert done.returncode == 1 and "writes are refused" in done.stderr
@@ -337,8 +337,8 @@ def test_the_demo_is_reachable_from_outside_its_container_and_works_on_a_read_on
         assert directory.is_dir() and directory.parts[1] != "proc"
         used = sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
         assert used < 60 << 20, "container engines give /dev/shm 64 MiB"
-        answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/klines/BTCUSDT/1m?latest=1", timeout=30)
-        assert len(json.loads(answer.read())["rows"]) == 1
+        response = urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/klines/BTCUSDT/1m?latest=1", timeout=30)
+        assert len(json.loads(response.read())["rows"]) == 1
     finally:
         process.terminate()
         process.wait(support.STOP_SECONDS_MAX)
@@ -364,8 +364,8 @@ def test_the_build_of_the_image_ignores_what_git_ignores():
         for line in (Path(folder) / ".gitignore").read_text().splitlines():
             bare = line.strip("/")
             is_anchored = "/" in line.rstrip("/")
-            wanted = str(below / bare) if is_anchored else str(below / "**" / bare)
-            if line and line[0] != "#" and wanted not in left_out:
+            pattern = str(below / bare) if is_anchored else str(below / "**" / bare)
+            if line and line[0] != "#" and pattern not in left_out:
                 missing.append((str(below), line))
     assert missing == []
     # Files created in the tree by documented commands.
@@ -504,14 +504,14 @@ def test_the_dashboard_uses_existing_metrics(server):
     metrics = server.read("/metrics").decode()
     documented = set(re.findall(r"^\| `(fastk_\w+)`", (HERE / "docs/metrics.md").read_text(), re.M))
     dashboard = json.loads((DOCKER / "grafana/dashboards/fastk.json").read_text())
-    asked = set()
+    shown_metrics = set()
     for panel in dashboard["panels"]:
         assert panel["datasource"]["uid"] == "prometheus"
         for target in panel["targets"]:
-            asked |= set(re.findall(r"fastk_\w+", target["expr"]))
-    assert {re.sub(r"_bucket$", "", name) for name in asked} <= documented
-    told = set(re.findall(r"^# TYPE (fastk_\w+)", metrics, re.M))
-    assert told <= documented and len(told) > 20
+            shown_metrics |= set(re.findall(r"fastk_\w+", target["expr"]))
+    assert {re.sub(r"_bucket$", "", name) for name in shown_metrics} <= documented
+    exported = set(re.findall(r"^# TYPE (fastk_\w+)", metrics, re.M))
+    assert exported <= documented and len(exported) > 20
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]}
     assert len(places) == len(dashboard["panels"])
 
@@ -532,10 +532,10 @@ RULES = DOCKER / "prometheus/fastk.rules.yml"
 def test_the_alert_rules_use_existing_metrics():
     documented = set(re.findall(r"^\| `(fastk_\w+)`", (HERE / "docs/metrics.md").read_text(), re.M))
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
-    asked = {re.sub(r"_(bucket|sum|count)$", "", name) for rule in rules for name in re.findall(r"fastk_\w+", rule["expr"])}
-    assert asked <= documented and len(rules) == len({rule["alert"] for rule in rules})
+    used_metrics = {re.sub(r"_(bucket|sum|count)$", "", name) for rule in rules for name in re.findall(r"fastk_\w+", rule["expr"])}
+    assert used_metrics <= documented and len(rules) == len({rule["alert"] for rule in rules})
     watched = {"disk_free_bytes", "memory_limit_bytes", "open_files_limit", "writer_stopped", "degraded"}
-    assert {f"fastk_{name}" for name in watched} <= asked
+    assert {f"fastk_{name}" for name in watched} <= used_metrics
     prometheus = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())
     [loaded] = prometheus["rule_files"]
     mounted = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["prometheus"]["volumes"]
@@ -600,8 +600,8 @@ def test_every_counter_and_histogram_exists_from_the_start(server):
 
     text = server.read("/metrics").decode()
     kinds = dict(re.findall(r"^\| `(fastk_\w+)` \| (\w+) \|", (HERE / "docs/metrics.md").read_text(), re.M))
-    told = dict(re.findall(r"^# TYPE (fastk_\w+) (\w+)", text, re.M))
-    assert told == kinds, "a metric of the documentation is missing, or of another kind"
+    exported_kinds = dict(re.findall(r"^# TYPE (fastk_\w+) (\w+)", text, re.M))
+    assert exported_kinds == kinds, "a metric of the documentation is missing, or of another kind"
     samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

@@ -15,7 +15,7 @@ TICKS = "ts,open,high,low,close,volume\n1706745600000,42003,42011,42001,42010,0.
 
 
 @pytest.fixture
-def said(tmp_path):
+def outputs(tmp_path):
     """The output of each command of the page."""
     if not shutil.which("curl"):
         pytest.skip("curl is not installed")
@@ -43,19 +43,19 @@ def said(tmp_path):
     return printed
 
 
-def test_the_commands_of_the_page_have_the_documented_effect(said):
+def test_the_commands_of_the_page_have_the_documented_effect(outputs):
     page = PAGE.read_text(encoding="utf-8")
     [shown] = re.findall(r"^```csv printed\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
-    def answer(part):
-        found = [text for line, text in said.items() if part in line]
-        assert len(found) == 1, (part, list(said))
+    def output_of(part):
+        found = [text for line, text in outputs.items() if part in line]
+        assert len(found) == 1, (part, list(outputs))
         return found[0]
 
-    assert answer("1m?format=csv") == shown
-    assert '"rows_deleted":0' in answer("dry_run=true")
-    assert "rows_replaced: 1" in answer("fastk write")
-    assert '"rows_deleted":1' in answer("all=true")
+    assert output_of("1m?format=csv") == shown
+    assert '"rows_deleted":0' in output_of("dry_run=true")
+    assert "rows_replaced: 1" in output_of("fastk write")
+    assert '"rows_deleted":1' in output_of("all=true")
     merged = "1706745600000,42000.10,42011.00,41999.50,42010.00,2.500\n"
-    assert answer("as_of=before-repair") == "ts,open,high,low,close,volume\n" + merged
-    assert '"before-repair"' in answer("curl 'http://127.0.0.1:8080/v1/snapshots'")
+    assert output_of("as_of=before-repair") == "ts,open,high,low,close,volume\n" + merged
+    assert '"before-repair"' in output_of("curl 'http://127.0.0.1:8080/v1/snapshots'")

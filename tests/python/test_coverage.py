@@ -121,9 +121,9 @@ def test_coverage_of_a_real_file_equals_the_computed_one(server, fastk, path, fl
     key, ts = imported(server, fastk, path, flags)
     timeframe = key.rsplit("/", 1)[1]
     for calendar, is_open in CALENDARS:
-        wanted = expected_of(ts, timeframe, is_open)
+        expected_coverage = expected_of(ts, timeframe, is_open)
         found = coverage(server, key, calendar=calendar, limit=1_000_000)
-        assert {name: found[name] for name in wanted} == wanted, calendar
+        assert {name: found[name] for name in expected_coverage} == expected_coverage, calendar
         assert (found["first_ts"], found["last_ts"], found["truncated"]) == (ts[0], ts[-1], False)
     ratio = server.json("GET", "/inventory")["series"][0]["coverage_ratio"]
     assert ratio == expected_of(ts, timeframe, open_24x7)["ratio"]

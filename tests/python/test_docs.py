@@ -46,10 +46,10 @@ def blocks(page):
 
 def runnable(page):
     """Language and text of the blocks to run or write."""
-    def is_wanted(language, info):
+    def is_runnable_block(language, info):
         return language in RUN or info in ("printed", "ready") or language in FILES and info
 
-    return [block for block in blocks(page) if not block[1].startswith("no-run:") and is_wanted(*block[:2])]
+    return [block for block in blocks(page) if not block[1].startswith("no-run:") and is_runnable_block(*block[:2])]
 
 
 def masked(text):
@@ -247,12 +247,12 @@ SETTINGS = [
 def test_the_settings_of_a_page_are_known(name, text, tmp_path):
     (tmp_path / "fastk.toml").write_text(text)
     if "[tls]" in text:
-        # What is named there has to be there.
+        # Every file named there has to exist.
         support.certificates(tmp_path)
     support.run("serve", "--config", "fastk.toml", "--print-config", cwd=tmp_path)
 
 
-def test_the_lines_in_rust_stand_in_the_example():
+def test_the_lines_in_rust_are_in_the_example():
     """Cargo compiles that, and not the page."""
     example = [line.strip() for line in (DOCS / "examples" / "embed.rs").read_text(encoding="utf-8").splitlines()]
     shown = [line.strip() for language, _, text in blocks(DOCS / "embed.md") if language == "rust" for line in text.splitlines()]
@@ -276,7 +276,7 @@ def test_every_block_is_run_or_says_why_not():
                 if not re.fullmatch(r"no-run: \S.*", info):
                     wrong.append(begins)
             elif language == "console":
-                # Only what stands in docs/ is run here.
+                # Only pages in docs/ are run here.
                 if info != "run" or page.parent != DOCS:
                     wrong.append(begins)
             elif language in RUN:
@@ -291,7 +291,7 @@ def test_every_block_is_run_or_says_why_not():
     assert len(left_out) <= NO_RUN_MAX, left_out
 
 
-def test_every_page_stands_on_the_map_and_every_link_leads_somewhere():
+def test_every_page_is_listed_and_every_link_resolves():
     map_text = (DOCS / "README.md").read_text(encoding="utf-8")
     missing = [page.name for page in DOCS.glob("*.md") if page.name != "README.md" and f"({page.name})" not in map_text]
     assert missing == []

@@ -1,6 +1,6 @@
-"""The examples of the OpenAPI document: each is sent to a live server in its order, and each answer looks as shown.
+"""The examples of the OpenAPI document: each is sent to a live server in its order, and each response looks as shown.
 
-`FASTK_BLESS=1` writes the answers of `openapi/examples.json` anew; the document itself is then blessed as ever.
+`FASTK_BLESS=1` rewrites the responses in `openapi/examples.json`; the document itself is then blessed as usual.
 """
 
 import gzip
@@ -69,11 +69,11 @@ class Sender:
         if name == "id":
             self.server.json("POST", "/v1/admin/verify?wait=true")
             return self.server.json("GET", "/v1/admin/jobs")["jobs"][0]["id"]
-        answer = self.send([("limit", 1)])[2]
-        return json.loads(answer)["next_cursor"]
+        body = self.send([("limit", 1)])[2]
+        return json.loads(body)["next_cursor"]
 
     def send(self, optional=(), kind=None, accept=None):
-        """Status, media type and body of an answer; `optional` are names and values besides what is required."""
+        """Status, media type and body of a response; `optional` are names and values besides what is required."""
         path, query, headers = self.path, [], {}
         given = {one["name"]: self.example(one) for one in self.parameters if one["required"]}
         given |= dict(optional)
@@ -108,12 +108,12 @@ class Sender:
         if query:
             path += "?" + urllib.parse.urlencode(query)
         try:
-            with self.server.request(self.method.upper(), path, body, headers) as response:
-                answer = response.read()
+            with self.server.request(self.method.upper(), path, received, headers) as response:
+                received = response.read()
                 if response.headers.get("Content-Encoding") == "gzip":
-                    answer = gzip.decompress(answer)
+                    received = gzip.decompress(received)
                 kind = response.headers.get("Content-Type", "").split(";")[0]
-                return response.status, kind, answer
+                return response.status, kind, received
         except support.urllib.error.HTTPError as error:
             shown = f"{self.method} {path} {headers} {body}"
             raise AssertionError(f"{self.operation['operationId']}: {shown}\n{error.code} {error.read().decode()}")
@@ -131,7 +131,7 @@ def shape(value):
 
 
 def shown(kind, body):
-    """An answer as the document shows it, cut where it is long."""
+    """A response as the document shows it, shortened."""
     if kind == "application/json":
         value = json.loads(body)
         if "openapi" in value:
@@ -141,7 +141,7 @@ def shown(kind, body):
     return text if len(text) < 1_000 else "".join(text.splitlines(keepends=True)[:6])
 
 
-def test_every_request_shown_is_accepted_and_every_answer_looks_as_shown(running, capsys):
+def test_every_request_shown_is_accepted_and_every_response_looks_as_shown(running, capsys):
     document = running.json("GET", "/openapi.json")
     file = json.loads(FILE.read_text(encoding="utf-8"))
     own = {entry["operation"]: entry.get("parameters", {}) for entry in file["operations"]}
@@ -157,10 +157,10 @@ def test_every_request_shown_is_accepted_and_every_answer_looks_as_shown(running
     for entry in file["operations"]:
         name = entry["operation"]
         sender = operations[name]
-        answers = []
+        responses = []
         needs_key = name not in ("deleteKlines", "deleteScalars")
         if needs_key:
-            answers.append(sender.send())
+            responses.append(sender.send())
         # Each optional parameter by itself, or with those it needs.
         for parameter in sender.parameters:
             if parameter["required"]:
@@ -168,26 +168,26 @@ def test_every_request_shown_is_accepted_and_every_answer_looks_as_shown(running
             own = parameter["name"]
             together = [own, *entry.get("with", {}).get(own, [])]
             values = {one["name"]: sender.example(one) for one in sender.parameters if one["name"] in together}
-            # Deleting or dropping goes last, when there is nothing more to ask of it.
+            # Deletes and drops come last.
             if parameter["in"] == "header" and name.startswith(("drop", "delete")):
                 continue
             if own in MADE:
                 values[own] = sender.made(own)
                 values["limit"] = 1
-            answers.append(sender.send(values.items()))
+            responses.append(sender.send(values.items()))
         for kind in sender.operation.get("requestBody", {}).get("content", {}):
             if kind not in BINARY | {"application/json"}:
-                answers.append(sender.send(kind=kind))
+                responses.append(sender.send(kind=kind))
         good = {status: response for status, response in sender.operation["responses"].items() if status[0] == "2"}
         for response in good.values():
             for kind in response.get("content", {}):
                 if any(other == "text/csv" for other in response["content"]):
-                    answers.append(sender.send([("limit", 3)] if name != "queryRows" else [], accept=kind))
+                    responses.append(sender.send([("limit", 3)] if name != "queryRows" else [], accept=kind))
         if "200" in good and "201" in good:
-            answers.append(sender.send())
-        requests += len(answers)
+            responses.append(sender.send())
+        requests += len(responses)
         seen = {}
-        for status, kind, body in answers:
+        for status, kind, body in responses:
             assert status == 304 or str(status) in good, f"{name}: {status}"
             if kind and kind not in BINARY and status != 304:
                 seen.setdefault(str(status), {}).setdefault(kind, shown(kind, body))

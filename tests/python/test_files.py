@@ -1,6 +1,6 @@
 """`fastk files`: in every state of a series the listed files are exactly its rows, or it says that they are not.
 
-Read with Polars and pyarrow alone, and compared with rows that the test keeps by itself, and with the answer of a query.
+Read with Polars and pyarrow alone, and compared with rows that the test keeps by itself, and with the result of a query.
 """
 
 import io
@@ -65,9 +65,9 @@ def polars_cells(paths):
 def check(fastk, where, expected, *flags, root=None):
     """What `fastk files` lists is these rows, or it says that it is not; gives its JSON."""
     done = fastk("files", support.KEY, *flags, *where, check=False)
-    told = fastk("files", support.KEY, "--json", *(flag for flag in flags if flag != "--exact"), *where, check=False)
-    listed = json.loads(told.stdout)
-    assert listed["exact"] == (done.returncode == 0) == (told.returncode == 0)
+    report = fastk("files", support.KEY, "--json", *(flag for flag in flags if flag != "--exact"), *where, check=False)
+    listed = json.loads(report.stdout)
+    assert listed["exact"] == (done.returncode == 0) == (report.returncode == 0)
     assert listed["rows"] == len(expected)
     paths = done.stdout.splitlines()
     if listed["exact"]:
@@ -75,7 +75,7 @@ def check(fastk, where, expected, *flags, root=None):
         tables = [ipc.open_file(path).read_all() for path in paths]
         assert (cells(pa.concat_tables(tables)) if tables else []) == expected
     else:
-        assert done.returncode == told.returncode == 1
+        assert done.returncode == report.returncode == 1
         assert paths == [], "nothing is printed that could be taken for the series"
         assert "not exactly" in done.stderr and "hint: " in done.stderr
     # With the row ranges, the files are right in every state.
@@ -92,18 +92,18 @@ def check(fastk, where, expected, *flags, root=None):
     return listed
 
 
-def answer(server, as_of=None):
+def queried(server, as_of=None):
     url = "/v1/klines/BTCUSDT/1m?format=arrow" + (f"&as_of={as_of}" if as_of else "")
     return cells(ipc.open_stream(server.read(url)).read_all())
 
 
 def test_the_listed_files_are_the_series_in_every_state_or_it_says_so(server, fastk, tmp_path):
     series = Series(server)
-    there = ["--server", server.http]
+    target = ["--server", server.http]
 
     def state(*flags):
-        assert answer(server) == series.expected()
-        return check(fastk, there, series.expected(), *flags)
+        assert queried(server) == series.expected()
+        return check(fastk, target, series.expected(), *flags)
 
     empty = state()
     assert empty["exact"] and empty["files"] == []
@@ -128,8 +128,8 @@ def test_the_listed_files_are_the_series_in_every_state_or_it_says_so(server, fa
     glob = sum(ipc.open_file(path).read_all().num_rows for path in server.chunks())
     assert glob > len(series.rows), "a glob of the directory would be right: this state shows nothing"
     # The snapshot itself has exact files.
-    assert answer(server, "before") == then
-    past = check(fastk, there, then, "--as-of", "before")
+    assert queried(server, "before") == then
+    past = check(fastk, target, then, "--as-of", "before")
     assert past["exact"] and past["files"] == sealed["files"]
 
     # The same from the directory, without a server, and after it came back.
@@ -137,7 +137,7 @@ def test_the_listed_files_are_the_series_in_every_state_or_it_says_so(server, fa
     root = ["--root", server.root]
     assert not check(fastk, root, series.expected(), root=server.root)["exact"]
     server.start()
-    there[:] = ["--server", server.http]
+    target[:] = ["--server", server.http]
     assert not state()["exact"]
 
     # Without the snapshot a compaction makes them exact; late rows and the log undo that.
@@ -159,7 +159,7 @@ def test_the_listed_files_are_the_series_in_every_state_or_it_says_so(server, fa
     assert all(path.startswith(str(server.root)) for path in done.stdout.splitlines())
 
 
-def test_interleaved_rows_are_told_by_ranges(server, fastk):
+def test_interleaved_rows_are_listed_by_ranges(server, fastk):
     series = Series(server)
     series.put(0, 500)
     server.seal()
@@ -177,8 +177,8 @@ def test_an_unknown_series_and_damage_are_errors_and_no_empty_lists(server, fast
     series = Series(server)
     series.put(0, 500)
     server.seal()
-    there = ["--server", server.http]
-    missing = fastk("files", "kline/NONE/1m", *there, check=False)
+    target = ["--server", server.http]
+    missing = fastk("files", "kline/NONE/1m", *target, check=False)
     assert missing.returncode == 3 and "series_not_found" in missing.stderr and missing.stdout == ""
     with pytest.raises(urllib.error.HTTPError, match="400"):
         server.read("/v1/admin/files")

@@ -64,7 +64,7 @@ def test_rows_come_back_exactly_from_the_log_from_chunks_and_after_a_restart(ser
         assert_same(get(again), rows)
 
 
-def test_ranges_are_closed_and_columns_order_and_numbers_as_asked(filled, client):
+def test_ranges_are_closed_and_columns_order_and_numbers_as_requested(filled, client):
     rows = filled.rows
     first, last = T0 + 16_000 * MINUTE, T0 + 99_500 * MINUTE
     assert_same(get(client, start=first, end=last), rows.slice(16_000, 83_501))
@@ -134,8 +134,8 @@ def test_actions(filled, client):
     assert {"register_series", "drop_series", "delete_range", "inventory", "health"} <= offered
     assert act(client, "health")["status"] == "ok"
     assert act(client, "inventory")["totals"]["rows"] == 100_000
-    gone = act(client, "delete_range", {"series": KEY, "start": T0, "end": T0 + 9 * MINUTE})
-    assert gone["rows_deleted"] == 10
+    deleted = act(client, "delete_range", {"series": KEY, "start": T0, "end": T0 + 9 * MINUTE})
+    assert deleted["rows_deleted"] == 10
     assert_same(get(client), filled.rows.slice(10))
     assert act(client, "drop_series", {"series": KEY})["rows_deleted"] == 99_990
     with pytest.raises(KeyError, match="series_not_found"):
@@ -280,8 +280,8 @@ def test_a_merge_needs_a_key_and_a_key_one_body(client):
 def test_a_snapshot_shows_the_same_rows_until_it_is_dropped(filled, client):
     made = act(client, "create_snapshot", {"name": "before"})
     assert set(made) == {"name", "commit", "created_at"}
-    asked = flight.FlightDescriptor.for_command(json.dumps({"series": [KEY], "as_of": "before"}))
-    info = client.get_flight_info(asked)
+    descriptor = flight.FlightDescriptor.for_command(json.dumps({"series": [KEY], "as_of": "before"}))
+    info = client.get_flight_info(descriptor)
     put(client, klines(50_000, salt=5))
     act(client, "delete_range", {"series": KEY, "start": T0, "end": T0 + 1_000 * MINUTE})
     filled.seal()
@@ -338,14 +338,14 @@ def test_exceptions_name_the_rows_and_the_problem_comes_with_them(server):
         assert problems.last["code"] == "series_not_found" and KEY in problems.last["hint"]
 
 
-def test_explain_and_replays_are_told_in_metadata(client):
+def test_explain_and_replays_are_reported_in_metadata(client):
     register(client)
     once = command(idempotency_key="k")
     assert [ack["idempotency_replayed"] for ack in put(client, klines(5), once)] == [False]
     assert [ack["idempotency_replayed"] for ack in put(client, klines(5), once)] == [True]
-    asked = {"explain": True, "where": [{"column": "close", "op": "gt", "value": 0}]}
-    assert get(client, **asked).num_rows == 5
+    options = {"explain": True, "where": [{"column": "close", "op": "gt", "value": 0}]}
+    assert get(client, **options).num_rows == 5
     last = None
-    for chunk in client.do_get(ticket(**asked)):
+    for chunk in client.do_get(ticket(**options)):
         last = chunk
     assert last.data is None and json.loads(last.app_metadata.to_pybytes())["stats"]["rows_matched"] == 5

@@ -59,11 +59,11 @@ def got(*words, at, **environment):
 def test_the_client_of_openapi_python_client_registers_writes_merges_reads_and_lists(server, tmp_path):
     package = tmp_path / "fastk_client"
     generator = [sys.executable, "-m", "openapi_python_client", "generate", "--path", DOCUMENT, "--meta", "none"]
-    told = "".join(call(*generator, "--output-path", package, at=tmp_path))
+    output = "".join(call(*generator, "--output-path", package, at=tmp_path))
     # It knows no Arrow, Parquet, NDJSON and CSV, and says so; it must have made something of everything else.
-    blocks = told.split("WARNING parsing ")[1:]
-    assert all("Unsupported content type" in block.split("{\n")[0] for block in blocks), told
-    assert "Unable to" not in told and "Failure" not in told and "ERROR" not in told, told
+    blocks = output.split("WARNING parsing ")[1:]
+    assert all("Unsupported content type" in block.split("{\n")[0] for block in blocks), output
+    assert "Unable to" not in output and "Failure" not in output and "ERROR" not in output, output
     program = PROGRAMS / "openapi_python_client.py"
     assert got(sys.executable, program, server.http, at=tmp_path, PYTHONPATH=str(tmp_path)) == EXPECTED
 

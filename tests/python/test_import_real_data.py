@@ -329,8 +329,8 @@ def key_of(path):
 
 def get(server, path, **parameters):
     query = "&".join(f"{name}={value}" for name, value in parameters.items())
-    with urllib.request.urlopen(f"{server.http}{path}?{query}") as answer:
-        return answer.read()
+    with urllib.request.urlopen(f"{server.http}{path}?{query}") as response:
+        return response.read()
 
 
 def words_of(array):
@@ -348,12 +348,12 @@ def words_of(array):
     return words[array.offset : array.offset + len(array)]
 
 
-def check_table(table, source, wanted, order):
+def check_table(table, source, expected_columns, order):
     """An Arrow table against the source; `order` sorts the source by time."""
-    assert table.column_names == ["ts", *wanted]
+    assert table.column_names == ["ts", *expected_columns]
     assert table.schema.field("ts").type == pa.timestamp("ms", "UTC")
     np.testing.assert_array_equal(words_of(table.column("ts")), source.ts[order])
-    for name, (kind, digits, words, _) in wanted.items():
+    for name, (kind, digits, words, _) in expected_columns.items():
         column = table.column(name)
         if kind == "decimal":
             assert pa.types.is_decimal(column.type) and column.type.scale == digits, name
@@ -362,10 +362,10 @@ def check_table(table, source, wanted, order):
         np.testing.assert_array_equal(words_of(column), words[order], err_msg=name)
 
 
-def check_texts(ts, columns, source, wanted, order):
+def check_texts(ts, columns, source, expected_columns, order):
     """Textual numbers (str) against the source, by value."""
     np.testing.assert_array_equal(np.array([int(text) for text in ts], dtype=np.int64), source.ts[order])
-    for name, (kind, digits, words, _) in wanted.items():
+    for name, (kind, digits, words, _) in expected_columns.items():
         if kind == "float64":
             found = np.array([float(text) for text in columns[name]]).view(np.int64)
         else:
@@ -376,33 +376,33 @@ def check_texts(ts, columns, source, wanted, order):
         np.testing.assert_array_equal(found, words[order], err_msg=name)
 
 
-def check_faces(server, key, source, wanted, order):
+def check_interfaces(server, key, source, expected_columns, order):
     path = f"/v1/klines/{key.removeprefix('kline/')}"
-    names = list(wanted)
+    names = list(expected_columns)
 
     reply = json.loads(get(server, path, shape="columns", limit=1_000_000), parse_float=str, parse_int=str)
     assert reply["series"] == key and reply.get("next_cursor") is None
     columns = reply["columns"]
     assert list(columns) == ["ts", *names]
-    check_texts(columns["ts"], columns, source, wanted, order)
+    check_texts(columns["ts"], columns, source, expected_columns, order)
 
     header, *rows = csv.reader(io.StringIO(get(server, path, format="csv").decode()))
     assert header == ["ts", *names]
     texts = dict(zip(header, zip(*rows)))
-    check_texts(texts["ts"], texts, source, wanted, order)
+    check_texts(texts["ts"], texts, source, expected_columns, order)
 
     stream = pa.ipc.open_stream(get(server, path, format="arrow")).read_all()
-    check_table(stream, source, wanted, order)
+    check_table(stream, source, expected_columns, order)
     parquet = pa.parquet.read_table(pa.BufferReader(get(server, path, format="parquet")))
-    check_table(parquet, source, wanted, order)
+    check_table(parquet, source, expected_columns, order)
 
     ticket = pa.flight.Ticket(json.dumps({"series": [key]}).encode())
     with pa.flight.connect(server.flight) as client:
-        check_table(client.do_get(ticket).read_all(), source, wanted, order)
+        check_table(client.do_get(ticket).read_all(), source, expected_columns, order)
 
     # The nearest double to every decimal; for a source of doubles exactly the same.
     doubles = pa.ipc.open_stream(get(server, path, format="arrow", numbers="float64")).read_all()
-    for name, (kind, _, _, lost) in wanted.items():
+    for name, (kind, _, _, lost) in expected_columns.items():
         column = source.columns[name]
         if kind == "int64" or lost:
             continue
@@ -410,7 +410,7 @@ def check_faces(server, key, source, wanted, order):
         np.testing.assert_array_equal(doubles.column(name).to_numpy(), values[order], err_msg=name)
 
 
-def check_chunks(server, key, source, wanted, order):
+def check_chunks(server, key, source, expected_columns, order):
     """The chunk files, read by pyarrow and Polars without FastK."""
     tables, frames = [], []
     for file in server.files(key):
@@ -419,11 +419,11 @@ def check_chunks(server, key, source, wanted, order):
         frames.append(pl.read_ipc(file))
     assert tables, f"no chunk file of {key}: the import did not seal"
     tables.sort(key=lambda table: words_of(table.column("ts"))[0])
-    check_table(pa.concat_tables(tables), source, wanted, order)
+    check_table(pa.concat_tables(tables), source, expected_columns, order)
 
     frame = pl.concat(frames).sort("ts")
     np.testing.assert_array_equal(frame["ts"].to_physical().to_numpy(), source.ts[order])
-    for name, (kind, digits, words, _) in wanted.items():
+    for name, (kind, digits, words, _) in expected_columns.items():
         column = frame[name]
         if kind == "float64":
             found = column.to_numpy().view(np.int64)
@@ -444,7 +444,7 @@ def run_import(fastk, path, key, target, flags=""):
 @pytest.mark.parametrize(("path", "flags"), cases())
 def test_a_real_file_round_trips_through_every_interface(server, fastk, path, flags):
     source = read_source(path)
-    wanted = expected(source)
+    expected_columns = expected(source)
     order = np.argsort(source.ts, kind="stable")
     assert len(np.unique(source.ts)) == len(source.ts)
     key = key_of(path)
@@ -452,22 +452,22 @@ def test_a_real_file_round_trips_through_every_interface(server, fastk, path, fl
     result, summary = run_import(fastk, path, key, ["--server", server.http], flags)
     assert result.returncode == 0, result.stderr
     stated = {column["name"]: (column["type"], column.get("digits")) for column in summary["columns"]}
-    assert stated == {name: (kind, digits) for name, (kind, digits, _, _) in wanted.items()}
+    assert stated == {name: (kind, digits) for name, (kind, digits, _, _) in expected_columns.items()}
     assert summary["rows_read"] == len(source.ts) + len(source.skipped)
     assert summary["rows_written"] == len(source.ts)
     assert (summary["rows_replaced"], summary["rows_duplicate"]) == (0, 0)
-    assert summary["rounded"] == {name: lost for name, (_, _, _, lost) in wanted.items() if lost}
+    assert summary["rounded"] == {name: lost for name, (_, _, _, lost) in expected_columns.items() if lost}
     assert [row["row"] for row in summary["invalid"]] == source.skipped
     assert summary["rows_invalid"] == summary["rows_skipped"] == len(source.skipped)
     assert (summary["first_ts"], summary["last_ts"]) == (source.ts.min(), source.ts.max())
     assert summary["rows_before_1990"] == int((source.ts < ms(datetime(1990, 1, 1))).sum())
     assert {warning["kind"] for warning in summary["warnings"]} <= {"before_1990"} | expected_warnings(flags)
-    odd = inconsistent(source, wanted) if "--validate none" in flags else []
+    odd = inconsistent(source, expected_columns) if "--validate none" in flags else []
     assert [row["row"] for row in summary["inconsistent"]] == odd
     assert summary["rows_inconsistent"] == len(odd)
 
-    check_faces(server, key, source, wanted, order)
-    check_chunks(server, key, source, wanted, order)
+    check_interfaces(server, key, source, expected_columns, order)
+    check_chunks(server, key, source, expected_columns, order)
 
 
 def expected_warnings(flags):
@@ -475,14 +475,14 @@ def expected_warnings(flags):
     return {kind for kind, flag in (("rounded", "--rounding nearest"), ("off_grid", "--off-grid allow")) if flag in flags}
 
 
-def inconsistent(source, wanted):
+def inconsistent(source, expected_columns):
     """Positions of the rows with inconsistent high or low, or a volume below zero."""
-    kind = wanted["open"][0]
-    values = [wanted[name][2] for name in ("open", "high", "low", "close")]
+    kind = expected_columns["open"][0]
+    values = [expected_columns[name][2] for name in ("open", "high", "low", "close")]
     if kind == "float64":
         values = [words.view(np.float64) for words in values]
     open_, high, low, close = values
-    volume = wanted["volume"][2]
+    volume = expected_columns["volume"][2]
     odd = (high < np.maximum(np.maximum(open_, close), low)) | (low > np.minimum(np.minimum(open_, close), high))
     return np.nonzero(odd | (volume < 0))[0].tolist()
 
@@ -532,8 +532,8 @@ def test_repeated_and_inconsistent_rows_are_reported_by_position(server, fastk, 
     result, summary = run_import(fastk, path, key, ["--server", server.http], flags)
     assert result.returncode == 0, result.stderr
     assert (summary["rows_read"], summary["rows_written"], summary["rows_duplicate"]) == (5, 3, 2)
-    told = [(row["row"], row["line"], row["other_row"], row["identical"]) for row in summary["duplicates"]]
-    assert told == [(0, 2, 2, True), (1, 3, 3, False)]
+    duplicates = [(row["row"], row["line"], row["other_row"], row["identical"]) for row in summary["duplicates"]]
+    assert duplicates == [(0, 2, 2, True), (1, 3, 3, False)]
     assert [(row["row"], row["reason"]) for row in summary["inconsistent"]] == [(4, "ohlc")]
     rows = json.loads(get(server, "/v1/klines/BARS/1d"))["rows"]
     assert [row["close"] for row in rows] == [1.0, 1.5, 1.0]

@@ -1,6 +1,6 @@
 """Random predicates over real series: every interface returns exactly the rows that Polars selects.
 
-Decimals are compared as Polars decimals with room for more digits than the column has, floats as float64, integers as
+Decimals are compared as Polars decimals with space for more digits than the column has, floats as float64, integers as
 integers. FASTK_PREDICATE_ROUNDS (default 60) is the number of predicates a series, FASTK_PREDICATE_SEED (default 1)
 where they begin; a failure prints what replays it.
 """
@@ -142,9 +142,9 @@ def check(server, client, key, path, rows, begin, count):
     telling = 0
     for seed in range(begin, begin + count):
         conditions = draw(random.Random(f"{key} {seed}"), rows)
-        wanted = rows.frame.filter(*[rows.expression(*condition) for condition in conditions])["row"]
-        expected = rows.table.take(pa.array(wanted.to_numpy()))
-        telling += 0 < len(wanted) < len(rows.frame)
+        positions = rows.frame.filter(*[rows.expression(*condition) for condition in conditions])["row"]
+        expected = rows.table.take(pa.array(positions.to_numpy()))
+        telling += 0 < len(positions) < len(rows.frame)
         texts = [f"{name}:{op}:{','.join(values)}" for name, op, values in conditions]
         query = {"series": [key], "where": [
             {"column": name, "op": op, "value": values if len(values) > 1 or op in ("in", "not_in") else values[0]}
@@ -155,7 +155,7 @@ def check(server, client, key, path, rows, begin, count):
             support.assert_same(client.do_get(flight.Ticket(json.dumps(query).encode())).read_all(), expected)
         except AssertionError as error:
             raise AssertionError(
-                f"{key}: {' and '.join(texts)} ({len(wanted)} rows wanted); replay: FASTK_PREDICATE_SEED={seed} "
+                f"{key}: {' and '.join(texts)} ({len(positions)} rows positions); replay: FASTK_PREDICATE_SEED={seed} "
                 f"FASTK_PREDICATE_ROUNDS=1"
             ) from error
     return telling

@@ -65,7 +65,7 @@ def python(code):
 def test_the_curl_commands_work(demo):
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
     assert len(lines) == 3
-    answers = []
+    outputs = []
     for line in lines:
         done = subprocess.run(
             ["bash", "-c", here(line, demo) + " --silent --show-error --fail"], capture_output=True, text=True, timeout=60
@@ -73,12 +73,12 @@ def test_the_curl_commands_work(demo):
         if done.returncode == 127:
             pytest.skip("curl is not installed")
         assert done.returncode == 0, f"{line}\n{done.stderr}"
-        answers.append(done.stdout)
-    rows = answers[0].splitlines()
+        outputs.append(done.stdout)
+    rows = outputs[0].splitlines()
     assert rows[0] == "ts,open,high,low,close,volume" and len(rows) == 4
     assert rows[-1] == "2024-03-31T23:59:00Z,41603.49,41610.78,41590.97,41591.54,14.76765492"
-    assert '"value":37.61' in answers[1].replace(" ", "")
-    assert "kline/ETHUSDT/1h" in answers[2]
+    assert '"value":37.61' in outputs[1].replace(" ", "")
+    assert "kline/ETHUSDT/1h" in outputs[2]
 
 
 def test_the_python_examples_work(demo):
@@ -107,7 +107,7 @@ def test_there_are_two_commands_to_set_up():
 
 
 def test_the_commands_about_own_data_work(demo, tmp_path):
-    imported, asked, served = own_data()
+    imported, queried, served = own_data()
     # Files like those of a vendor: the rows of the demo, one file per month.
     for month in ("2024-01", "2024-02"):
         range_ = f"start={month}-01&end={month}-02"
@@ -126,7 +126,7 @@ def test_the_commands_about_own_data_work(demo, tmp_path):
         return done.stdout
 
     assert "imported 5760 rows into kline/BTCUSDT/1m" in run(imported)
-    rows = run(asked).splitlines()
+    rows = run(queried).splitlines()
     assert len(rows) == 6 and rows[-1].startswith("2024-02-02T23:59:00Z"), rows
     assert served == "fastk serve --root market"
     server = support.Server(tmp_path / "market").start()

@@ -1,6 +1,6 @@
-"""The reference pages against the program: what stands between their markers is made of it.
+"""The reference pages against the program: what is between their markers is generated from it.
 
-`FASTK_BLESS=1` writes it anew.
+`FASTK_BLESS=1` rewrites it.
 """
 
 import json
@@ -92,13 +92,13 @@ def helps(words=()):
     text = support.run(*words, "--help", env=environment).stdout
     yield words, "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
     listed = re.search(r"^Commands:\n(.*?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
-    for verb in re.findall(r"^  ([a-z][a-z-]*)", listed[1], re.MULTILINE) if listed else []:
-        if verb != "help":
-            yield from helps((*words, verb))
+    for command in re.findall(r"^  ([a-z][a-z-]*)", listed[1], re.MULTILINE) if listed else []:
+        if command != "help":
+            yield from helps((*words, command))
 
 
 def test_the_page_about_the_command_line_has_every_command_and_flag():
-    made = "".join(f"\n### `{' '.join(('fastk', *verb))}`\n\n```text\n{text}```\n" for verb, text in helps())
+    made = "".join(f"\n### `{' '.join(('fastk', *command))}`\n\n```text\n{text}```\n" for command, text in helps())
     assert made.count("###") > 20
     compare("cli.md", made + "\n")
 
@@ -161,9 +161,9 @@ def test_the_page_about_the_bridge_has_its_commands_and_flags():
             assert named == {"--indicator-name", "--category", "--name"}
             named = documented[command.replace("indicator", "scalar")] - {"--category", "--name"} | {"--indicator-name"}
         if command == "query-scalar-predicate":
-            beside = {"--value", "--min", "--max", "--values", "--return-values"}
-            assert all(f"`{flag}" in text for flag in beside)
-            named = named | beside
+            shared_flags = {"--value", "--min", "--max", "--values", "--return-values"}
+            assert all(f"`{flag}" in text for flag in shared_flags)
+            named = named | shared_flags
         assert named == coded, command
 
 
@@ -177,7 +177,7 @@ def test_the_page_about_the_registry_has_every_operation_and_parameter():
                     parameters = {one["name"] for one in operation.get("parameters", []) if one["in"] == "query"}
                     found[f"{method.upper()} {path}"] = parameters
     documented, more = {}, set()
-    verbs = set()
+    commands = set()
     for rest, command, _ in table("registry.md", "| REST (`datasets`, `features`, `factors`) | command line"):
         ways = re.findall(r"`((?:GET|POST|PATCH|DELETE) [^`]+)`", rest)
         assert ways, rest
@@ -187,7 +187,7 @@ def test_the_page_about_the_registry_has_every_operation_and_parameter():
         more = more | set(re.findall(r"\w+", of_datasets))
         for way in ways:
             documented[way] = parameters
-        verbs |= set(re.findall(r"`fastk dataset ([a-z]+)", command))
+        commands |= set(re.findall(r"`fastk dataset ([a-z]+)", command))
     for kind, found in coded.items():
         named = {way.replace("/v1/datasets", f"/v1/{kind}"): parameters for way, parameters in documented.items()}
         if kind == "datasets":
@@ -196,7 +196,7 @@ def test_the_page_about_the_registry_has_every_operation_and_parameter():
     for kind in ("dataset", "feature", "factor"):
         listed = support.run(kind, "--help").stdout
         listed = listed[listed.index("Commands:") : listed.index("Options:")]
-        assert set(re.findall(r"^  ([a-z-]+) ", listed, re.MULTILINE)) - {"help"} == verbs, kind
+        assert set(re.findall(r"^  ([a-z-]+) ", listed, re.MULTILINE)) - {"help"} == commands, kind
 
 
 def test_the_page_about_metrics_has_every_label_and_the_bounds(tmp_path):
@@ -246,17 +246,17 @@ def test_too_many_headers_for_the_library_get_a_problem_document_too(server):
     """As in docs/limits.md: a problem document, and the connection is closed."""
     address = server.http.rsplit("/", 1)[1].split(":")
 
-    def ask(lines):
+    def send(lines):
         with socket.create_connection((address[0], int(address[1])), timeout=60) as line:
             line.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n" + lines + b"\r\n")
-            answer = line.recv(1_000)
-            if b" 431 " in answer:
+            response = line.recv(1_000)
+            if b" 431 " in response:
                 assert line.recv(1_000) == b"", "the connection stays open"
-        return answer
+        return response
 
-    assert ask(b"".join(b"x-%d: 1\r\n" % number for number in range(99))).startswith(b"HTTP/1.1 200 ")
+    assert send(b"".join(b"x-%d: 1\r\n" % number for number in range(99))).startswith(b"HTTP/1.1 200 ")
     for lines in (b"".join(b"x-%d: 1\r\n" % number for number in range(100)), b"x: " + b"a" * 300_000 + b"\r\n"):
-        answer = ask(lines)
-        assert answer.startswith(b"HTTP/1.1 431 ") and b"problem+json" in answer and b"x-request-id" in answer
-    answer = ask(b"connection: close\r\nx: " + b"a" * 40_000 + b"\r\n")
-    assert answer.startswith(b"HTTP/1.1 431 ") and b"headers_too_large" in answer
+        response = send(lines)
+        assert response.startswith(b"HTTP/1.1 431 ") and b"problem+json" in response and b"x-request-id" in response
+    response = send(b"connection: close\r\nx: " + b"a" * 40_000 + b"\r\n")
+    assert response.startswith(b"HTTP/1.1 431 ") and b"headers_too_large" in response

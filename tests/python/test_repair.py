@@ -44,8 +44,8 @@ def store(tmp_path_factory):
         rows = [bar(60_000 * minute) for minute in range(40)]
         server.json("POST", f"/v1/klines/{SLOW[6:]}", rows, {"Idempotency-Key": "once"})
         deadline = time.monotonic() + 60
-        wanted = ("runs/*.run", "runs/*.receipts", "chunks/*/*.vix")
-        while not all(list(root.glob(kind)) for kind in wanted):
+        expected = ("runs/*.run", "runs/*.receipts", "chunks/*/*.vix")
+        while not all(list(root.glob(kind)) for kind in expected):
             assert time.monotonic() < deadline, "no run file, receipt file or value index appeared"
             body = [bar(60_000 * (100 + minute)) for minute in range(5_000)]
             server.json("POST", f"/v1/klines/{SLOW[6:]}", body)
@@ -58,10 +58,10 @@ def store(tmp_path_factory):
         del os.environ["FASTK__STORE__WAL_BYTES_MAX"], os.environ["FASTK__STORE__WAL_SEGMENT_BYTES"]
     checked = support.run("admin", "verify", "--root", root, "--json")
     assert json.loads(checked.stdout)["clean"], checked.stdout
-    return root, answers(root)
+    return root, rows_by_series(root)
 
 
-def answers(root, partly=False):
+def rows_by_series(root, partly=False):
     """Every row of both series by timestamp; `None` for a series that cannot be read completely."""
     shown = {}
     for key in (BARS, SLOW):
@@ -84,7 +84,7 @@ def of_kind(root, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", [0.02, 0.4, 0.97])
 def test_one_flipped_bit_is_named_contained_and_repaired(store, tmp_path, kind, place):
-    whole, wanted = store
+    whole, expected = store
     root = tmp_path / "store"
     shutil.copytree(whole, root)
     path = of_kind(root, kind)
@@ -103,11 +103,11 @@ def test_one_flipped_bit_is_named_contained_and_repaired(store, tmp_path, kind, 
     # Contained: reads are correct or refused. (An open truncates the torn end of a log, so on a copy.)
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
-    for key, rows in answers(copy, partly=True).items():
+    for key, rows in rows_by_series(copy, partly=True).items():
         if rows is not None:
-            missing = len(wanted[key].keys() - rows.keys())
+            missing = len(expected[key].keys() - rows.keys())
             assert missing <= (LOSS_MAX[".wal"] if kind == ".wal" else 0), f"{name}: {missing} rows are not shown"
-            assert all(wanted[key][ts] == row for ts, row in rows.items()), f"{name}: another row is shown"
+            assert all(expected[key][ts] == row for ts, row in rows.items()), f"{name}: another row is shown"
     # The plan changes no file.
     before = {file: file.read_bytes() for file in root.rglob("*") if file.is_file() and file.name != "LOCK"}
     plan = json.loads(support.run("admin", "repair", "--root", root, "--json", check=False).stdout)
@@ -118,30 +118,30 @@ def test_one_flipped_bit_is_named_contained_and_repaired(store, tmp_path, kind, 
     assert applied["lost"] == plan["lost"], "the plan reported another loss"
     checked = support.run("admin", "verify", "--root", root, "--json", check=False)
     assert json.loads(checked.stdout)["clean"], f"{name}: {checked.stdout}"
-    after = answers(root)
+    after = rows_by_series(root)
     lost = 0
-    for key in wanted:
-        gone = wanted[key].keys() - after[key].keys()
-        lost += len(gone)
+    for key in expected:
+        missing = expected[key].keys() - after[key].keys()
+        lost += len(missing)
     assert lost <= LOSS_MAX.get(kind, 0), f"{name}: {lost} rows are lost: {applied}"
     assert lost == 0 or applied["lost"] or applied["lost_lsns"], f"{name}: {lost} rows are lost and not reported"
     print(f"{kind} at {at}: {lost} rows lost")
 
 
 def test_a_rebuilt_manifest_gives_the_same_rows(store, tmp_path):
-    whole, wanted = store
+    whole, expected = store
     root = tmp_path / "store"
     shutil.copytree(whole, root)
     shutil.rmtree(root / "manifest")
     # Reads continue meanwhile; writes are refused.
-    assert answers(root, partly=True) == wanted
+    assert rows_by_series(root, partly=True) == expected
     shown = support.run("admin", "rebuild-manifest", "--root", root, check=False)
     assert shown.returncode == 1 and "nothing was changed" in shown.stdout
     done = support.run("admin", "rebuild-manifest", "--root", root, "--apply", "--json", check=False)
     report = json.loads(done.stdout)
     assert done.returncode == 0 and report["applied"] and not report["lost"], report
     assert json.loads(support.run("admin", "verify", "--root", root, "--json").stdout)["clean"]
-    assert answers(root) == wanted
+    assert rows_by_series(root) == expected
     listed = json.loads(support.run("admin", "list-series", "--root", root, "--json").stdout)["series"]
     before = json.loads(support.run("admin", "list-series", "--root", whole, "--json").stdout)["series"]
     same = ("series", "columns", "unit", "partition", "value_index", "retention")

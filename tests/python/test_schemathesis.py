@@ -20,10 +20,10 @@ SEED = 20240201
 
 
 # Operations that start a job: 503 means that too many wait.
-JOBS = {f"/v1/admin/{verb}" for verb in ("verify", "scrub", "compact", "backup")}
+JOBS = {f"/v1/admin/{operation}" for operation in ("verify", "scrub", "compact", "backup")}
 
 
-def answers(server, token) -> dict:
+def requests_by_status(server, token) -> dict:
     """The request counts of the server, by route and status."""
     text = server.read("/metrics", authorization=f"Bearer {token}").decode()
     counted = collections.Counter()
@@ -58,13 +58,13 @@ def test_a_server_conforms_to_its_document_for_any_request(tmp_path, capsys):
         done = subprocess.run(
             list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8"
         )
-        counted = answers(server, token)
-        asked = sum(counted.values())
+        counted = requests_by_status(server, token)
+        requests = sum(counted.values())
         refused = sum(count for (route, status), count in counted.items() if status == 503 and route in JOBS)
         with capsys.disabled():
-            print(f"\nproof schemathesis: {asked} requests, {refused} jobs refused since too many waited")
+            print(f"\nproof schemathesis: {requests} requests, {refused} jobs refused since too many waited")
         assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-4_000:]
-        assert asked >= REQUESTS_MIN
+        assert requests >= REQUESTS_MIN
         # Independent of the checks of schemathesis: the server counts every response.
         blamed = {of: count for of, count in counted.items() if of[1] >= 500 and count > 0}
         wrong = {of: count for of, count in blamed.items() if of[1] != 503 or of[0] not in JOBS}

@@ -13,7 +13,7 @@ import pytest
 import support
 
 # Timeout for the close of a silent connection; the limits under test are far below.
-PATIENCE = 30
+TIMEOUT_SECONDS = 30
 # Idle connections of each listener, which accepts 1,024.
 IDLE = 1_200
 IDLE_GROWTH_MAX = 192 << 20
@@ -40,14 +40,14 @@ def serving(folder, text, is_secured):
     (folder / "fastk.toml").write_text(text)
     server = support.Server(folder / "store", "--config", str(folder / "fastk.toml")).start()
 
-    def port(face):
-        return int(getattr(server, face).rsplit(":", 1)[1])
+    def port(protocol):
+        return int(getattr(server, protocol).rsplit(":", 1)[1])
 
-    def connect(face, secure=True):
-        bare = socket.create_connection(("127.0.0.1", port(face)), timeout=PATIENCE)
+    def connect(protocol, secure=True):
+        bare = socket.create_connection(("127.0.0.1", port(protocol)), timeout=TIMEOUT_SECONDS)
         if not (secure and context):
             return bare
-        context.set_alpn_protocols(["h2"] if face == "flight" else ["http/1.1"])
+        context.set_alpn_protocols(["h2"] if protocol == "flight" else ["http/1.1"])
         return context.wrap_socket(bare, server_hostname="localhost")
 
     def is_answered():
@@ -55,7 +55,7 @@ def serving(folder, text, is_secured):
         options = {"context": context} if context else {}
         if context:
             context.set_alpn_protocols(["http/1.1"])
-        client = made("localhost", port("http"), timeout=PATIENCE, **options)
+        client = made("localhost", port("http"), timeout=TIMEOUT_SECONDS, **options)
         client.request("GET", "/health/live")
         assert client.getresponse().status == 200
         client.close()
@@ -84,11 +84,11 @@ def impatient(tmp_path_factory, request):
 
 def drip(stream, drops, first=b"", pause=0.01):
     """Sends pieces without end; returns all received bytes until the server closes, possibly before the first piece."""
-    begun, heard = time.monotonic(), b""
+    started, heard = time.monotonic(), b""
     with contextlib.suppress(OSError):
         stream.sendall(first)
     stream.settimeout(pause)
-    while time.monotonic() - begun < PATIENCE:
+    while time.monotonic() - started < TIMEOUT_SECONDS:
         for drop in drops or [b""]:
             try:
                 if drop:
@@ -134,11 +134,11 @@ def test_a_response_that_is_not_read_is_aborted(impatient):
             pass
         stalled.append(one)
     is_answered()
-    begun = time.monotonic()
+    started = time.monotonic()
     for one in stalled:
         # The server closed it although no response was read: reading now ends before the last response.
-        one.settimeout(PATIENCE)
-        time.sleep(max(0, 3 - (time.monotonic() - begun)))
+        one.settimeout(TIMEOUT_SECONDS)
+        time.sleep(max(0, 3 - (time.monotonic() - started)))
         heard = 0
         try:
             while some := one.recv(1 << 20):
@@ -172,7 +172,7 @@ def test_floods_and_silence_close_connections_of_flight(impatient, what, first, 
 
 def test_many_slow_clients_do_not_block_others(impatient):
     connect, is_answered = impatient
-    slow = [connect(face) for _ in range(40) for face in ("http", "flight")]
+    slow = [connect(protocol) for _ in range(40) for protocol in ("http", "flight")]
     for _ in range(5):
         for one in slow:
             try:
@@ -200,9 +200,9 @@ def test_idle_connections_under_tls_block_no_other_client(tmp_path):
         is_answered()
         before, most, idle = anonymous(server), 0, []
         for position in range(IDLE):
-            for face in ("http", "flight"):
+            for protocol in ("http", "flight"):
                 # Idle after the TLS handshake, a partial handshake, or no bytes.
-                idle.append(connect(face, secure=position % 3 == 0))
+                idle.append(connect(protocol, secure=position % 3 == 0))
                 if position % 3 == 1:
                     idle[-1].sendall(b"\x16\x03\x01\x02\x00\x01")
             if position % 200 == 199:

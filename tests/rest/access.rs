@@ -125,7 +125,7 @@ impl Guarded {
         Self { server, tokens, limited }
     }
 
-    fn ask(&self, token: Option<&str>, method: &str, path: &str, body: &str) -> Reply {
+    fn request(&self, token: Option<&str>, method: &str, path: &str, body: &str) -> Reply {
         let bearer = token.map(|token| format!("Bearer {token}"));
         let mut headers = vec![("content-type", "application/json")];
         headers.extend(bearer.as_deref().map(|bearer| ("authorization", bearer)));
@@ -137,7 +137,7 @@ impl Guarded {
 fn every_route_checks_its_scope_and_its_series() {
     let guarded = Guarded::start();
     let document: Value =
-        serde_json::from_slice(&guarded.ask(None, "get", "/openapi.json", "").expect(200).body).unwrap();
+        serde_json::from_slice(&guarded.request(None, "get", "/openapi.json", "").expect(200).body).unwrap();
     let documented: BTreeSet<(String, String)> = document["paths"]
         .as_object()
         .unwrap()
@@ -148,8 +148,8 @@ fn every_route_checks_its_scope_and_its_series() {
         ROUTES.iter().map(|route| (route.0.to_owned(), route.1.to_owned())).collect();
     assert_eq!(known, documented, "each route is in the table, and each row of the table is a route");
 
-    for (method, path, asked, body, needed, limited) in ROUTES {
-        let status = |token: Option<&str>| guarded.ask(token, method, asked, body).status;
+    for (method, path, target, body, needed, limited) in ROUTES {
+        let status = |token: Option<&str>| guarded.request(token, method, target, body).status;
         let route = format!("{method} {path}");
         for token in [None, Some("fastk_wrong"), Some("")] {
             let status = status(token);
@@ -172,19 +172,19 @@ fn a_missing_permission_is_reported_before_any_error_of_parameters_or_body() {
     let guarded = Guarded::start();
     // The series of these routes are in their bodies, so a malformed body is reported first to a limited token.
     let by_body = ["/v1/query", "/v1/series", "/v1/write", "/v1/features", "/v1/factors", "/v1/admin/compact"];
-    for (method, path, asked, _, needed, limited) in ROUTES {
+    for (method, path, target, _, needed, limited) in ROUTES {
         let Some(needed) = needed else { continue };
-        let bad = format!("{}?limit=-1&nonsense=%FF&nonsense=2", asked.split('?').next().unwrap());
+        let bad = format!("{}?limit=-1&nonsense=%FF&nonsense=2", target.split('?').next().unwrap());
         let route = format!("{method} {path}");
         for token in [None, Some("fastk_wrong")] {
-            let reply = guarded.ask(token, method, &bad, "{\"");
+            let reply = guarded.request(token, method, &bad, "{\"");
             assert_eq!(reply.status, 401, "{route} without a good token");
         }
         for (own, token) in &guarded.tokens {
-            let status = guarded.ask(Some(token), method, &bad, "{\"").status;
+            let status = guarded.request(Some(token), method, &bad, "{\"").status;
             assert_eq!(status == 403, own < needed, "{route} with scope {own:?}: {status}");
         }
-        let status = guarded.ask(Some(&guarded.limited), method, &bad, "{\"").status;
+        let status = guarded.request(Some(&guarded.limited), method, &bad, "{\"").status;
         // The series of these routes are in their parameters, which are missing here.
         let by_parameters = *method == "get" && ["/v1/query", "/v1/admin/files"].contains(path);
         let by_body = by_body.contains(path) && *method == "post";
@@ -193,7 +193,7 @@ fn a_missing_permission_is_reported_before_any_error_of_parameters_or_body() {
         // An invalid key is reported only to tokens with the scope.
         if path.contains("{timeframe}") {
             let reader = &guarded.tokens[0].1;
-            let status = guarded.ask(Some(reader), method, &bad.replace("BTCUSDT", ".bad"), "").status;
+            let status = guarded.request(Some(reader), method, &bad.replace("BTCUSDT", ".bad"), "").status;
             assert_eq!(status, if *needed > Scope::Read { 403 } else { 400 }, "{route} of an invalid key");
         }
     }
@@ -202,13 +202,13 @@ fn a_missing_permission_is_reported_before_any_error_of_parameters_or_body() {
 #[test]
 fn a_refusal_says_what_to_send_and_leaks_nothing() {
     let guarded = Guarded::start();
-    let reply = guarded.ask(None, "get", KLINE, "");
+    let reply = guarded.request(None, "get", KLINE, "");
     assert_eq!(reply.header("www-authenticate").unwrap(), "Bearer realm=\"fastk\"");
     reply.refused("unauthenticated");
     let basic = access::basic_header("anyone", &guarded.tokens[0].1);
     guarded.server.get_with("/inventory", &[("authorization", &basic)]).expect(200);
     // A token without access does not learn whether a series exists.
-    let of = |symbol: &str| guarded.ask(Some(&guarded.limited), "get", &format!("/v1/klines/{symbol}/1m"), "");
+    let of = |symbol: &str| guarded.request(Some(&guarded.limited), "get", &format!("/v1/klines/{symbol}/1m"), "");
     of("BTCUSDT").refused("permission_denied");
     of("NOSUCH").refused("permission_denied");
     of("ETHUSDT").refused("series_not_found");
@@ -224,14 +224,14 @@ fn a_refusal_says_what_to_send_and_leaks_nothing() {
 #[test]
 fn pages_of_other_origins_are_served_only_if_listed() {
     let listed = "https://charts.example.com";
-    let ask = |server: &Server, method: &str, origin: &str, extra: &[(&str, &str)]| {
+    let request = |server: &Server, method: &str, origin: &str, extra: &[(&str, &str)]| {
         let mut headers = vec![("origin", origin)];
         headers.extend_from_slice(extra);
         server.send(method, "/inventory", &headers, b"")
     };
     let preflight = [("access-control-request-method", "GET"), ("access-control-request-headers", "authorization")];
     let closed = Server::start();
-    assert_eq!(ask(&closed, "GET", listed, &[]).expect(200).header("access-control-allow-origin"), None);
+    assert_eq!(request(&closed, "GET", listed, &[]).expect(200).header("access-control-allow-origin"), None);
     let config = fastk::server::http::HttpLimits {
         cors_origins: vec![fastk::server::http::cors::origin(listed).unwrap()],
         ..Default::default()
@@ -240,18 +240,22 @@ fn pages_of_other_origins_are_served_only_if_listed() {
     let token = access::create(root.path(), "page", Scope::Read, &[]).unwrap().token;
     let server = Server::over(root.into(), config);
     // The preflight of a browser has no token.
-    let reply = ask(&server, "OPTIONS", listed, &preflight).expect(200);
+    let reply = request(&server, "OPTIONS", listed, &preflight).expect(200);
     assert_eq!(reply.header("access-control-allow-origin"), Some(listed));
     assert!(reply.header("access-control-allow-headers").unwrap().contains("authorization"));
     assert!(reply.header("access-control-allow-credentials").is_none());
     let bearer = access::bearer_header(&token);
-    let reply = ask(&server, "GET", listed, &[("authorization", &bearer)]).expect(200);
+    let reply = request(&server, "GET", listed, &[("authorization", &bearer)]).expect(200);
     assert_eq!(reply.header("access-control-allow-origin"), Some(listed));
     assert!(reply.header("access-control-expose-headers").unwrap().contains("etag"));
-    assert_eq!(ask(&server, "GET", listed, &[]).status, 401);
+    assert_eq!(request(&server, "GET", listed, &[]).status, 401);
     for other in ["https://evil.example.com", "null", "https://charts.example.com.evil.com"] {
-        assert_eq!(ask(&server, "OPTIONS", other, &preflight).header("access-control-allow-origin"), None, "{other}");
-        let reply = ask(&server, "GET", other, &[("authorization", &bearer)]);
+        assert_eq!(
+            request(&server, "OPTIONS", other, &preflight).header("access-control-allow-origin"),
+            None,
+            "{other}"
+        );
+        let reply = request(&server, "GET", other, &[("authorization", &bearer)]);
         assert_eq!(reply.header("access-control-allow-origin"), None, "{other}");
     }
 }
@@ -262,12 +266,12 @@ fn a_limited_token_sees_its_part_of_the_store() {
     let admin = Some(guarded.tokens[2].1.as_str());
     for symbol in ["BTCUSDT", "ETHUSDT", "ETHBTC"] {
         let spec = format!(r#"{{"kind":"kline","symbol":"{symbol}","timeframe":"1m"}}"#);
-        guarded.ask(admin, "post", "/v1/series", &spec).expect(201);
-        guarded.ask(admin, "post", &format!("/v1/klines/{symbol}/1m"), BARS).expect(200);
+        guarded.request(admin, "post", "/v1/series", &spec).expect(201);
+        guarded.request(admin, "post", &format!("/v1/klines/{symbol}/1m"), BARS).expect(200);
     }
     let limited = Some(guarded.limited.as_str());
     let json = |token, path: &str| -> Value {
-        serde_json::from_slice(&guarded.ask(token, "get", path, "").expect(200).body).unwrap()
+        serde_json::from_slice(&guarded.request(token, "get", path, "").expect(200).body).unwrap()
     };
     let keys = |whole: &Value| -> Vec<String> {
         whole["series"].as_array().unwrap().iter().map(|row| row["series"].as_str().unwrap().to_owned()).collect()
@@ -278,31 +282,31 @@ fn a_limited_token_sees_its_part_of_the_store() {
     assert_eq!(json(admin, "/inventory")["totals"]["series"], 3);
     assert_eq!(json(limited, "/v1/series")["series"].as_array().unwrap().len(), 2);
     // A glob matches the accessible series; a key outside is refused.
-    let query = |body: &str| guarded.ask(limited, "post", "/v1/query", body);
+    let query = |body: &str| guarded.request(limited, "post", "/v1/query", body);
     let text = String::from_utf8(query(r#"{"series":["kline/*/1m"]}"#).expect(200).body).unwrap();
     assert!(text.contains("ETHBTC") && text.contains("ETHUSDT") && !text.contains("BTCUSDT/1m"), "{text}");
     query(r#"{"series":["kline/ETHUSDT/1m","kline/BTCUSDT/1m"]}"#).refused("permission_denied");
     let one = |symbol: &str| format!(r#"{{"series":"kline/{symbol}/1m","rows":{BARS}}}"#);
     let both = format!(r#"{{"writes":[{},{}]}}"#, one("ETHUSDT"), one("BTCUSDT"));
-    guarded.ask(limited, "post", "/v1/write", &both).refused("permission_denied");
+    guarded.request(limited, "post", "/v1/write", &both).refused("permission_denied");
     guarded
-        .ask(limited, "post", "/v1/admin/compact", r#"{"series":["kline/BTCUSDT/1m"]}"#)
+        .request(limited, "post", "/v1/admin/compact", r#"{"series":["kline/BTCUSDT/1m"]}"#)
         .refused("permission_denied");
-    guarded.ask(limited, "post", "/v1/admin/compact?wait=true", r#"{"series":["kline/ETHUSDT/1m"]}"#).expect(200);
+    guarded.request(limited, "post", "/v1/admin/compact?wait=true", r#"{"series":["kline/ETHUSDT/1m"]}"#).expect(200);
     assert_eq!(json(admin, "/v1/klines/BTCUSDT/1m")["rows"].as_array().unwrap().len(), 1);
     // Similar series in a hint are only accessible ones: `ETHBTC` is as similar as the others.
     let hint = |token, symbol: &str| -> String {
-        let refused = guarded.ask(token, "get", &format!("/v1/klines/{symbol}/1m"), "");
+        let refused = guarded.request(token, "get", &format!("/v1/klines/{symbol}/1m"), "");
         assert_eq!(refused.status, 404);
         let problem: Value = serde_json::from_slice(&refused.body).unwrap();
         problem["hint"].as_str().unwrap_or_default().to_owned()
     };
-    guarded.ask(admin, "post", "/v1/series", r#"{"kind":"kline","symbol":"ETGUSDT","timeframe":"1m"}"#).expect(201);
+    guarded.request(admin, "post", "/v1/series", r#"{"kind":"kline","symbol":"ETGUSDT","timeframe":"1m"}"#).expect(201);
     assert!(hint(admin, "ETHUSDC").contains("kline/ETGUSDT/1m"), "{}", hint(admin, "ETHUSDC"));
     let seen = hint(limited, "ETHUSDC");
     assert!(seen.contains("kline/ETHUSDT/1m") && !seen.contains("ETGUSDT"), "{seen}");
     // The entity tags of inventories differ between callers.
-    let tag = |token| guarded.ask(token, "get", "/inventory", "").header("etag").unwrap().to_owned();
+    let tag = |token| guarded.request(token, "get", "/inventory", "").header("etag").unwrap().to_owned();
     assert_ne!(tag(limited), tag(admin));
 }
 
@@ -311,19 +315,19 @@ fn a_limited_token_follows_and_cancels_the_jobs_it_started_and_no_others() {
     let guarded = Guarded::start();
     let admin = Some(guarded.tokens[2].1.as_str());
     let limited = Some(guarded.limited.as_str());
-    guarded.ask(admin, "post", "/v1/series", r#"{"kind":"kline","symbol":"ETHUSDT","timeframe":"1m"}"#).expect(201);
+    guarded.request(admin, "post", "/v1/series", r#"{"kind":"kline","symbol":"ETHUSDT","timeframe":"1m"}"#).expect(201);
     let start = |token, path: &str, body: &str| -> String {
-        let reply = guarded.ask(token, "post", path, body);
+        let reply = guarded.request(token, "post", path, body);
         assert!(reply.status == 202, "{}", reply.text());
         reply.header("location").unwrap().to_owned()
     };
     let own = start(limited, "/v1/admin/compact", r#"{"series":["kline/ETHUSDT/1m"]}"#);
     let other = start(admin, "/v1/admin/verify", "");
-    assert_eq!(guarded.ask(limited, "get", &own, "").expect(200).json()["jobs"][0]["verb"], "compact");
-    guarded.ask(limited, "get", &other, "").refused("job_not_found");
-    guarded.ask(limited, "delete", &other, "").refused("job_not_found");
-    guarded.ask(limited, "delete", &own, "").expect(200);
-    let listed = |token| guarded.ask(token, "get", "/v1/admin/jobs", "").expect(200).json()["jobs"].clone();
+    assert_eq!(guarded.request(limited, "get", &own, "").expect(200).json()["jobs"][0]["verb"], "compact");
+    guarded.request(limited, "get", &other, "").refused("job_not_found");
+    guarded.request(limited, "delete", &other, "").refused("job_not_found");
+    guarded.request(limited, "delete", &own, "").expect(200);
+    let listed = |token| guarded.request(token, "get", "/v1/admin/jobs", "").expect(200).json()["jobs"].clone();
     assert_eq!(listed(limited).as_array().unwrap().len(), 1);
     assert!(own.ends_with(listed(limited)[0]["id"].as_str().unwrap()));
     assert_eq!(listed(admin).as_array().unwrap().len(), 2);
@@ -338,16 +342,16 @@ fn a_limited_token_sees_damage_without_files_ids_or_ranges() {
     };
     let (admin, limited) = (make(&[]), make(&["kline/X"]));
     let server = Server::over(root.into(), Default::default());
-    let ask = |server: &Server, token: &str, method: &str, path: &str, kind: &str, body: &str| {
+    let request = |server: &Server, token: &str, method: &str, path: &str, kind: &str, body: &str| {
         let bearer = access::bearer_header(token);
         server.send(method, path, &[("authorization", bearer.as_str()), ("content-type", kind)], body.as_bytes())
     };
     let spec = r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_digits":2,"volume_digits":2}"#;
-    ask(&server, &admin, "POST", "/v1/series", "application/json", spec).expect(201);
+    request(&server, &admin, "POST", "/v1/series", "application/json", spec).expect(201);
     let bars = (0..1_000).map(|minute| format!("{},1,1,1,1,1\n", minute * 60_000));
     let rows: String = std::iter::once("ts,open,high,low,close,volume\n".to_owned()).chain(bars).collect();
-    ask(&server, &admin, "POST", "/v1/klines/X/1m", "text/csv", &rows).expect(200);
-    ask(&server, &admin, "POST", "/v1/admin/compact?wait=true", "application/json", "{}").expect(200);
+    request(&server, &admin, "POST", "/v1/klines/X/1m", "text/csv", &rows).expect(200);
+    request(&server, &admin, "POST", "/v1/admin/compact?wait=true", "application/json", "{}").expect(200);
     let mut files = vec![server.root.path().join("chunks")];
     while let Some(path) = files.pop() {
         if path.is_dir() {
@@ -361,7 +365,7 @@ fn a_limited_token_sees_damage_without_files_ids_or_ranges() {
     }
     let server = server.restarted();
     let detail_for = |token: &str| {
-        let refused = ask(&server, token, "GET", "/v1/klines/X/1m", "text/csv", "");
+        let refused = request(&server, token, "GET", "/v1/klines/X/1m", "text/csv", "");
         assert_eq!(refused.json()["code"], "corrupt_data", "{}", refused.text());
         refused.text()
     };
@@ -371,7 +375,7 @@ fn a_limited_token_sees_damage_without_files_ids_or_ranges() {
         assert!(!part.contains(word), "{word}: {part}");
     }
     // So does the error of its job.
-    let job = ask(
+    let job = request(
         &server,
         &limited,
         "POST",

@@ -308,16 +308,16 @@ fn all_invalid_tokens_get_the_same_response() {
         names.sort();
         (reply.status, names, problem)
     };
-    let ask = |token: &str| server.get_with("/v1/series", &[("authorization", &access::bearer_header(token))]);
-    let usual = constant(&ask("fastk_no"));
+    let send = |token: &str| server.get_with("/v1/series", &[("authorization", &access::bearer_header(token))]);
+    let usual = constant(&send("fastk_no"));
     assert_eq!(usual.0, 401);
     for guess in 0..300 {
-        assert_eq!(constant(&ask(&format!("fastk_{guess:0>43}"))), usual);
+        assert_eq!(constant(&send(&format!("fastk_{guess:0>43}"))), usual);
     }
     for guess in [nearly.as_str(), &good[..good.len() - 1], &good.to_uppercase(), &format!("{good}x"), "x"] {
-        assert_eq!(constant(&ask(guess)), usual, "{guess}");
+        assert_eq!(constant(&send(guess)), usual, "{guess}");
     }
-    ask(&good).expect(200);
+    send(&good).expect(200);
 }
 
 #[test]
@@ -397,16 +397,16 @@ fn a_server_without_tokens_accepts_only_local_host_names() {
         ..HttpLimits::default()
     };
     let server = Server::with(local());
-    let ask = |server: &Server, host: &str| {
+    let send = |server: &Server, host: &str| {
         exchange(server, format!("GET /inventory HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())
     };
     for host in ["127.0.0.1:8080", "localhost:8080", "[::1]:1", "localhost", "charts.example.com"] {
-        assert!(ask(&server, host).starts_with("HTTP/1.1 200 "), "{host}");
+        assert!(send(&server, host).starts_with("HTTP/1.1 200 "), "{host}");
     }
     for host in
         ["evil.example.com", "evil.example.com:8080", "localhost.evil.example.com", "127.0.0.1.evil.example.com"]
     {
-        let heard = ask(&server, host);
+        let heard = send(&server, host);
         assert!(heard.starts_with("HTTP/1.1 403 ") && heard.contains("permission_denied"), "{host}: {heard}");
     }
     // A client with a token is not a foreign page.
@@ -414,5 +414,5 @@ fn a_server_without_tokens_accepts_only_local_host_names() {
     access::create(root.path(), "t", Scope::Read, &[]).unwrap();
     drop(server);
     let server = Server::over(root, local());
-    assert!(ask(&server, "evil.example.com").starts_with("HTTP/1.1 401 "));
+    assert!(send(&server, "evil.example.com").starts_with("HTTP/1.1 401 "));
 }

@@ -50,14 +50,19 @@ impl Server {
 
     /// A server over a store on this disk.
     pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpLimits, limits: ServiceLimits) -> Self {
-        let options = StoreOptions { upkeep: false, commit_retention_bytes_max: 64 << 20, ..StoreOptions::default() };
+        let options = StoreOptions {
+            background_maintenance: false,
+            commit_retention_bytes_max: 64 << 20,
+            ..StoreOptions::default()
+        };
         let service = Service::open_on(&DiskPath::new(disk, root.path()), true, options).unwrap();
         Self::of(service, root, config, limits)
     }
 
     /// A server that retains no earlier commits except those of cursors.
     pub fn without_history(root: Arc<tempfile::TempDir>) -> Self {
-        let options = StoreOptions { upkeep: false, commit_retention_bytes_max: 0, ..StoreOptions::default() };
+        let options =
+            StoreOptions { background_maintenance: false, commit_retention_bytes_max: 0, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
         Self::of(service, root, HttpLimits::default(), ServiceLimits::default())
     }

@@ -227,7 +227,8 @@ fn the_inventory_of_ten_thousand_series_is_measured() {
     use fastk::store::{Durability, Store, StoreOptions, WriteMode};
     use fastk::types::{Rows, SeriesKey, SeriesSpec};
     let root = tempfile::tempdir().unwrap();
-    let options = StoreOptions { upkeep: false, durability: Durability::None, ..StoreOptions::default() };
+    let options =
+        StoreOptions { background_maintenance: false, durability: Durability::None, ..StoreOptions::default() };
     let keys: Vec<SeriesKey> =
         (0..10_000).map(|n| SeriesKey::scalar("c", &format!("S{n}"), "1m", "n").unwrap()).collect();
     let rows = |from: i64| Rows { ts: (from..from + 100).map(|n| n * MINUTE).collect(), columns: vec![vec![0; 100]] };

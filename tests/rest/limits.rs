@@ -88,7 +88,7 @@ fn half_a_read(server: &Server, token: &str) -> TcpStream {
     stream
 }
 
-fn ask(server: &Server, token: &str, path: &str) -> Reply {
+fn request(server: &Server, token: &str, path: &str) -> Reply {
     server.get_with(path, &[("authorization", &access::bearer_header(token))])
 }
 
@@ -118,13 +118,13 @@ fn requests_in_flight_have_a_limit_per_token() {
     let server = Server::within(Arc::clone(&root), HttpLimits::default(), limits);
     let spec = br#"{"kind":"kline","symbol":"X","timeframe":"1m"}"#;
     server.send("POST", "/v1/series", &[("authorization", &access::bearer_header(&one))], spec).expect(201);
-    let held = start_write(&server, &one, || ask(&server, &one, "/v1/series").status == 429);
-    let refused = ask(&server, &one, "/v1/series");
+    let held = start_write(&server, &one, || request(&server, &one, "/v1/series").status == 429);
+    let refused = request(&server, &one, "/v1/series");
     assert_eq!(refused.header("retry-after"), Some("1"));
     refused.refused("rate_limited");
-    ask(&server, &other, "/v1/series").expect(200);
+    request(&server, &other, "/v1/series").expect(200);
     drop(held);
-    until("the permit was not released", || ask(&server, &one, "/v1/series").status == 200);
+    until("the permit was not released", || request(&server, &one, "/v1/series").status == 200);
 }
 
 #[test]
@@ -143,12 +143,12 @@ fn responses_in_progress_have_limits_in_total_per_token_and_in_memory() {
         let (one, other) = (token("one"), token("other"));
         let server = Server::within(Arc::clone(&root), HttpLimits::default(), limits);
         let small = "/v1/klines/X/1m?latest=1";
-        ask(&server, &one, small).expect(200);
+        request(&server, &one, small).expect(200);
         let held = half_a_read(&server, &one);
-        ask(&server, &one, small).refused(code);
-        assert_eq!(code_of(&ask(&server, &other, small)), if of_token { "" } else { code });
+        request(&server, &one, small).refused(code);
+        assert_eq!(code_of(&request(&server, &other, small)), if of_token { "" } else { code });
         drop(held);
-        until("the permit was not released", || ask(&server, &one, small).status == 200);
+        until("the permit was not released", || request(&server, &one, small).status == 200);
     }
 }
 
@@ -231,7 +231,7 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Sends a request on an open connection and reads the response.
-fn ask_on(stream: &mut TcpStream) -> bool {
+fn is_served_on(stream: &mut TcpStream) -> bool {
     if stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").is_err() {
         return false;
     }
@@ -250,15 +250,15 @@ fn an_idle_connection_may_wait_longer_than_the_timeout_of_request_headers() {
     let config = HttpLimits { header_timeout, idle_timeout: HOUR, ..HttpLimits::default() };
     let server = Server::with(config);
     let mut idle = server.connect();
-    assert!(ask_on(&mut idle));
+    assert!(is_served_on(&mut idle));
     std::thread::sleep(2 * header_timeout);
-    assert!(ask_on(&mut idle), "an idle connection was closed");
+    assert!(is_served_on(&mut idle), "an idle connection was closed");
     // But a started request must arrive in time.
     idle.write_all(b"GET /health").unwrap();
     assert!(is_closed(&mut idle));
     // Also byte by byte.
     let mut slow = server.connect();
-    assert!(ask_on(&mut slow));
+    assert!(is_served_on(&mut slow));
     let started_at = Instant::now();
     let mut head = b"GET /health/live HTTP/1.1\r\nhost: x\r\nx: ".iter().chain(std::iter::repeat(&b'y'));
     while slow.write_all(&[*head.next().unwrap()]).is_ok() {
@@ -271,7 +271,7 @@ fn an_idle_connection_may_wait_longer_than_the_timeout_of_request_headers() {
 fn an_idle_connection_is_closed_after_the_idle_timeout() {
     let server = Server::with(HttpLimits { idle_timeout: Duration::from_secs(2), ..HttpLimits::default() });
     let mut idle = server.connect();
-    assert!(ask_on(&mut idle));
+    assert!(is_served_on(&mut idle));
     assert!(is_closed(&mut idle));
 }
 
@@ -280,13 +280,13 @@ fn the_longest_idle_connection_is_closed_for_a_new_one_and_an_active_one_is_not(
     let server = loaded(HttpLimits { connections_max: 3, ..HttpLimits::default() }, ServiceLimits::default());
     let mut reading = half_a_read(&server, "any");
     let mut first = server.connect();
-    assert!(ask_on(&mut first));
+    assert!(is_served_on(&mut first));
     let mut second = server.connect();
-    assert!(ask_on(&mut second));
+    assert!(is_served_on(&mut second));
     let mut third = server.connect();
-    assert!(ask_on(&mut third), "the newcomer is served");
+    assert!(is_served_on(&mut third), "the newcomer is served");
     assert!(is_closed(&mut first), "and the one that waited longest is not");
-    assert!(ask_on(&mut second));
+    assert!(is_served_on(&mut second));
     let mut rest = Vec::new();
     reading.read_to_end(&mut rest).unwrap();
     assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "a response was aborted for a new connection");
@@ -310,23 +310,23 @@ fn a_stopping_server_refuses_new_requests_and_finishes_requests_in_flight() {
         (stream, sent)
     };
     // As long as it is not told to stop, the connection stays open: then it is read until it is. If it is told between
-    // the connection and its request, it closes what is idle, without an answer.
+    // the connection and its request, it closes what is idle, without an response.
     until("it does not stop", || {
-        let mut answer = Vec::new();
-        let _ = begin("/health/ready").0.read_to_end(&mut answer);
-        answer.starts_with(b"HTTP/1.1 503")
+        let mut response = Vec::new();
+        let _ = begin("/health/ready").0.read_to_end(&mut response);
+        response.starts_with(b"HTTP/1.1 503")
     });
-    let ask = |path: &str| {
+    let request = |path: &str| {
         let (stream, sent) = begin(path);
         sent.unwrap();
         Reply::read(stream, false)
     };
     for path in ["/health/ready", "/v1/series", "/v1/klines/X/1m"] {
-        let reply = ask(path);
+        let reply = request(path);
         assert_eq!((reply.header("connection"), reply.header("retry-after")), (Some("close"), Some("1")));
         reply.refused("not_ready");
     }
-    assert_eq!(ask("/health/live").status, 200);
+    assert_eq!(request("/health/live").status, 200);
     let mut rest = Vec::new();
     reading.read_to_end(&mut rest).unwrap();
     assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "a response in progress was aborted");
@@ -349,17 +349,17 @@ fn a_store_being_opened_reports_its_progress() {
             serve_opening(listener, progress, HttpLimits::default(), until).await
         })
     });
-    let ask = |path: &str| {
+    let request = |path: &str| {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).unwrap();
         Reply::read(stream, false)
     };
-    assert_eq!(ask("/health/live").expect(200).text(), "{\"status\":\"ok\"}\n");
-    let problem = ask("/health/ready").refused("not_ready");
+    assert_eq!(request("/health/live").expect(200).text(), "{\"status\":\"ok\"}\n");
+    let problem = request("/health/ready").refused("not_ready");
     assert_eq!(problem["detail"], "the store is being opened: beginning");
     for path in ["/", "/health", "/v1/series", "/metrics"] {
-        ask(path).refused("not_ready");
+        request(path).refused("not_ready");
     }
     drop(opened);
     serving.join().unwrap().unwrap();

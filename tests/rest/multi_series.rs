@@ -299,10 +299,10 @@ fn responses_of_several_series_have_the_documented_shape() {
     let server = scalars();
     let body = format!("series,ts,value\n{a},1,0.5\n{b},1,1.5\n{a},2,2.5\n", a = key("A"), b = key("B"));
     server.post("/v1/write", "text/csv", body).expect(200);
-    let ask =
+    let query =
         |format: &str, query: &Value| server.post_json(&format!("/v1/query?{format}"), &query.to_string()).expect(200);
     let by_time = json!({"series": ["scalar/f/*/tick/n"], "layout": "by_time", "order": "desc", "limit": 2});
-    let reply = ask("", &by_time);
+    let reply = query("", &by_time);
     assert!(reply.header("fastk-version").is_none());
     let text = reply.text();
     assert!(
@@ -315,22 +315,22 @@ fn responses_of_several_series_have_the_documented_shape() {
     );
     // The response to a glob names the series even for one match, that to a single key does not.
     assert_eq!(
-        ask("format=csv", &json!({"series": ["scalar/f/B*/tick/n"]})).text(),
+        query("format=csv", &json!({"series": ["scalar/f/B*/tick/n"]})).text(),
         "series,ts,value\nscalar/f/B/tick/n,1,1.50\n"
     );
-    assert_eq!(ask("format=csv", &json!({"series": [key("B")]})).text(), "ts,value\n1,1.50\n");
-    let columns = ask("shape=columns", &json!({"series": ["scalar/*/*/*/*"], "latest": 1})).json();
+    assert_eq!(query("format=csv", &json!({"series": [key("B")]})).text(), "ts,value\n1,1.50\n");
+    let columns = query("shape=columns", &json!({"series": ["scalar/*/*/*/*"], "latest": 1})).json();
     assert_eq!(columns["columns"], json!({"series": [key("A"), key("B")], "ts": [2, 1], "value": [2.5, 1.5]}));
-    let strings = ask("format=ndjson", &json!({"series": ["scalar/f/B*/tick/n"], "numbers": "string"})).text();
+    let strings = query("format=ndjson", &json!({"series": ["scalar/f/B*/tick/n"], "numbers": "string"})).text();
     assert_eq!(strings, "{\"series\":\"scalar/f/B/tick/n\",\"ts\":\"1\",\"value\":\"1.50\"}\n");
     // The tag changes with any of the series.
-    let tag = || ask("", &json!({"series": ["scalar/f/*/tick/n"]})).header("etag").unwrap().to_owned();
+    let tag = || query("", &json!({"series": ["scalar/f/*/tick/n"]})).header("etag").unwrap().to_owned();
     let before = tag();
     assert_eq!(before, tag());
     server.post_json("/v1/scalars/f/C/tick/n", r#"[{"ts":1,"value":1}]"#).expect(200);
     assert_ne!(before, tag());
     let stats =
-        ask("", &json!({"series": ["scalar/f/*/tick/n"], "where": [{"op": "gt", "value": 1}], "explain": true}));
+        query("", &json!({"series": ["scalar/f/*/tick/n"], "where": [{"op": "gt", "value": 1}], "explain": true}));
     assert_eq!(stats.json()["stats"]["rows_matched"], json!(2));
 }
 

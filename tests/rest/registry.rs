@@ -23,12 +23,12 @@ mod sha2_of {
         let mut whole = b"fastk-dataset 1\n".to_vec();
         for (key, layout) in members {
             let path = format!("/v1/{}", key.replacen("kline/", "klines/", 1));
-            let answer = server.get(&format!("{path}?shape=columns&numbers=raw&as_of={as_of}")).expect(200).json();
+            let reply = server.get(&format!("{path}?shape=columns&numbers=raw&as_of={as_of}")).expect(200).json();
             let columns: Vec<(String, Vec<Value>)> = layout
                 .split(',')
                 .map(|column| {
                     let (name, kind) = column.split_once(':').unwrap();
-                    (kind.to_owned(), answer["columns"][name].as_array().unwrap().clone())
+                    (kind.to_owned(), reply["columns"][name].as_array().unwrap().clone())
                 })
                 .collect();
             let rows = columns[0].1.len();
@@ -172,14 +172,14 @@ fn reads_under_a_dataset_return_its_members_from_its_snapshot() {
     query(json!({"series": ["kline/Z*/1m"], "as_of": "dataset:two@1"})).refused("series_not_found");
     query(json!({"series": ["kline/X/1m", "kline/Z/1m"], "as_of": "dataset:two@1"})).refused("series_not_found");
     // A cursor of one version does not continue another, nor a read without it.
-    let ask = |as_of: Option<&str>, cursor: Option<&str>| {
+    let request = |as_of: Option<&str>, cursor: Option<&str>| {
         let body = json!({"series": ["kline/*/1m"], "limit": 5, "as_of": as_of, "cursor": cursor});
         server.post_json("/v1/query", &body.to_string())
     };
-    let cursor = ask(Some("dataset:two@1"), None).expect(200).json()["next_cursor"].as_str().unwrap().to_owned();
-    ask(Some("dataset:two@1"), Some(&cursor)).expect(200);
-    ask(Some("dataset:two@2"), Some(&cursor)).refused("invalid_argument");
-    ask(None, Some(&cursor)).refused("invalid_argument");
+    let cursor = request(Some("dataset:two@1"), None).expect(200).json()["next_cursor"].as_str().unwrap().to_owned();
+    request(Some("dataset:two@1"), Some(&cursor)).expect(200);
+    request(Some("dataset:two@2"), Some(&cursor)).refused("invalid_argument");
+    request(None, Some(&cursor)).refused("invalid_argument");
 
     let coverage = server.get("/v1/coverage/kline/X/1m?as_of=dataset:two@1").expect(200).json();
     assert_eq!(coverage["rows"], 3_000);
@@ -297,8 +297,12 @@ fn a_dataset_interrupted_by_a_crash_is_removed_by_the_next_open() {
     {
         let records = fastk::registry::Registry::open(root.path(), true, 0);
         assert_eq!(records.begin_dataset("a", None, 0).unwrap().version, 2);
-        let store =
-            fastk::Store::open(root.path(), false, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
+        let store = fastk::Store::open(
+            root.path(),
+            false,
+            StoreOptions { background_maintenance: false, ..Default::default() },
+        )
+        .unwrap();
         store.create_snapshot("dataset:a@2").unwrap();
         store.create_snapshot("mine").unwrap();
     }
@@ -470,7 +474,7 @@ fn a_limited_token_learns_nothing_of_records_that_need_other_series() {
     let (admin, writer) = (make(Scope::Admin, &[]), make(Scope::Write, &[]));
     let limited = make(Scope::Admin, &["kline/X"]);
     let server = Server::over(root.into(), Default::default());
-    let ask = |token: &str, method: &str, path: &str, body: &Value| {
+    let request = |token: &str, method: &str, path: &str, body: &Value| {
         let bearer = access::bearer_header(token);
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let length = body.len().to_string();
@@ -480,21 +484,21 @@ fn a_limited_token_learns_nothing_of_records_that_need_other_series() {
         }
         server.send(method, path, &headers, body.as_bytes())
     };
-    let get = |token: &str, path: &str| ask(token, "GET", path, &Value::Null);
+    let get = |token: &str, path: &str| request(token, "GET", path, &Value::Null);
     for symbol in ["X", "Y"] {
         let spec = json!({"kind": "kline", "symbol": symbol, "timeframe": "1m"});
-        ask(&admin, "POST", "/v1/series", &spec).expect(201);
+        request(&admin, "POST", "/v1/series", &spec).expect(201);
     }
     let dataset = |name: &str, members: Value, parents: Value| {
         let spec = json!({"name": name, "members": members, "derived_from": parents});
-        ask(&writer, "POST", "/v1/datasets", &spec).expect(201);
+        request(&writer, "POST", "/v1/datasets", &spec).expect(201);
     };
     dataset("open", json!(["kline/X/1m"]), json!([]));
     dataset("secret", json!(["kline/*/1m"]), json!([]));
     dataset("mixed", json!(["kline/X/1m"]), json!(["open@1", "secret@1"]));
     let feature = |token: &str, name: &str, inputs: Value| {
         let spec = json!({"name": name, "definition": {}, "code_version": "1", "inputs": inputs});
-        ask(token, "POST", "/v1/features", &spec)
+        request(token, "POST", "/v1/features", &spec)
     };
     feature(&writer, "hidden", json!(["kline/X/1m", "secret@1"])).expect(201);
     feature(&writer, "deeper", json!(["feature:hidden@1"])).expect(201);
@@ -535,14 +539,14 @@ fn a_limited_token_learns_nothing_of_records_that_need_other_series() {
     let counted = |token: &str| get(token, "/inventory").expect(200).json()["totals"]["snapshots"].as_u64();
     assert_eq!((counted(&limited), counted(&writer)), (Some(2), Some(3)));
     let archive = json!({"status": "archived"});
-    ask(&limited, "PATCH", "/v1/datasets/secret/versions/1", &archive).refused("dataset_not_found");
-    ask(&limited, "PATCH", "/v1/datasets/open/versions/1", &json!({"status": "deprecated"})).expect(200);
+    request(&limited, "PATCH", "/v1/datasets/secret/versions/1", &archive).refused("dataset_not_found");
+    request(&limited, "PATCH", "/v1/datasets/open/versions/1", &json!({"status": "deprecated"})).expect(200);
     // Releasing a snapshot needs the permission to drop one.
     for token in [&limited, &writer] {
-        ask(token, "PATCH", "/v1/datasets/open/versions/1", &archive).refused("permission_denied");
+        request(token, "PATCH", "/v1/datasets/open/versions/1", &archive).refused("permission_denied");
     }
-    ask(&writer, "PATCH", "/v1/features/own/versions/1", &archive).expect(200);
-    ask(&admin, "PATCH", "/v1/datasets/open/versions/1", &archive).expect(200);
+    request(&writer, "PATCH", "/v1/features/own/versions/1", &archive).expect(200);
+    request(&admin, "PATCH", "/v1/datasets/open/versions/1", &archive).expect(200);
 }
 
 #[test]
@@ -725,7 +729,8 @@ fn a_backup_includes_the_registry_and_a_restored_store_has_it() {
         let root = place.path().join(name);
         let options = RestoreOptions { apply: true, link, ..RestoreOptions::default() };
         restore_backup(&dir, &root, &options, &TaskControl::new()).unwrap();
-        let restored = Service::open(&root, false, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
+        let restored =
+            Service::open(&root, false, StoreOptions { background_maintenance: false, ..Default::default() }).unwrap();
         assert_eq!(serde_json::to_value(restored.dataset("a", Some(1)).unwrap()).unwrap(), made);
         assert_eq!(restored.dataset("a", None).unwrap().version, 2);
         let spec = serde_json::from_value(json!({"name": "a", "members": ["kline/X/1m"]})).unwrap();
@@ -739,12 +744,13 @@ fn a_backup_includes_the_registry_and_a_restored_store_has_it() {
     let as_of = Some("dataset:a@1".to_owned());
     let options = RestoreOptions { apply: true, as_of, ..RestoreOptions::default() };
     restore_backup(&dir, &root, &options, &TaskControl::new()).unwrap();
-    let restored = Service::open(&root, false, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
+    let restored =
+        Service::open(&root, false, StoreOptions { background_maintenance: false, ..Default::default() }).unwrap();
     assert_eq!(restored.dataset("a", None).unwrap().version, 2);
     let read = |version: u32| {
         let as_of = Some(format!("dataset:a@{version}"));
         let query = fastk::query::Query { series: vec!["kline/X/1m".into()], as_of, ..Default::default() };
-        restored.read(&query).map(|answer| answer.map(|block| block.unwrap().rows()).sum::<usize>())
+        restored.read(&query).map(|result| result.map(|block| block.unwrap().rows()).sum::<usize>())
     };
     assert_eq!(read(1).unwrap(), 3_000);
     assert_eq!(read(2).unwrap_err().code().name(), "snapshot_not_found");
@@ -759,18 +765,18 @@ fn a_limited_token_cannot_add_a_version_to_a_name_it_does_not_see() {
     };
     let (writer, limited) = (make(Scope::Write, &[]), make(Scope::Write, &["kline/X"]));
     let server = Server::over(root.into(), Default::default());
-    let ask = |token: &str, path: &str, body: &Value| {
+    let request = |token: &str, path: &str, body: &Value| {
         let bearer = access::bearer_header(token);
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         server.send("POST", path, &headers, body.to_string().as_bytes())
     };
     for symbol in ["X", "Y"] {
-        ask(&writer, "/v1/series", &json!({"kind": "kline", "symbol": symbol, "timeframe": "1m"})).expect(201);
+        request(&writer, "/v1/series", &json!({"kind": "kline", "symbol": symbol, "timeframe": "1m"})).expect(201);
     }
     let define = |token: &str, kind: &str, name: &str, symbol: &str, code: &str| {
         let inputs = json!([format!("kline/{symbol}/1m")]);
         let spec = json!({"name": name, "definition": {}, "code_version": code, "inputs": inputs});
-        ask(token, &format!("/v1/{kind}"), &spec)
+        request(token, &format!("/v1/{kind}"), &spec)
     };
     for kind in ["features", "factors"] {
         define(&writer, kind, "theirs", "Y", "1").expect(201);
@@ -784,5 +790,5 @@ fn a_limited_token_cannot_add_a_version_to_a_name_it_does_not_see() {
         assert_eq!(next["version"], 2, "{next}");
     }
     // A dataset concerns the whole store.
-    ask(&limited, "/v1/datasets", &json!({"name": "d", "members": ["kline/X/1m"]})).refused("permission_denied");
+    request(&limited, "/v1/datasets", &json!({"name": "d", "members": ["kline/X/1m"]})).refused("permission_denied");
 }

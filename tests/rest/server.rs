@@ -329,11 +329,11 @@ fn malformed_headers_get_a_problem_document_too() {
 fn a_request_of_http_1_1_names_its_host_once() {
     let server = Server::start();
     let end = "connection: close\r\n\r\n";
-    let ask = |head: &str| raw(&server, format!("GET /health/live {head}{end}").as_bytes());
-    ask("HTTP/1.1\r\nhost: x\r\n").expect(200);
-    ask("HTTP/1.0\r\n").expect(200);
+    let request = |head: &str| raw(&server, format!("GET /health/live {head}{end}").as_bytes());
+    request("HTTP/1.1\r\nhost: x\r\n").expect(200);
+    request("HTTP/1.0\r\n").expect(200);
     for head in ["HTTP/1.1\r\n", "HTTP/1.1\r\nhost: x\r\nhost: y\r\n"] {
-        let problem = ask(head).refused("invalid_argument");
+        let problem = request(head).refused("invalid_argument");
         assert!(problem["detail"].as_str().unwrap().contains("Host header"), "{head:?}: {problem}");
     }
 }

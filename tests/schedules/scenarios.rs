@@ -26,7 +26,7 @@ fn options() -> StoreOptions {
     let segment = [4 << 10, 64 << 10][below(2) as usize];
     // Rows of one series go to the log, or directly to chunks.
     let tail_rows_max = [1 << 40, 1][below(2) as usize];
-    StoreOptions { upkeep: false, wal_segment_bytes: segment, tail_rows_max, ..StoreOptions::default() }
+    StoreOptions { background_maintenance: false, wal_segment_bytes: segment, tail_rows_max, ..StoreOptions::default() }
 }
 
 /// A new store with two series.
@@ -142,7 +142,7 @@ fn queue_with(options: StoreOptions) {
             }
         })
     };
-    let upkeep = {
+    let maintenance = {
         let store = Arc::clone(&store);
         thread::spawn(move || {
             let mut edit = 0;
@@ -166,7 +166,7 @@ fn queue_with(options: StoreOptions) {
     };
     let done: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
     reader.join().unwrap();
-    let edit = upkeep.join().unwrap();
+    let edit = maintenance.join().unwrap();
     assert!(store.snapshot().edit >= edit, "files of edit {} at the end, {edit} before", store.snapshot().edit);
 
     let check = |store: &Store, what: &str| {

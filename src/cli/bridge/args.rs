@@ -125,7 +125,7 @@ impl IndicatorArgs {
 impl RangeArgs {
     pub fn check(self) -> Result<Self> {
         if self.start_ts > self.end_ts {
-            return Err(Error::invalid(format!("--start-ts {} lies after --end-ts {}", self.start_ts, self.end_ts))
+            return Err(Error::invalid(format!("--start-ts {} is after --end-ts {}", self.start_ts, self.end_ts))
                 .with_hint("ranges are closed: start <= end"));
         }
         Ok(self)

@@ -60,10 +60,10 @@ pub fn write(args: &KlineArgs, input: &InputArgs) -> Result<KlinesWritten> {
             }
             if let Some(extra) = info.columns.get(COLUMNS.len() - 1) {
                 return Err(Error::invalid(format!(
-                    "series {key} has a column {} too, the bridge has none",
+                    "series {key} has a column {}, which the bridge does not support",
                     extra.name
                 ))
-                .with_hint("`fastk write` writes it"));
+                .with_hint("write it with `fastk write`"));
             }
             (false, rows::body(COLUMNS, &bars))
         }

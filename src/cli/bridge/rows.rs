@@ -20,7 +20,7 @@ pub fn input<T: DeserializeOwned>(args: &InputArgs) -> Result<T> {
     let bytes = read_input(args.input_json.as_deref())?;
     let from = args.input_json.as_ref().map_or("standard input".into(), |path| path.display().to_string());
     if bytes.trim_ascii().is_empty() {
-        return Err(Error::invalid(format!("{from} is empty, the rows are expected there as JSON")));
+        return Err(Error::invalid(format!("{from} is empty, expected rows as JSON")));
     }
     serde_json::from_slice(&bytes).map_err(|error| Error::invalid(format!("{from}: {error}")))
 }
@@ -61,7 +61,7 @@ pub fn refuse_repeats<const N: usize>(rows: &[[i64; N]]) -> Result<()> {
         _ => None,
     });
     let errors: Vec<RowError> =
-        repeats.map(|(ts, row)| error(row, "ts", "duplicate", format!("ts {ts} is there twice"))).collect();
+        repeats.map(|(ts, row)| error(row, "ts", "duplicate", format!("ts {ts} is listed twice"))).collect();
     refuse(errors)
 }
 
@@ -98,10 +98,10 @@ fn refuse(errors: Vec<RowError>) -> Result<()> {
     match errors.len() {
         0 => Ok(()),
         1 => {
-            Err(Error::new(ErrorCode::InvalidRows, "1 record cannot be stored, nothing was written").with_rows(errors))
+            Err(Error::new(ErrorCode::InvalidRows, "1 record cannot be stored; nothing was written").with_rows(errors))
         }
         count => {
-            let detail = format!("{count} records cannot be stored, nothing was written");
+            let detail = format!("{count} records cannot be stored; nothing was written");
             Err(Error::new(ErrorCode::InvalidRows, detail).with_rows(errors))
         }
     }
@@ -167,7 +167,7 @@ impl<const N: usize> RecordLines<N> {
             self.has_header = true;
             return Ok(());
         }
-        let broken = || Error::internal(format!("{:?} is no row of {N} integers", String::from_utf8_lossy(line)));
+        let broken = || Error::internal(format!("{:?} is not a row of {N} integers", String::from_utf8_lossy(line)));
         let text = std::str::from_utf8(line).map_err(|_| broken())?;
         let mut row = [0; N];
         let mut cells = text.trim_end().split(',');
@@ -183,7 +183,7 @@ impl<const N: usize> RecordLines<N> {
 
     fn end(self) -> Result<Vec<[i64; N]>> {
         if !self.has_header || !self.open.is_empty() {
-            return Err(Error::internal("the answer ends within a line"));
+            return Err(Error::internal("the response ends within a line"));
         }
         Ok(self.rows)
     }

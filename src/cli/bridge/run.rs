@@ -93,7 +93,7 @@ fn message(error: &Error) -> String {
 }
 
 fn line<T: Serialize>(value: &T) -> Result<String> {
-    let mut text = serde_json::to_string(value).map_err(|error| Error::internal(format!("answer as JSON: {error}")))?;
+    let mut text = serde_json::to_string(value).map_err(|error| Error::internal(format!("reply as JSON: {error}")))?;
     text.push('\n');
     Ok(text)
 }

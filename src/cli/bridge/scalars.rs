@@ -200,7 +200,7 @@ fn search(target: &CommandTarget, mut query: Query) -> Result<(Vec<ScalarRecord>
             Ok(())
         })?;
         let page: RecordPages =
-            serde_json::from_slice(&text).map_err(|error| Error::internal(format!("answer as JSON: {error}")))?;
+            serde_json::from_slice(&text).map_err(|error| Error::internal(format!("reply as JSON: {error}")))?;
         rows.extend(page.rows);
         if let Some(more) = page.stats {
             stats.add(&more);

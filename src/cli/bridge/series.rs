@@ -47,8 +47,8 @@ pub fn find(target: &CommandTarget, key: &SeriesKey) -> Result<Option<SeriesInfo
         Err(error) => return Err(error),
     };
     if info.unit != TimeUnit::Ms {
-        let detail = format!("series {key} counts time in {}, the bridge in ms", info.unit.name());
-        return Err(Error::new(ErrorCode::SchemaMismatch, detail).with_hint("`fastk query` reads it"));
+        let detail = format!("series {key} has timestamps in {}, the bridge supports ms only", info.unit.name());
+        return Err(Error::new(ErrorCode::SchemaMismatch, detail).with_hint("read it with `fastk query`"));
     }
     Ok(Some(info))
 }
@@ -70,7 +70,10 @@ pub fn digits(info: &SeriesInfo, column: &str) -> Result<u8> {
         Some(ColumnType::Decimal { digits }) => Ok(digits),
         Some(ColumnType::Int64) => Ok(0),
         Some(ColumnType::Float64) => {
-            let detail = format!("column {column} of series {} holds doubles, the bridge scaled integers", info.series);
+            let detail = format!(
+                "column {column} of series {} has doubles, the bridge supports scaled integers only",
+                info.series
+            );
             Err(Error::new(ErrorCode::SchemaMismatch, detail)
                 .with_hint("register it with digits, or read it with `fastk query`"))
         }

@@ -92,8 +92,8 @@ impl ColumnProfile {
     /// The digits of the column by the rule above; `None` if only float64 represents its doubles.
     fn digits(self) -> Option<u8> {
         let largest = DIGITS_MAX.saturating_sub(self.before());
-        let spacious = largest.checked_sub(HEADROOM_BEFORE).filter(|digits| self.after <= *digits);
-        match spacious {
+        let with_headroom = largest.checked_sub(HEADROOM_BEFORE).filter(|digits| self.after <= *digits);
+        match with_headroom {
             Some(digits) => Some(self.after.saturating_add(HEADROOM_AFTER).min(digits)),
             None if self.floats => None,
             None => Some(self.after.min(largest)),

@@ -33,7 +33,7 @@ impl RefusedImport<'_> {
         let Self { settings, checked, .. } = *self;
         let invalid = checked.invalid.count;
         if invalid > 0 && settings.on_invalid == OnInvalid::Reject {
-            let detail = format!("{invalid} of {} rows are invalid, nothing was written", checked.rows);
+            let detail = format!("{invalid} of {} rows are invalid; nothing was written", checked.rows);
             return Some(refused(detail, self.hint_for_invalid_rows("--on-invalid skip skips these rows")));
         }
         let different = checked.repeats.list.iter().find(|repeat| !repeat.identical);
@@ -52,8 +52,8 @@ impl RefusedImport<'_> {
         }
         if checked.rows > 0 && checked.accepted() == 0 {
             let detail = match (invalid, checked.rows) {
-                (invalid, rows) if invalid == rows => format!("all {rows} rows are invalid, nothing was written"),
-                (_, rows) => format!("none of {rows} rows is left to import, nothing was written"),
+                (invalid, rows) if invalid == rows => format!("all {rows} rows are invalid; nothing was written"),
+                (_, rows) => format!("none of {rows} rows is left to import; nothing was written"),
             };
             let general = "a series is registered with its first row; --dry-run shows how the columns are read";
             return Some(refused(detail, self.hint_for_invalid_rows(general)));

@@ -23,7 +23,7 @@ pub struct TimeOrder {
     last: Option<i64>,
     direction: Option<Direction>,
     /// Times equal to the previous one.
-    stutters: Vec<(i64, i64)>,
+    adjacent_repeats: Vec<(i64, i64)>,
     /// Whether times always rose.
     pub rising: bool,
     scattered: bool,
@@ -36,7 +36,7 @@ impl TimeOrder {
 
     pub fn push(&mut self, ts: i64) {
         let last = self.last.replace(ts);
-        let going = match last {
+        let direction_now = match last {
             Some(last) if ts > last => Direction::Up,
             Some(last) if ts < last => Direction::Down,
             Some(_) => {
@@ -49,10 +49,10 @@ impl TimeOrder {
                 return;
             }
         };
-        self.rising &= going == Direction::Up;
+        self.rising &= direction_now == Direction::Up;
         match self.spans.last_mut() {
-            Some(span) if self.direction.is_none_or(|direction| direction == going) => {
-                self.direction = Some(going);
+            Some(span) if self.direction.is_none_or(|direction| direction == direction_now) => {
+                self.direction = Some(direction_now);
                 *span = (span.0.min(ts), span.1.max(ts));
             }
             _ => {
@@ -68,12 +68,12 @@ impl TimeOrder {
     }
 
     fn add_repeat(&mut self, ts: i64) {
-        if self.stutters.last().is_none_or(|last| last.0 != ts) {
-            self.stutters.push((ts, ts));
+        if self.adjacent_repeats.last().is_none_or(|last| last.0 != ts) {
+            self.adjacent_repeats.push((ts, ts));
         }
-        if self.stutters.len() > SPANS_MAX {
+        if self.adjacent_repeats.len() > SPANS_MAX {
             self.scattered = true;
-            self.stutters.clear();
+            self.adjacent_repeats.clear();
         }
     }
 
@@ -84,7 +84,7 @@ impl TimeOrder {
         }
         let mut spans = self.spans.clone();
         spans.sort_unstable();
-        let mut touching = self.stutters.clone();
+        let mut touching = self.adjacent_repeats.clone();
         let mut end: Option<i64> = None;
         for span in spans {
             if let Some(end) = end.filter(|end| span.0 <= *end) {

@@ -217,7 +217,10 @@ impl ImportSummary {
         }
         if checked.off_grid.count > 0 {
             let (count, first) = (checked.off_grid.count, first(&checked.off_grid));
-            warn("off_grid", format!("{count} rows start no interval of {}, {first}", settings.key.timeframe()));
+            warn(
+                "off_grid",
+                format!("{count} rows are not at the start of an interval of {}, {first}", settings.key.timeframe()),
+            );
         }
         for file in plan.files.iter().filter(|file| file.lacks_date) {
             let message = format!(
@@ -255,10 +258,10 @@ impl ImportSummary {
     /// The text form. `refused` is set when invalid rows prevented the import.
     pub fn text(&self, refused: bool) -> String {
         let mut out = String::new();
-        let whole = self.rows_read.saturating_sub(self.rows_invalid).saturating_sub(self.rows_duplicate);
+        let rows_valid = self.rows_read.saturating_sub(self.rows_invalid).saturating_sub(self.rows_duplicate);
         let verb = match self.rows_written {
             _ if refused => "nothing imported".into(),
-            _ if self.dry_run => format!("would import {whole} rows"),
+            _ if self.dry_run => format!("would import {rows_valid} rows"),
             rows => format!("imported {rows} rows"),
         };
         let _ = writeln!(out, "{verb} into {}", self.series);

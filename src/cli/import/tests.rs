@@ -405,7 +405,7 @@ fn rows_off_the_grid_are_invalid_unless_they_are_allowed() {
     let (memory, outcome) = import_text(text, "");
     let row = &outcome.summary.invalid[0];
     assert_eq!((row.line, row.field.as_str(), row.reason), (Some(3), "ts", "off_grid"));
-    assert!(row.message.contains("2022-01-01T00:00:30Z starts no interval of 1m"), "{}", row.message);
+    assert!(row.message.contains("2022-01-01T00:00:30Z is not the start of an interval of 1m"), "{}", row.message);
     assert!(outcome.error.unwrap().hint().unwrap().contains("--off-grid allow") && memory.rows.is_empty());
     let (memory, outcome) = import_text(text, "--off-grid allow");
     assert_eq!((memory.rows.len(), outcome.summary.rows_off_grid), (2, 1));

@@ -43,7 +43,7 @@ pub struct Converted {
     pub rounded: u64,
     /// Set when open, high, low, close or volume are inconsistent.
     pub odd: Option<Issue>,
-    /// Set when the time starts no interval of the timeframe, which the flags allow.
+    /// Set when the time is not the start of an interval of the timeframe, which the flags allow.
     pub off_grid: bool,
 }
 
@@ -98,7 +98,11 @@ impl<'a> Converter<'a> {
         if !out.off_grid || self.options.grid == GridRule::Allow {
             return Ok(());
         }
-        let message = format!("{} starts no interval of {}", rfc3339(out.ts, self.def.unit), self.def.key.timeframe());
+        let message = format!(
+            "{} is not the start of an interval of {}",
+            rfc3339(out.ts, self.def.unit),
+            self.def.key.timeframe()
+        );
         Err(Issue::new("ts", OFF_GRID, message))
     }
 

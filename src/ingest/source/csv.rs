@@ -82,8 +82,8 @@ impl<'a> CsvRows<'a> {
         self.text.clear();
         let mut begin = self.lines + 1;
         loop {
-            let room = ROW_BYTES_MAX - self.text.len().min(1 << 20) as u64;
-            let count = self.reader.by_ref().take(room).read_until(b'\n', &mut self.text);
+            let bytes_left = ROW_BYTES_MAX - self.text.len().min(1 << 20) as u64;
+            let count = self.reader.by_ref().take(bytes_left).read_until(b'\n', &mut self.text);
             let count = count.map_err(|error| self.input.broken(&error))?;
             let ended = self.text.ends_with(b"\n");
             self.lines += u64::from(count > 0);

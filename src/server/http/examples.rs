@@ -113,7 +113,7 @@ mod tests {
     const BINARY: [&str; 2] = ["application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"];
 
     #[test]
-    fn every_operation_shows_its_parameters_bodies_and_answers() {
+    fn every_operation_shows_its_parameters_bodies_and_responses() {
         let document: Value = serde_json::from_str(&openapi_json()).unwrap();
         let examples: Examples = serde_json::from_str(TEXT).unwrap();
         let (mut ids, mut missing) = (Vec::new(), Vec::new());

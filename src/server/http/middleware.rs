@@ -178,7 +178,9 @@ mod tests {
     #[test]
     fn a_panic_becomes_an_internal_error_without_details() {
         let root = tempfile::tempdir().unwrap();
-        let service = Service::open(root.path(), true, StoreOptions { upkeep: false, ..Default::default() }).unwrap();
+        let service =
+            Service::open(root.path(), true, StoreOptions { background_maintenance: false, ..Default::default() })
+                .unwrap();
         let auth = Arc::new(Authenticator::open(root.path()).unwrap());
         let state = RequestState::new(service.clone(), auth, HttpLimits::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

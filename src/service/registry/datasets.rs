@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_panic_while_creating_a_dataset_undoes_it() {
         let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
+        let options = StoreOptions { background_maintenance: false, ..StoreOptions::default() };
         let service = Service::open(dir.path(), true, options).unwrap();
         let begin = |is_committed: bool| {
             let pending = service.records().begin_dataset("a", None, 0).unwrap();

@@ -55,7 +55,7 @@ fn series_as_of(series: &SeriesRecord, commit: u64, snapshot_commits: &[u64]) ->
     }
     let view = series.views.iter().find(|view| view.last_commit <= commit && commit <= view.commit);
     let view = view.ok_or_else(|| {
-        Error::corrupt(format!("the manifest does not tell what series {} was at commit {commit}", series.id))
+        Error::corrupt(format!("the manifest does not have the state of series {} at commit {commit}", series.id))
     })?;
     if !view.def.is_empty() {
         then.def.clone_from(&view.def);

@@ -18,7 +18,9 @@ use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::backup::{BACKUP_VERSION, Backup, BackupDamage, BackupFile};
 use crate::format::tombstone::{TombstoneFile, decode_tombstone, encode_tombstone};
-use crate::store::backup::listing::{BackupOptions, FileCount, check_apart, check_not_inside, empty_log, read_listing};
+use crate::store::backup::listing::{
+    BackupOptions, FileCount, check_not_inside, check_not_nested, empty_log, read_listing,
+};
 use crate::store::backup::target::{self, BackupTarget, ExpectedFile};
 use crate::store::directory::{FORMAT_FILE, LISTING, format_text};
 use crate::store::maintain::maintenance::Maintenance;
@@ -77,8 +79,8 @@ pub struct BackupRun<'a> {
 impl BackupRun<'_> {
     /// Backs the store up into `target`.
     pub fn run(&self, target: &DiskPath, options: &BackupOptions, watch: &TaskControl) -> Result<BackupReport> {
-        let begun = Instant::now();
-        check_apart(self.root, target)?;
+        let started = Instant::now();
+        check_not_nested(self.root, target)?;
         check_not_inside(target)?;
         if options.dry_run {
             return self.plan(target, options);
@@ -99,7 +101,7 @@ impl BackupRun<'_> {
             copied: target.tally.copied,
             files_removed,
             damaged: std::mem::take(&mut target.damaged),
-            duration_ms: elapsed_ms(begun),
+            duration_ms: elapsed_ms(started),
             ..self.report(&contents)
         })
     }
@@ -185,7 +187,7 @@ impl BackupRun<'_> {
         target.watch.plan(contents.chunks.values().map(|chunk| chunk.file_bytes).sum());
         target.watch.plan(held.tails.values().map(|(.., bytes)| bytes).sum());
         for (name, (source, file, bytes)) in &held.tails {
-            let same = |path: &DiskPath| same_ends(file, source, path);
+            let same = |path: &DiskPath| has_same_ends(file, source, path);
             let (name, bytes) = (name.clone(), Some(*bytes));
             target.put(&ExpectedFile {
                 name,
@@ -223,7 +225,7 @@ impl BackupRun<'_> {
                 let source = chunk.path().with_extension(extension);
                 // Maintenance may replace it at any time: the open file stays what it is.
                 let Some(file) = source.exists().then(|| disk::open(&source).ok()).flatten() else { continue };
-                let same = |path: &DiskPath| same_ends(&file, &source, path);
+                let same = |path: &DiskPath| has_same_ends(&file, &source, path);
                 let name = PathBuf::from(chunk.name()).with_extension(extension).display().to_string();
                 target.put(&ExpectedFile {
                     name,
@@ -289,7 +291,7 @@ impl BackupRun<'_> {
 
 /// Whether a file of another name has as many bytes as an open one, and the same first and last bytes. Good for
 /// files with a checksum of all bytes at one of their ends.
-fn same_ends(file: &File, path: &DiskPath, other_path: &DiskPath) -> bool {
+fn has_same_ends(file: &File, path: &DiskPath, other_path: &DiskPath) -> bool {
     if !other_path.exists() {
         return false;
     }

@@ -77,10 +77,10 @@ pub fn read_listing(root: &DiskPath) -> Result<Backup> {
     let path = root.join(LISTING);
     if !path.exists() {
         let detail = match root.join(BACKUP_BEGUN).exists() {
-            true => format!("the backup in {} was never finished", root.display()),
-            false => format!("{} holds no backup", root.display()),
+            true => format!("the backup in {} is incomplete", root.display()),
+            false => format!("{} is not a backup", root.display()),
         };
-        return Err(Error::new(ErrorCode::NotFound, detail).with_hint("`fastk admin backup DIR` makes one"));
+        return Err(Error::new(ErrorCode::NotFound, detail).with_hint("`fastk admin backup DIR` creates one"));
     }
     decode_backup(&disk::read(&path)?)
         .map_err(|error| Error::new(error.code(), format!("{}: {}", path.display(), error.detail())))
@@ -97,16 +97,16 @@ pub fn empty_log(root: &DiskPath) -> Result<()> {
     Log::open(root, start, &RecoveredLog::default(), EMPTY_LOG_BYTES).map(|_| ())
 }
 
-/// Refuses two directories one of which lies in the other.
-pub fn check_apart(store: &DiskPath, other: &DiskPath) -> Result<()> {
+/// Refuses two directories one of which is inside the other.
+pub fn check_not_nested(store: &DiskPath, other: &DiskPath) -> Result<()> {
     let (inner, outer) = (disk::resolve(other)?, disk::resolve(store)?);
     let nested = match () {
-        () if inner.starts_with(&outer) => "lies in",
-        () if outer.starts_with(&inner) => "holds",
+        () if inner.starts_with(&outer) => "is inside",
+        () if outer.starts_with(&inner) => "contains",
         () => return Ok(()),
     };
     Err(Error::invalid(format!("{} {nested} {}", other.display(), store.display()))
-        .with_hint("name a directory elsewhere, best on another disk"))
+        .with_hint("choose a directory elsewhere, preferably on another disk"))
 }
 
 /// Refuses a directory below that of a backup or a store: renewing or removing the outer one would destroy it.
@@ -116,13 +116,13 @@ pub fn check_not_inside(target: &DiskPath) -> Result<()> {
         let dir = target.elsewhere(parent);
         let outer = match () {
             () if dir.join(LISTING).found()? => "the backup",
-            () if dir.join(BACKUP_BEGUN).found()? => "the unfinished backup",
-            () if dir.join(RESTORE_BEGUN).found()? => "the unfinished restore",
+            () if dir.join(BACKUP_BEGUN).found()? => "the incomplete backup",
+            () if dir.join(RESTORE_BEGUN).found()? => "the incomplete restore",
             () if dir.join(FORMAT_FILE).found()? && dir.join("manifest").is_dir() => "the store",
             () => continue,
         };
-        let detail = format!("{} lies in {outer} {}", target.display(), dir.display());
-        return Err(Error::invalid(detail).with_hint("name a directory elsewhere, best on another disk"));
+        let detail = format!("{} is inside {outer} {}", target.display(), dir.display());
+        return Err(Error::invalid(detail).with_hint("choose a directory elsewhere, preferably on another disk"));
     }
     Ok(())
 }

@@ -20,9 +20,9 @@ use crate::format::receipt::encode_receipts;
 use crate::format::run::{RunOrigin, RunWriter};
 use crate::format::tombstone::decode_tombstone;
 use crate::store::backup::as_of::as_of;
-use crate::store::backup::listing::{check_apart, check_not_inside, contents_of, empty_log, read_listing};
-use crate::store::backup::target::is_litter;
-use crate::store::directory::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, RESTORE_BEGUN, format_text, is_beside};
+use crate::store::backup::listing::{check_not_inside, check_not_nested, contents_of, empty_log, read_listing};
+use crate::store::backup::target::is_leftover;
+use crate::store::directory::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, RESTORE_BEGUN, format_text, is_token_file};
 use crate::store::manifest::edits::{Contents, checkpoint_path};
 use crate::store::open::engine::Engine;
 use crate::store::options::StoreOptions;
@@ -94,14 +94,14 @@ pub fn restore_on(
     options: &RestoreOptions,
     watch: &TaskControl,
 ) -> Result<RestoreReport> {
-    let begun = Instant::now();
-    check_apart(backup, root)?;
+    let started = Instant::now();
+    check_not_nested(backup, root)?;
     check_not_inside(root)?;
     let listing = read_listing(backup)?;
     if listing.format > FORMAT_VERSION {
-        let detail = format!("the backup has format {}, this program knows {FORMAT_VERSION}", listing.format);
+        let detail = format!("the backup has format {}, this program supports {FORMAT_VERSION}", listing.format);
         return Err(
-            Error::new(ErrorCode::UnsupportedFormat, detail).with_hint("restore it with the program that made it")
+            Error::new(ErrorCode::UnsupportedFormat, detail).with_hint("restore it with the program that created it")
         );
     }
     check_unused(root)?;
@@ -146,24 +146,24 @@ pub fn restore_on(
         report.epoch = Some(work.run(contents, &taken, &report.damaged, made)?);
         report.applied = true;
     }
-    report.duration_ms = elapsed_ms(begun);
+    report.duration_ms = elapsed_ms(started);
     Ok(report)
 }
 
 /// Refuses a directory that holds anything but what an unfinished restore left.
 fn check_unused(root: &DiskPath) -> Result<()> {
     if root.exists() && !root.is_dir() {
-        return Err(Error::invalid(format!("{} is no directory", root.display())));
+        return Err(Error::invalid(format!("{} is not a directory", root.display())));
     }
     let names = disk::list(root)?;
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
     if has(RESTORE_BEGUN) {
         return Ok(());
     }
-    match names.iter().find(|name| *name != LOCK_FILE && !is_beside(name) && !is_litter(root, name)) {
+    match names.iter().find(|name| *name != LOCK_FILE && !is_token_file(name) && !is_leftover(root, name)) {
         None => Ok(()),
-        Some(name) => Err(Error::invalid(format!("{} is not empty (it holds {name:?})", root.display()))
-            .with_hint("restore into an empty or a new directory")),
+        Some(name) => Err(Error::invalid(format!("{} is not empty (it has {name:?})", root.display()))
+            .with_hint("restore into an empty or new directory")),
     }
 }
 
@@ -179,15 +179,15 @@ fn check_files(
         if !(options.allow_damaged && may) {
             let error = Error::corrupt(format!("the backup is damaged: {reason}"));
             return Err(match may {
-                true => error.with_hint("take another backup, or go on with --allow-damaged"),
-                false => error.with_hint("take another backup"),
+                true => error.with_hint("restore another backup, or continue with --allow-damaged"),
+                false => error.with_hint("restore another backup"),
             });
         }
         damage.insert(path.to_owned(), BackupDamage { path: path.to_owned(), reason });
         Ok(())
     };
     for known in &listing.damaged {
-        note(&known.path, format!("{} (it was so when the backup was made)", known.reason), true)?;
+        note(&known.path, format!("{} (already so when the backup was created)", known.reason), true)?;
     }
     for file in &listing.files {
         let (path, name) = (backup.join(&file.path), &file.path);
@@ -226,7 +226,7 @@ fn check_contents(
     damage: &BTreeMap<String, BackupDamage>,
 ) -> Result<()> {
     if contents.epoch != listing.epoch || contents.base_commit != listing.commit {
-        return Err(Error::corrupt("the manifest of the backup is not the one backup.json is about"));
+        return Err(Error::corrupt("the manifest of the backup is not the one that backup.json describes"));
     }
     let listed: BTreeMap<&str, &BackupFile> = listing.files.iter().map(|file| (file.path.as_str(), file)).collect();
     for record in contents.chunks.values() {
@@ -237,7 +237,7 @@ fn check_contents(
         let fits = |file: &&BackupFile| (file.bytes, file.crc32c) == (record.file_bytes, record.file_crc);
         if !listed.get(chunk.name()).is_some_and(fits) {
             let detail = format!("the backup is damaged: {} is not the chunk its manifest names", chunk.name());
-            return Err(Error::corrupt(detail).with_hint("take another backup"));
+            return Err(Error::corrupt(detail).with_hint("restore another backup"));
         }
     }
     for record in contents.runs.values() {
@@ -251,7 +251,7 @@ fn check_contents(
         let found = decode_tombstone(&disk::read(&backup.join(&name))?)
             .map_err(|error| Error::new(error.code(), format!("{name}: {}", error.detail())))?;
         if (found.series_id, found.commit, found.start, found.end) != (*series_id, *commit, *start, *end) {
-            return Err(Error::corrupt(format!("the backup is damaged: {name} is another delete")));
+            return Err(Error::corrupt(format!("the backup is damaged: {name} belongs to another delete")));
         }
     }
     Ok(())
@@ -374,7 +374,7 @@ impl RestoreWork<'_> {
         empty_log(root)?;
         disk::publish(&tmp, &root.join(FORMAT_FILE), format_text().as_bytes())?;
         drop(lock);
-        let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
+        let options = StoreOptions { background_maintenance: false, ..StoreOptions::default() };
         let store = Engine::open(root, false, options)?;
         compare(&store, &contents, damaged)?;
         drop(store);
@@ -475,7 +475,7 @@ impl RestoreWork<'_> {
 /// Counts what the opened store has against what it should have.
 fn compare(store: &Engine, contents: &Contents, damaged: &[BackupDamage]) -> Result<()> {
     let state = store.wal.queue.published();
-    let wrong = |what: String| Err(Error::internal(format!("the restored store has {what}; it is taken away again")));
+    let wrong = |what: String| Err(Error::internal(format!("the restored store has {what}; it was removed")));
     if store.epoch != contents.epoch || state.commit != contents.base_commit {
         return wrong(format!("commit {} instead of {}", state.commit, contents.base_commit));
     }

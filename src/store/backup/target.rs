@@ -63,34 +63,34 @@ fn by_path(backup: Backup) -> BTreeMap<String, BackupFile> {
 /// What is in a directory that a backup of this history of a store may be made in.
 pub fn look(root: &DiskPath, epoch: &str) -> Result<Option<Backup>> {
     let refuse = |what: &str| {
-        Err(Error::invalid(format!("{} {what}", root.display())).with_hint("name an empty or a new directory"))
+        Err(Error::invalid(format!("{} {what}", root.display())).with_hint("choose an empty or new directory"))
     };
     if root.exists() && !root.is_dir() {
-        return refuse("is no directory");
+        return refuse("is not a directory");
     }
     let names = disk::list(root)?;
-    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    let has = |expected: &str| names.iter().any(|name| name == expected);
     if has(LISTING) {
         let backup = read_listing(root)?;
         if backup.epoch != epoch {
-            return refuse("holds a backup of another store, or of this one before it was restored or repaired");
+            return refuse("has a backup of another store, or of this one before it was restored or repaired");
         }
         return Ok(Some(backup));
     }
     if has(BACKUP_BEGUN) {
         return match disk::read(&root.join(BACKUP_BEGUN))? == epoch.as_bytes() {
             true => Ok(None),
-            false => refuse("holds the beginning of a backup of another store"),
+            false => refuse("has an incomplete backup of another store"),
         };
     }
-    match names.iter().find(|name| *name != LOCK && !is_litter(root, name)) {
+    match names.iter().find(|name| *name != LOCK && !is_leftover(root, name)) {
         None => Ok(None),
-        Some(name) => refuse(&format!("is not empty (it holds {name:?}) and holds no backup")),
+        Some(name) => refuse(&format!("is not empty (it has {name:?}) and is not a backup")),
     }
 }
 
 /// Whether this is a directory of unfinished files, which a crash can leave before anything else.
-pub fn is_litter(root: &DiskPath, name: &str) -> bool {
+pub fn is_leftover(root: &DiskPath, name: &str) -> bool {
     let dir = root.join(name);
     name == "tmp" && dir.is_dir() && disk::list(&dir).is_ok_and(|names| names.iter().all(|name| name.ends_with(".tmp")))
 }
@@ -105,12 +105,12 @@ impl<'a> BackupTarget<'a> {
                 let base = root.elsewhere(base);
                 if disk::resolve(&base)? == disk::resolve(root)? {
                     return Err(Error::invalid("the base is the directory of the backup itself")
-                        .with_hint("without a base, files that are already there are kept"));
+                        .with_hint("without a base, files that are already in the backup are reused"));
                 }
                 let backup = read_listing(&base)?;
                 if backup.epoch != epoch {
                     let detail = format!("{} is a backup of another store", base.display());
-                    return Err(Error::invalid(detail).with_hint("name a backup of this store, or none"));
+                    return Err(Error::invalid(detail).with_hint("choose a backup of this store, or none"));
                 }
                 Some((base, by_path(backup)))
             }
@@ -141,7 +141,7 @@ impl<'a> BackupTarget<'a> {
             target.old_damaged = old.damaged.iter().map(|damage| damage.path.clone()).collect();
             target.old = by_path(old);
         }
-        let begun = || {
+        let prepare = || {
             disk::create_dir(&tmp)?;
             for name in disk::list(&tmp)? {
                 disk::remove(&tmp.join(name))?;
@@ -151,7 +151,7 @@ impl<'a> BackupTarget<'a> {
             }
             Ok(())
         };
-        match begun() {
+        match prepare() {
             Ok(()) => Ok(target),
             Err(error) => {
                 target.abandon();
@@ -236,54 +236,54 @@ impl<'a> BackupTarget<'a> {
     ///
     /// # Errors
     /// `corrupt_data` naming a file that is not what the manifest says, unless damage is allowed.
-    pub fn put(&mut self, wanted: &ExpectedFile<'_>) -> Result<()> {
-        let path = self.place_of(&wanted.name)?;
+    pub fn put(&mut self, expected: &ExpectedFile<'_>) -> Result<()> {
+        let path = self.place_of(&expected.name)?;
         let fits = |known: &BackupFile| {
-            wanted.bytes.is_none_or(|bytes| bytes == known.bytes)
-                && wanted.crc.is_none_or(|crc| crc == known.crc32c)
+            expected.bytes.is_none_or(|bytes| bytes == known.bytes)
+                && expected.crc.is_none_or(|crc| crc == known.crc32c)
                 && !(self.options.copy && known.shared)
         };
-        let Some(known) = self.old.get(&wanted.name).cloned() else {
+        let Some(known) = self.old.get(&expected.name).cloned() else {
             // Left over from an unfinished backup.
             disk::remove(&path)?;
-            return if self.link(wanted, &path)? { Ok(()) } else { self.copy(wanted, &path, None) };
+            return if self.link(expected, &path)? { Ok(()) } else { self.copy(expected, &path, None) };
         };
-        if fits(&known) && (wanted.same)(&path) {
-            self.pass(known.bytes, !wanted.derived)?;
+        if fits(&known) && (expected.same)(&path) {
+            self.pass(known.bytes, !expected.derived)?;
             self.list(BackupFile { how: CopyMethod::Kept, ..known });
             return Ok(());
         }
-        if wanted.derived {
+        if expected.derived {
             // Replacing the other one would damage the earlier backup. The next backup takes it.
             return Ok(());
         }
-        if wanted.crc.is_some_and(|crc| crc != known.crc32c) && !self.old_damaged.contains(&wanted.name) {
-            return Err(self.diverged(&wanted.name));
+        if expected.crc.is_some_and(|crc| crc != known.crc32c) && !self.old_damaged.contains(&expected.name) {
+            return Err(self.diverged(&expected.name));
         }
-        self.copy(wanted, &path, Some(&known))
+        self.copy(expected, &path, Some(&known))
     }
 
     fn diverged(&self, name: &str) -> Error {
         let root = self.root.display();
-        Error::invalid(format!("{root} holds another {name} than the store: it is a backup of another copy of it"))
-            .with_hint("name an empty or a new directory")
+        Error::invalid(format!("{name} in {root} is not that of the store: it is a backup of another copy of it"))
+            .with_hint("choose an empty or new directory")
     }
 
     /// Hard links an existing file into the backup.
-    fn link(&mut self, wanted: &ExpectedFile<'_>, path: &DiskPath) -> Result<bool> {
+    fn link(&mut self, expected: &ExpectedFile<'_>, path: &DiskPath) -> Result<bool> {
         let known =
-            self.base.as_ref().and_then(|(root, files)| Some((root.join(&wanted.name), files.get(&wanted.name)?)));
+            self.base.as_ref().and_then(|(root, files)| Some((root.join(&expected.name), files.get(&expected.name)?)));
         let known = known.filter(|(_, file)| {
-            wanted.bytes.is_none_or(|bytes| bytes == file.bytes)
-                && wanted.crc.is_none_or(|crc| crc == file.crc32c)
+            expected.bytes.is_none_or(|bytes| bytes == file.bytes)
+                && expected.crc.is_none_or(|crc| crc == file.crc32c)
                 && !(self.options.copy && file.shared)
         });
-        let known = known.map(|(from, file)| (from, file.clone())).filter(|(from, _)| (wanted.same)(from));
+        let known = known.map(|(from, file)| (from, file.clone())).filter(|(from, _)| (expected.same)(from));
         if let Some((from, file)) = known
             && disk::link(&from, path)?
         {
             self.add(path);
-            match self.linked(wanted, path, Some(file.crc32c))? {
+            match self.linked(expected, path, Some(file.crc32c))? {
                 (bytes, crc32c) if (bytes, crc32c) == (file.bytes, file.crc32c) => {
                     self.list(BackupFile { how: CopyMethod::Linked, ..file });
                     return Ok(true);
@@ -292,34 +292,34 @@ impl<'a> BackupTarget<'a> {
                 _ => disk::remove(path)?,
             }
         }
-        if self.options.copy || !disk::link(wanted.source, path)? {
+        if self.options.copy || !disk::link(expected.source, path)? {
             return Ok(false);
         }
         self.add(path);
-        let (bytes, crc32c) = self.linked(wanted, path, wanted.crc)?;
-        self.judge(wanted, bytes, crc32c)?;
-        let (path, how) = (wanted.name.clone(), CopyMethod::Linked);
+        let (bytes, crc32c) = self.linked(expected, path, expected.crc)?;
+        self.check_copy(expected, bytes, crc32c)?;
+        let (path, how) = (expected.name.clone(), CopyMethod::Linked);
         self.list(BackupFile { path, bytes, crc32c, how, shared: true });
         Ok(true)
     }
 
     /// Bytes and checksum of a file that was linked; reads it unless that is not requested.
-    fn linked(&self, wanted: &ExpectedFile<'_>, path: &DiskPath, crc: Option<u32>) -> Result<(u64, u32)> {
+    fn linked(&self, expected: &ExpectedFile<'_>, path: &DiskPath, crc: Option<u32>) -> Result<(u64, u32)> {
         let file = disk::open(path)?;
         match crc.filter(|_| !self.options.verify) {
-            None => self.checksum(&file, path, !wanted.derived),
+            None => self.checksum(&file, path, !expected.derived),
             Some(crc) => {
                 let bytes = disk::file_bytes(&file, path)?;
-                self.pass(bytes, !wanted.derived)?;
+                self.pass(bytes, !expected.derived)?;
                 Ok((bytes, crc))
             }
         }
     }
 
     /// Refuses a file that is not the one the manifest names, or records it as damaged.
-    fn judge(&mut self, wanted: &ExpectedFile<'_>, bytes: u64, crc: u32) -> Result<()> {
-        let name = &wanted.name;
-        let reason = match (wanted.bytes, wanted.crc) {
+    fn check_copy(&mut self, expected: &ExpectedFile<'_>, bytes: u64, crc: u32) -> Result<()> {
+        let name = &expected.name;
+        let reason = match (expected.bytes, expected.crc) {
             (Some(expected), _) if expected != bytes => format!("{name}: {bytes} bytes, expected {expected}"),
             (_, Some(expected)) if expected != crc => format!("{name}: checksum {crc:08x}, expected {expected:08x}"),
             _ => return Ok(()),
@@ -350,33 +350,33 @@ impl<'a> BackupTarget<'a> {
     }
 
     /// Copies a file, replacing a `known` one that is damaged or should be a file of its own.
-    fn copy(&mut self, wanted: &ExpectedFile<'_>, path: &DiskPath, known: Option<&BackupFile>) -> Result<()> {
+    fn copy(&mut self, expected: &ExpectedFile<'_>, path: &DiskPath, known: Option<&BackupFile>) -> Result<()> {
         let opened;
-        let file = match wanted.held {
+        let file = match expected.held {
             Some(file) => file,
-            None if !wanted.source.exists() && wanted.derived => return Ok(()),
-            None if !wanted.source.exists() => {
-                return self.note_damage(&wanted.name, format!("{} is missing", wanted.name));
+            None if !expected.source.exists() && expected.derived => return Ok(()),
+            None if !expected.source.exists() => {
+                return self.note_damage(&expected.name, format!("{} is missing", expected.name));
             }
             None => {
-                opened = disk::open(wanted.source)?;
+                opened = disk::open(expected.source)?;
                 &opened
             }
         };
         let mut staged = StagedFile::create(&self.tmp)?;
         let (mut bytes, mut crc32c) = (0, 0);
-        disk::read_parts(file, wanted.source, &mut |part| {
+        disk::read_parts(file, expected.source, &mut |part| {
             bytes += part.len() as u64;
             crc32c = crc32c::crc32c_append(crc32c, part);
             staged.put(part)?;
-            self.pass(part.len() as u64, !wanted.derived)
+            self.pass(part.len() as u64, !expected.derived)
         })?;
-        self.judge(wanted, bytes, crc32c)?;
+        self.check_copy(expected, bytes, crc32c)?;
         if known.is_some_and(|known| (known.bytes, known.crc32c) != (bytes, crc32c)) {
-            return Err(self.diverged(&wanted.name));
+            return Err(self.diverged(&expected.name));
         }
         self.publish(staged, path, known.is_some())?;
-        self.list(BackupFile { path: wanted.name.clone(), bytes, crc32c, how: CopyMethod::Copied, shared: false });
+        self.list(BackupFile { path: expected.name.clone(), bytes, crc32c, how: CopyMethod::Copied, shared: false });
         Ok(())
     }
 
@@ -426,7 +426,7 @@ impl<'a> BackupTarget<'a> {
         if let Some(known) = self.old.get(name) {
             if (known.bytes, known.crc32c) != (file.bytes, crc32c) {
                 let detail = format!("{} was made by another version of the program ({name})", self.root.display());
-                return Err(Error::invalid(detail).with_hint("name an empty or a new directory"));
+                return Err(Error::invalid(detail).with_hint("choose an empty or new directory"));
             }
             if disk::read(&path).is_ok_and(|found| found == bytes) {
                 self.list(BackupFile { how: CopyMethod::Kept, ..file });
@@ -482,7 +482,7 @@ impl<'a> BackupTarget<'a> {
         // It counts. What is left over now goes the next time otherwise.
         let named: BTreeSet<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
         let mut removed = 0;
-        let swept = disk::remove(&self.root.join(BACKUP_BEGUN)).and_then(|()| {
+        let removal = disk::remove(&self.root.join(BACKUP_BEGUN)).and_then(|()| {
             for name in disk::list(&self.root)? {
                 if is_registry_copy(&name) && !named.contains(name.as_str()) {
                     disk::remove(&self.root.join(&name))?;
@@ -491,9 +491,9 @@ impl<'a> BackupTarget<'a> {
             }
             crate::store::directory::DIRECTORIES
                 .iter()
-                .try_for_each(|dir| sweep(&self.root.join(dir), dir, &named, &mut removed))
+                .try_for_each(|dir| remove_unlisted(&self.root.join(dir), dir, &named, &mut removed))
         });
-        if let Err(error) = swept {
+        if let Err(error) = removal {
             tracing::warn!(%error, "files of an earlier backup could not be removed");
         }
         Ok(removed)
@@ -501,11 +501,11 @@ impl<'a> BackupTarget<'a> {
 }
 
 /// Removes files below a directory that no list names, and directories that are empty then.
-fn sweep(dir: &DiskPath, name: &str, named: &BTreeSet<&str>, removed: &mut u64) -> Result<()> {
+fn remove_unlisted(dir: &DiskPath, name: &str, named: &BTreeSet<&str>, removed: &mut u64) -> Result<()> {
     for inner in disk::list(dir)? {
         let (path, name) = (dir.join(&inner), format!("{name}/{inner}"));
         if path.is_dir() {
-            sweep(&path, &name, named, removed)?;
+            remove_unlisted(&path, &name, named, removed)?;
             disk::remove_dir_if_empty(&path);
         } else if !named.contains(name.as_str()) {
             disk::remove(&path)?;

@@ -17,7 +17,7 @@ pub fn open(root: &DiskPath, options: StoreOptions) -> Result<Engine> {
         disk::create_dir(&view.join(name))?;
     }
     empty_log(&view)?;
-    let options = StoreOptions { upkeep: false, wal_segment_bytes: EMPTY_LOG_BYTES, ..options };
+    let options = StoreOptions { background_maintenance: false, wal_segment_bytes: EMPTY_LOG_BYTES, ..options };
     let engine = Engine::open(&view, false, options)?;
     engine.refuse(read_only(root));
     Ok(engine)

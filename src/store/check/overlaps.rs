@@ -152,36 +152,36 @@ fn partition_of(
     for group in groups {
         let place = match group.interval.upper {
             u64::MAX => String::new(),
-            upper => format!("up to the snapshot at commit {upper}: "),
+            upper => format!("before the snapshot at commit {upper}: "),
         };
         let count = group.chunks.len();
         let live = match group.live_rows(series, cache) {
             Ok(live) => live,
             Err(error) => {
-                compaction.push(format!("{place}left as it is: {}", error.detail()));
+                compaction.push(format!("{place}not compacted: {}", error.detail()));
                 continue;
             }
         };
         let hidden = group.rows().saturating_sub(live);
         rows_hidden += hidden;
         let garbage = group.garbage_bytes(live);
-        let wanted = group.due(series, garbage, false);
-        due |= wanted.any();
+        let due_now = group.due(series, garbage, false);
+        due |= due_now.any();
         let percent = garbage * 100 / group.bytes().max(1);
-        let what = match (wanted.any(), group.due(series, garbage, true).any()) {
-            (true, _) if live == 0 => format!("{count} chunks go: none of their rows is read any more"),
+        let what = match (due_now.any(), group.due(series, garbage, true).any()) {
+            (true, _) if live == 0 => format!("{count} chunks will be removed: none of their rows is read any more"),
             (true, _) => {
-                let why = match (wanted.many, wanted.much) {
-                    (true, _) => format!("there are {count}, the limit is {CHUNKS_MAX}"),
+                let why = match (due_now.too_many_chunks, due_now.too_much_garbage) {
+                    (true, _) => format!("{count} chunks, the limit is {CHUNKS_MAX}"),
                     (false, true) => {
                         format!("{percent} % of their bytes are garbage, the limit is {GARBAGE_PERCENT} %")
                     }
-                    (false, false) => "many deletes lie over them".to_owned(),
+                    (false, false) => "many deletes cover them".to_owned(),
                 };
-                format!("{count} chunks become one of {live} rows at the next look of upkeep: {why}")
+                format!("{count} chunks will be compacted into one of {live} rows by background maintenance: {why}")
             }
             (false, true) => format!(
-                "{count} chunks stay for now ({percent} % garbage); `fastk admin compact` makes one of {live} rows of them"
+                "{count} chunks stay for now ({percent} % garbage); `fastk admin compact` merges them into one of {live} rows"
             ),
             (false, false) => "one chunk without garbage: nothing to do".to_owned(),
         };

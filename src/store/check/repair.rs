@@ -143,7 +143,7 @@ impl RepairReport {
 /// `store_locked`, `unsupported_format`, and those of reading and writing files. Damage is no error.
 pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
     if !root.is_dir() {
-        return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display())));
+        return Err(Error::new(ErrorCode::NotFound, format!("{} is not a store", root.display())));
     }
     check_no_backup(root)?;
     let lock = disk::Lock::acquire(&root.join(LOCK_FILE))?;
@@ -162,7 +162,8 @@ pub fn repair(root: &DiskPath, options: RepairOptions) -> Result<RepairReport> {
     drop(lock);
     // Sidecars are derived from the chunks, so rebuilding them is not a repair of data.
     if options.apply {
-        let store = Engine::open(root, false, StoreOptions { upkeep: false, ..StoreOptions::default() })?;
+        let store =
+            Engine::open(root, false, StoreOptions { background_maintenance: false, ..StoreOptions::default() })?;
         let sidecars = store.maintenance.rebuild_sidecars()?;
         if sidecars.rebuilt > 0 {
             report.actions.push(RepairAction {
@@ -232,14 +233,14 @@ impl<'a> RepairPlan<'a> {
         path.strip_prefix(self.root).unwrap_or(path).display().to_string()
     }
 
-    fn act(&mut self, action: &'static str, path: &DiskPath, reason: impl Into<String>) {
+    fn plan_action(&mut self, action: &'static str, path: &DiskPath, reason: impl Into<String>) {
         let file = self.name(path);
         self.actions.push(RepairAction { action, file, reason: reason.into() });
     }
 
-    fn set_aside(&mut self, path: &DiskPath, reason: &str) {
+    fn plan_quarantine(&mut self, path: &DiskPath, reason: &str) {
         if path.exists() && self.quarantine.iter().all(|(known, _)| **known != **path) {
-            self.act("quarantine", path, reason);
+            self.plan_action("quarantine", path, reason);
             self.quarantine.push((path.clone(), reason.to_owned()));
         }
     }
@@ -247,34 +248,34 @@ impl<'a> RepairPlan<'a> {
     /// Damage that reading the store reported: FORMAT, manifest, log, run and receipt files.
     fn find_files(&mut self) -> Result<()> {
         if let Some(reason) = self.read.format_damage.clone() {
-            self.act("rewrite", &self.root.join("FORMAT"), reason);
+            self.plan_action("rewrite", &self.root.join("FORMAT"), reason);
         }
         for (path, reason) in self.read.manifest.damaged.clone() {
-            self.set_aside(&path, &reason);
+            self.plan_quarantine(&path, &reason);
         }
         if self.read.salvaged {
             let reason = if self.options.rebuild_manifest {
-                "the manifest is made anew from the other files".to_owned()
+                "the manifest is rebuilt from the other files".to_owned()
             } else {
-                format!("the manifest is made anew from the other files: {}", self.read.manifest.missing.join("; "))
+                format!("the manifest is rebuilt from the other files: {}", self.read.manifest.missing.join("; "))
             };
-            self.act("rewrite", &manifest_dir(self.root), reason);
-            self.forget();
+            self.plan_action("rewrite", &manifest_dir(self.root), reason);
+            self.list_forgotten();
         }
         for (path, reason) in self.read.damaged_files.clone() {
-            self.set_aside(&path, &reason);
-            self.act("rewrite", &path, "what is whole of it goes into a new file");
+            self.plan_quarantine(&path, &reason);
+            self.plan_action("rewrite", &path, "its intact parts are written to a new file");
         }
-        for place in self.read.log.rot.clone() {
+        for place in self.read.log.damaged_places.clone() {
             self.actions.push(RepairAction { action: "accept", file: "wal".to_owned(), reason: place });
         }
-        if !self.read.log.rot.is_empty() {
+        if !self.read.log.damaged_places.is_empty() {
             let dir = self.root.join("wal");
             for (number, _) in self.read.log.segments.clone() {
                 let path = segment_path(&dir, number);
                 let text = path.display().to_string();
-                if let Some(reason) = self.read.log.rot.iter().find(|place| place.contains(&text)).cloned() {
-                    self.set_aside(&path, &reason);
+                if let Some(reason) = self.read.log.damaged_places.iter().find(|place| place.contains(&text)).cloned() {
+                    self.plan_quarantine(&path, &reason);
                 }
             }
         }
@@ -286,11 +287,11 @@ impl<'a> RepairPlan<'a> {
     }
 
     /// Lists the information that only the manifest had, item by item where the old manifest can be read.
-    fn forget(&mut self) {
+    fn list_forgotten(&mut self) {
         let (old, new, state) = (&self.read.known, &self.read.manifest.contents, &self.read.state);
         if old.epoch.is_empty() || self.options.rebuild_manifest {
             self.forgotten
-                .push("snapshots that are not in the log any more, and what the series were at them".to_owned());
+                .push("snapshots that are no longer in the log, and the state of the series at them".to_owned());
         }
         for (name, record) in &old.snapshots {
             let commit = record.commit;
@@ -301,17 +302,17 @@ impl<'a> RepairPlan<'a> {
         for (id, record) in &old.series {
             let series = parse_def(&record.def).map_or_else(|_| format!("series {id}"), |def| def.key.to_string());
             match (state.series.get(id), new.series.get(id)) {
-                (None, told) if told.is_none() || record.dropped_commit > 0 => {
+                (None, record_now) if record_now.is_none() || record.dropped_commit > 0 => {
                     let reason = match record.dropped_commit {
-                        0 => "no other file than the manifest has its registration".to_owned(),
-                        commit => format!("it was dropped at commit {commit}; only snapshots showed it"),
+                        0 => "only the manifest had its registration".to_owned(),
+                        commit => format!("it was dropped at commit {commit}; only snapshots still showed it"),
                     };
                     self.lost_series.push(LostSeries { series, series_id: *id, reason });
                 }
-                (Some(now), Some(told))
-                    if told.def != record.def && def_json(&now.def).ok().as_ref() != Some(&record.def) =>
+                (Some(now), Some(record_now))
+                    if record_now.def != record.def && def_json(&now.def).ok().as_ref() != Some(&record.def) =>
                 {
-                    let settings = changed_settings(&record.def, &told.def);
+                    let settings = changed_settings(&record.def, &record_now.def);
                     self.forgotten.push(format!("settings of {series}: {settings}"));
                 }
                 _ => {}
@@ -337,7 +338,7 @@ impl<'a> RepairPlan<'a> {
             if first.is_some_and(|first| first <= snapshot.commit) {
                 let commit = snapshot.commit;
                 self.forgotten
-                    .push(format!("snapshot {name} at commit {commit} is kept without the commits lost before it"));
+                    .push(format!("snapshot {name} at commit {commit} is retained without the commits lost before it"));
             }
         }
     }
@@ -356,25 +357,29 @@ impl<'a> RepairPlan<'a> {
                 | FindingKind::MissingCheckpoint
                     if finding.severity > Severity::Note =>
                 {
-                    self.set_aside(&path, &finding.message);
+                    self.plan_quarantine(&path, &finding.message);
                     let dir = manifest_dir(self.root);
                     let file = self.name(&dir);
                     if self.actions.iter().all(|action| action.action != "rewrite" || action.file != file) {
-                        self.act("rewrite", &dir, "a new checkpoint says everything");
+                        self.plan_action("rewrite", &dir, "a new checkpoint replaces it");
                     }
                 }
                 FindingKind::DamagedCurrent => {
-                    self.set_aside(&path, &finding.message);
-                    self.act("rewrite", &path, "it is written anew");
+                    self.plan_quarantine(&path, &finding.message);
+                    self.plan_action("rewrite", &path, "it is recreated");
                 }
                 FindingKind::DamagedSegment
                 | FindingKind::MissingSegment
                 | FindingKind::DamagedFrame
                 | FindingKind::StrayBytes
-                    if self.read.log.rot.is_empty() =>
+                    if self.read.log.damaged_places.is_empty() =>
                 {
-                    self.set_aside(&path, &finding.message);
-                    self.act("rewrite", &path, "its frames go into a new file, and a new log begins");
+                    self.plan_quarantine(&path, &finding.message);
+                    self.plan_action(
+                        "rewrite",
+                        &path,
+                        "its frames are written to a new file, and a new log is started",
+                    );
                 }
                 FindingKind::DamagedRegistry => self.give_up_registry(&finding)?,
                 FindingKind::DamagedTombstone => self.remove_tombstone(&path, &finding),
@@ -391,19 +396,19 @@ impl<'a> RepairPlan<'a> {
     /// Sets the registry aside; the control plane creates a new one.
     fn give_up_registry(&mut self, finding: &Finding) -> Result<()> {
         let path = self.root.join(REGISTRY_FILE);
-        self.set_aside(&path, &finding.message);
-        self.act("rewrite", &path, "a fresh one is begun");
+        self.plan_quarantine(&path, &finding.message);
+        self.plan_action("rewrite", &path, "an empty one is created");
         for end in ["", "-wal", "-shm", "-journal"] {
             let part = self.root.join(format!("{REGISTRY_FILE}{end}"));
             if part.found()? {
                 if !end.is_empty() && end != "-shm" {
-                    self.set_aside(&part, &finding.message);
+                    self.plan_quarantine(&part, &finding.message);
                 }
                 self.removals.push(part);
             }
         }
         let datasets = self.read.state.snapshots.keys().filter(|name| name.starts_with(DATASET_SNAPSHOT));
-        let records = datasets.map(|name| format!("the description of {name}; its snapshot is kept"));
+        let records = datasets.map(|name| format!("the description of {name}; its snapshot is retained"));
         let records: Vec<String> = records.collect();
         self.forgotten.push("descriptions of datasets, features and factors".to_owned());
         self.forgotten.extend(records);
@@ -415,42 +420,42 @@ impl<'a> RepairPlan<'a> {
         if self.small_files.iter().any(|(known, _)| **known == **path) {
             return;
         }
-        self.set_aside(path, &finding.message);
-        self.act("remove", path, "no row depends on this delete any more");
+        self.plan_quarantine(path, &finding.message);
+        self.plan_action("remove", path, "no row depends on this delete any more");
         self.removals.push(path.clone());
     }
 
     fn rewrite_registration(&mut self, path: &DiskPath, finding: &Finding) -> Result<()> {
-        self.set_aside(path, &finding.message);
+        self.plan_quarantine(path, &finding.message);
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let series = finding.series_id.and_then(|id| self.state.series.get(&id));
         let Some((series, commit)) = series.zip(number_of(&name, REGISTRATION)) else {
-            self.act("remove", path, "its series was dropped");
+            self.plan_action("remove", path, "its series was dropped");
             self.removals.push(path.clone());
             return Ok(());
         };
         let file = RegistrationFile { series_id: series.id, commit, series: series.def.as_ref().clone() };
         self.small_files.push((path.clone(), encode_registration(&file)?));
-        self.act("rewrite", path, "the registration is written anew from the manifest");
+        self.plan_action("rewrite", path, "the registration is rewritten from the manifest");
         Ok(())
     }
 
     fn rewrite_drop_marker(&mut self, path: &DiskPath, finding: &Finding) -> Result<()> {
         let series = finding.series_id.and_then(|id| self.state.series.get(&id)).cloned();
-        self.set_aside(path, &finding.message);
+        self.plan_quarantine(path, &finding.message);
         match series.as_ref().map(|series| (series, series.dropped_commit)) {
             Some((series, Some(commit))) => {
                 let (series_id, key) = (series.id, series.def.key.clone());
                 self.small_files.push((path.clone(), encode_drop(&DropFile { series_id, key, commit })?));
-                self.act("rewrite", path, "the marker is written anew from the manifest");
+                self.plan_action("rewrite", path, "the marker is rewritten from the manifest");
             }
             Some((_, None)) => {
-                self.act("remove", path, "its series was not dropped");
+                self.plan_action("remove", path, "its series was not dropped");
                 self.removals.push(path.clone());
             }
             // The new manifest names no file of the series, so the series cannot reappear.
             None => {
-                self.act("remove", path, "nothing of its series is left to show");
+                self.plan_action("remove", path, "no data of its series is left");
                 self.removals.push(path.clone());
             }
         }
@@ -482,8 +487,8 @@ impl<'a> RepairPlan<'a> {
                 }
                 let path = chunk.path().clone();
                 if !path.found()? {
-                    self.lose(&series.def.key, &path, Some(&chunk.record), "the file is missing");
-                    self.act("accept", &path, "the file is missing");
+                    self.add_lost(&series.def.key, &path, Some(&chunk.record), "the file is missing");
+                    self.plan_action("accept", &path, "the file is missing");
                     self.damaged
                         .entry(series.id)
                         .or_default()
@@ -503,8 +508,8 @@ impl<'a> RepairPlan<'a> {
                     Ok(left) => left,
                     Err(error) if error.code() == ErrorCode::CorruptData => {
                         // Neither head nor footer is intact.
-                        self.lose(&series.def.key, &path, Some(&chunk.record), error.detail());
-                        self.set_aside(&path, error.detail());
+                        self.add_lost(&series.def.key, &path, Some(&chunk.record), error.detail());
+                        self.plan_quarantine(&path, error.detail());
                         self.damaged
                             .entry(series.id)
                             .or_default()
@@ -531,16 +536,16 @@ impl<'a> RepairPlan<'a> {
                         ts_min: block.map(|block| block.ts_min),
                         ts_max: block.map(|block| block.ts_max),
                         rows: block.map(|block| u64::from(block.rows)),
-                        reason: format!("block {position}: nothing proves that it is whole"),
+                        reason: format!("block {position}: no checksum proves that it is intact"),
                     });
                 }
                 let reason = if left.is_complete() {
-                    "bytes outside its rows are damaged; every row is whole".to_owned()
+                    "bytes outside its rows are damaged; every row is intact".to_owned()
                 } else {
                     format!("{} of its blocks are damaged", left.damaged.len() + left.unproven.len())
                 };
-                self.set_aside(&path, &reason);
-                self.act("rewrite", &path, "its whole blocks go into a new chunk");
+                self.plan_quarantine(&path, &reason);
+                self.plan_action("rewrite", &path, "its intact blocks are written to a new chunk");
                 let left = (!left.intact.is_empty()).then_some((bytes, left));
                 self.damaged.entry(series.id).or_default().push(DamagedChunk { chunk: Arc::clone(chunk), left });
             }
@@ -548,7 +553,7 @@ impl<'a> RepairPlan<'a> {
         Ok(())
     }
 
-    fn lose(&mut self, key: &SeriesKey, path: &DiskPath, record: Option<&ChunkRecord>, reason: &str) {
+    fn add_lost(&mut self, key: &SeriesKey, path: &DiskPath, record: Option<&ChunkRecord>, reason: &str) {
         self.lost.push(LostRows {
             series: key.to_string(),
             file: self.name(path),
@@ -565,7 +570,7 @@ impl<'a> RepairPlan<'a> {
             for chunk in series.chunks.iter() {
                 if let Some(reason) = chunk.lost_reason() {
                     let (reason, runs) = (reason.to_owned(), self.root.join("runs"));
-                    self.lose(&series.def.key, &runs, Some(&chunk.record), &reason);
+                    self.add_lost(&series.def.key, &runs, Some(&chunk.record), &reason);
                     self.damaged
                         .entry(series.id)
                         .or_default()
@@ -580,18 +585,18 @@ impl<'a> RepairPlan<'a> {
         for series in self.read.state.series.values().cloned().collect::<Vec<_>>() {
             for t in series.needed_tombstones() {
                 let path = series_dir(self.root, series.id).join(tombstone_name(t.commit));
-                let whole = path.found()?
+                let is_intact = path.found()?
                     && disk::read(&path).and_then(|bytes| decode_tombstone(&bytes)).is_ok_and(|file| {
                         (file.series_id, file.commit, file.start, file.end) == (series.id, t.commit, t.start, t.end)
                     });
-                if whole {
+                if is_intact {
                     continue;
                 }
                 // A delete that only the log has so far has no file yet.
                 let known = (series.id, t.commit, t.start, t.end);
                 if self.read.manifest.contents.tombstones.contains(&known) {
-                    self.set_aside(&path, "the tombstone is damaged");
-                    self.act("rewrite", &path, "the tombstone is written anew from the manifest");
+                    self.plan_quarantine(&path, "the tombstone is damaged");
+                    self.plan_action("rewrite", &path, "the tombstone is rewritten from the manifest");
                 }
                 let key = series.def.key.clone();
                 let file = TombstoneFile { series_id: series.id, key, commit: t.commit, start: t.start, end: t.end };
@@ -774,10 +779,10 @@ impl<'a> RepairPlan<'a> {
         let bytes = bytes.unwrap_or(StoreOptions::default().wal_segment_bytes);
         restart(root, segment, first_lsn, bytes)?;
         let lost = self.report().has_lost();
-        let anew = read.salvaged || lost || read.known.epoch.is_empty();
+        let needs_new_epoch = read.salvaged || lost || read.known.epoch.is_empty();
         let mut contents = Contents {
             number: read.manifest.highest.max(read.known.number) + 1,
-            epoch: if anew { fresh_epoch(root)? } else { read.known.epoch.clone() },
+            epoch: if needs_new_epoch { fresh_epoch(root)? } else { read.known.epoch.clone() },
             base_commit: state.commit,
             wal_first_segment: segment,
             wal_first_lsn: first_lsn,

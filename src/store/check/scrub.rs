@@ -21,11 +21,11 @@ pub fn scrub(root: &DiskPath, maintenance: &Maintenance, dry_run: bool, watch: &
     let mut position = 0;
     while let Some(finding) = report.findings.get(position) {
         watch.check()?;
-        let ours = matches!(
+        let is_sidecar = matches!(
             finding.kind,
             FindingKind::DamagedSidecar | FindingKind::MissingSidecar | FindingKind::StaleSidecar
         );
-        let (Some(series_id), Some(chunk_id), true) = (finding.series_id, finding.file_id, ours) else {
+        let (Some(series_id), Some(chunk_id), true) = (finding.series_id, finding.file_id, is_sidecar) else {
             position += 1;
             continue;
         };
@@ -63,7 +63,7 @@ fn add_stale(root: &DiskPath, maintenance: &Maintenance, report: &mut VerifyRepo
             }
             let path = value_index_path(chunk.path());
             let file = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-            let finding = Finding::new(FindingKind::StaleSidecar, file, "the registration asks for other columns now");
+            let finding = Finding::new(FindingKind::StaleSidecar, file, "the registration now requires other columns");
             let mut finding = finding.file_id(chunk.record.id);
             finding.series = Some(series.def.key.to_string());
             finding.series_id = Some(series.id);

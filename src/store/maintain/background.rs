@@ -46,7 +46,7 @@ type MaintenanceLoop = fn(&Weak<Maintenance>, &MaintenanceQueue);
 impl MaintenanceThreads {
     pub fn start(maintenance: &Arc<Maintenance>) -> Result<Self> {
         let queue = Arc::new(MaintenanceQueue::default());
-        let mut upkeep = Self { queue: Arc::clone(&queue), threads: Vec::new() };
+        let mut running = Self { queue: Arc::clone(&queue), threads: Vec::new() };
         let works: [(&str, MaintenanceLoop); 2] = [("fastk-log", maintain_log), ("fastk-seal", maintain_files)];
         for (name, work) in works {
             let (maintenance, queue) = (Arc::downgrade(maintenance), Arc::clone(&queue));
@@ -54,9 +54,9 @@ impl MaintenanceThreads {
                 .name(name.into())
                 .spawn(move || run_loop(work, &maintenance, &queue))
                 .map_err(|error| Error::internal(format!("cannot start thread {name}: {error}")))?;
-            upkeep.threads.push(thread);
+            running.threads.push(thread);
         }
-        Ok(upkeep)
+        Ok(running)
     }
 
     /// Requests a seal of a series.
@@ -162,7 +162,7 @@ fn maintain_files(maintenance: &Weak<Maintenance>, queue: &MaintenanceQueue) {
             report("retention", maintenance.retain(false, &[]).map(|_| ()));
             if maintenance.wal.queue.published().receipts.len() >= RECEIPTS_MAX / 2 {
                 // A checkpoint does it as well, but may be far off, and at the limit writes under a key are refused.
-                maintenance.forget_receipts();
+                maintenance.drop_old_receipts();
             }
         }
         let ordered: Vec<SeriesId> = requests.compact.into_iter().collect();

@@ -25,7 +25,7 @@ use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::store_state::StoreState;
 use crate::store::read::structural::Structural;
 use crate::store::wal::commit_queue::FrozenRuns;
-use crate::store::write::idempotency::RECEIPT_KEEP_MS;
+use crate::store::write::idempotency::RECEIPT_RETENTION_MS;
 
 /// Minimum number of tail rows for which a checkpoint writes a chunk instead of a run in the run file: one block.
 const CHUNK_ROWS_MIN: u64 = 16_384;
@@ -40,9 +40,9 @@ impl Maintenance {
     /// Moves everything out of the log and trims it.
     pub fn checkpoint(&self) -> Result<()> {
         let mut files = self.publisher.lock();
-        let begun = Instant::now();
+        let started = Instant::now();
         let outcome = self.wal.reserve.with_reserve(|| self.checkpoint_with(&mut files));
-        metrics::histogram!("fastk_checkpoint_seconds").record(begun.elapsed());
+        metrics::histogram!("fastk_checkpoint_seconds").record(started.elapsed());
         self.note(&outcome);
         outcome
     }
@@ -53,7 +53,7 @@ impl Maintenance {
     }
 
     fn empty_log(&self, files: &mut PublishedFiles) -> Result<()> {
-        self.forget_receipts();
+        self.drop_old_receipts();
         let long = self.long_tails();
         self.publisher.seal_with(files, &long)?;
         let frozen = self.wal.queue.freeze(None)?;
@@ -271,12 +271,12 @@ impl Maintenance {
         state: &StoreState,
         edit: &mut Edit,
     ) -> Result<Vec<u64>> {
-        let old = self.options.clock.wall_ms().saturating_sub(RECEIPT_KEEP_MS);
+        let old = self.options.clock.wall_ms().saturating_sub(RECEIPT_RETENTION_MS);
         let expired = contents.receipts.values().filter(|file| file.newest_ms < old);
-        let mut gone: Vec<u64> = expired.map(|file| file.id).collect();
+        let mut removed: Vec<u64> = expired.map(|file| file.id).collect();
         let whole = contents.receipts.len() >= RECEIPT_FILES_MERGED;
         if whole {
-            gone = contents.receipts.keys().copied().collect();
+            removed = contents.receipts.keys().copied().collect();
         }
         let unsettled = |receipt: &Receipt| receipt.written.iter().any(|w| w.commit > contents.base_commit);
         let receipts = state.receipts.values().map(Arc::as_ref);
@@ -288,13 +288,13 @@ impl Maintenance {
             let id = self.publish_new(staged, &mut edit.next_file_id, receipts_path)?;
             edit.receipts.push(ReceiptsRecord { id, bytes: bytes.len() as u64, newest_ms });
         }
-        edit.receipts_removed = gone.clone();
-        Ok(gone)
+        edit.receipts_removed = removed.clone();
+        Ok(removed)
     }
 
     /// Drops expired receipts.
-    pub fn forget_receipts(&self) {
-        let before_ms = self.options.clock.wall_ms().saturating_sub(RECEIPT_KEEP_MS);
+    pub fn drop_old_receipts(&self) {
+        let before_ms = self.options.clock.wall_ms().saturating_sub(RECEIPT_RETENTION_MS);
         // Searched without the lock: there can be a million of them.
         if self.wal.queue.published().receipts.values().any(|receipt| receipt.wall_ms < before_ms) {
             self.wal.queue.apply(&mut self.wal.queue.lock(), Structural::Forget { before_ms });

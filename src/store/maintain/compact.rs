@@ -39,9 +39,9 @@ impl Maintenance {
     /// without garbage. A damaged chunk is left as it is, so that its readers get the error; the others are compacted.
     pub fn compact(&self, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
         let mut files = self.publisher.lock();
-        let begun = Instant::now();
+        let started = Instant::now();
         let outcome = self.wal.queue.stop_on_panic(|| self.compact_with(&mut files, ids, full));
-        metrics::histogram!("fastk_compaction_seconds").record(begun.elapsed());
+        metrics::histogram!("fastk_compaction_seconds").record(started.elapsed());
         self.note(&outcome);
         outcome
     }
@@ -213,12 +213,12 @@ impl Maintenance {
         let rows = added.map_or(0, |record| record.rows);
         let wrong = |what: String| {
             Error::internal(format!(
-                "compaction of {} {} gave {what}; nothing was changed",
+                "compaction of {} {} produced {what}; nothing was changed",
                 series.def.key, group.partition
             ))
         };
         if rows != live {
-            return Err(wrong(format!("{rows} rows for {live}")));
+            return Err(wrong(format!("{rows} rows instead of {live}")));
         }
         let Some(record) = added else { return Ok(()) };
         let written = Arc::new(ChunkFile::new(&self.root, record.clone()));

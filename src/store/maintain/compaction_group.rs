@@ -34,11 +34,11 @@ pub struct CompactionGroup {
 /// Why a group is to become one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompactionReason {
-    /// It has too many chunks.
-    pub many: bool,
-    /// Too many of its bytes are garbage.
-    pub much: bool,
-    /// Too many deletes lie over it, and one chunk replaces all of them.
+    /// It has too too_many_chunks chunks.
+    pub too_many_chunks: bool,
+    /// Too too_many_chunks of its bytes are garbage.
+    pub too_much_garbage: bool,
+    /// Too too_many_chunks deletes lie over it, and one chunk replaces all of them.
     pub deletes: bool,
     /// The chunk would be the partition as of this commit.
     pub as_of: Option<u64>,
@@ -46,7 +46,7 @@ pub struct CompactionReason {
 
 impl CompactionReason {
     pub fn any(self) -> bool {
-        self.many || self.much || self.deletes
+        self.too_many_chunks || self.too_much_garbage || self.deletes
     }
 }
 
@@ -106,8 +106,8 @@ impl CompactionGroup {
         let as_of = last_delete.filter(|commit| between.is_none_or(|between| *commit < between));
         let bytes = self.bytes();
         CompactionReason {
-            many: self.chunks.len() >= if full { 2 } else { CHUNKS_MAX },
-            much: garbage_bytes * 100 >= bytes * GARBAGE_PERCENT || (full && garbage_bytes > 0),
+            too_many_chunks: self.chunks.len() >= if full { 2 } else { CHUNKS_MAX },
+            too_much_garbage: garbage_bytes * 100 >= bytes * GARBAGE_PERCENT || (full && garbage_bytes > 0),
             // Only when the new chunk is newer than all of them: it would be due again at once otherwise.
             deletes: as_of.is_some()
                 && (tombstones.len() as u64).saturating_mul(BYTES_PER_DELETE) >= bytes.max(GROUP_BYTES_MIN),

@@ -36,8 +36,8 @@ impl RootCheck {
     /// Why the directory is not the one that was opened, or does not respond.
     pub fn problem(&self) -> Option<String> {
         let mut found = self.0.found();
-        if let (Some(begun), before) = &*found {
-            let waited = begun.elapsed();
+        if let (Some(started), before) = &*found {
+            let waited = started.elapsed();
             let stalled = waited >= STALLED;
             let stall = stalled.then(|| format!("the disk has not responded for {} s", waited.as_secs()));
             return stall.or_else(|| before.clone());

@@ -50,7 +50,7 @@ impl Maintenance {
         chunk: &Arc<ChunkFile>,
         report: &mut SidecarReport,
     ) -> Result<()> {
-        let _one_at_a_time = self.publisher.lock();
+        let _lock = self.publisher.lock();
         report.chunks_checked += 1;
         let open = chunk.open_uncached()?;
         let before = *report;
@@ -66,7 +66,7 @@ impl Maintenance {
         }
         if *report != before {
             tracing::info!(chunk = chunk.name(), "sidecars were rebuilt");
-            chunk.forget();
+            chunk.close();
         }
         Ok(())
     }

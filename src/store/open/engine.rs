@@ -8,7 +8,7 @@ use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Edit;
-use crate::store::directory::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, is_beside};
+use crate::store::directory::{DIRECTORIES, FORMAT_FILE, LOCK_FILE, format_text, is_token_file};
 use crate::store::maintain::maintenance::Maintenance;
 use crate::store::maintain::root_check::RootCheck;
 use crate::store::manifest::edits::{Contents, Manifest, manifest_dir};
@@ -58,25 +58,25 @@ impl Engine {
     /// `store_locked` when another process has it open, `not_found` when there is none, `unsupported_format` for a
     /// newer one, and those of the disk.
     pub fn open(root: &DiskPath, create: bool, options: StoreOptions) -> Result<Self> {
-        let begun = std::time::Instant::now();
+        let started = std::time::Instant::now();
         let opening = options.opening.clone().unwrap_or_default();
-        let was_there = exists(root)?;
-        if !was_there && !create {
-            return Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display()))
+        let existed = exists(root)?;
+        if !existed && !create {
+            return Err(Error::new(ErrorCode::NotFound, format!("{} is not a store", root.display()))
                 .with_hint("serve, demo, import and register create one"));
         }
         disk::create_dir(root)?;
-        if !was_there {
+        if !existed {
             check_unused(root)?;
         }
         let lock = disk::Lock::acquire(&root.join(LOCK_FILE))?;
         lock.describe(&format!("{{\"pid\":{},\"format\":{FORMAT_VERSION}}}\n", std::process::id()))?;
         // Without the lock another process may have created the store since the first look.
-        let exists = was_there || exists(root)?;
+        let exists = existed || exists(root)?;
         if !exists {
             create_store(root)?;
         }
-        let wanted = (options.commit_retention_bytes_max > 0).then(|| RetainedRange {
+        let retained = (options.commit_retention_bytes_max > 0).then(|| RetainedRange {
             commits_max: options.commit_retention_bytes_max / COMMIT_BYTES,
             since_ms: options.clock.wall_ms().saturating_sub_unsigned(options.commit_retention_ms),
         });
@@ -91,7 +91,7 @@ impl Engine {
             left_in_runs,
             replayed,
             ..
-        } = read_store_with_progress(root, ManifestTrust::Manifest, &opening, wanted)?;
+        } = read_store_with_progress(root, ManifestTrust::Manifest, &opening, retained)?;
         opening.begin(OpenStep::Tidy, 0);
         report.created = !exists;
         let cache = Arc::new(MapCache::new(options.maps_max, options.prefetch));
@@ -104,7 +104,7 @@ impl Engine {
         let log = if damaged {
             Log::closed(root, &recovered, options.wal_segment_bytes)
         } else {
-            tidy(root, &manifest.contents, newest, &mut report)?;
+            remove_leftovers(root, &manifest.contents, newest, &mut report)?;
             let log = Log::open(root, start, &recovered, options.wal_segment_bytes)?;
             // After the log has a segment: a store with a name and without a log lost it.
             if manifest.contents.epoch.is_empty() {
@@ -123,7 +123,7 @@ impl Engine {
             .owned_by(Arc::clone(&lock))
             .with_past(Arc::clone(&retained))
             .with_clock(options.clock.clone());
-        report.duration_ms = elapsed_ms(begun);
+        report.duration_ms = elapsed_ms(started);
         let epoch = epoch_of_damaged.unwrap_or_else(|| manifest.contents.epoch.clone());
         let options = Arc::new(options);
         let reads = Arc::new(Reads { cache, retained, views: SnapshotViews::default() });
@@ -217,7 +217,7 @@ fn first_edit(root: &DiskPath) -> Result<Edit> {
 }
 
 /// Removes what a crash left over and nothing names. Only called for a store without damage.
-fn tidy(root: &DiskPath, contents: &Contents, newest: bool, report: &mut RecoveryReport) -> Result<()> {
+fn remove_leftovers(root: &DiskPath, contents: &Contents, newest: bool, report: &mut RecoveryReport) -> Result<()> {
     for name in DIRECTORIES {
         disk::create_dir(&root.join(name))?;
     }
@@ -265,22 +265,22 @@ fn remove_unnamed(root: &DiskPath, contents: &Contents, below: u64) -> Result<u6
 
 fn log_report(report: &RecoveryReport) {
     for torn in &report.torn {
-        tracing::warn!(torn, "the torn end of an unfinished write was cut");
+        tracing::warn!(torn, "the incomplete write at the end of the log was truncated");
     }
     for spare in &report.spare {
-        tracing::warn!(spare, "damage that cost nothing; `fastk admin repair` puts it in order");
+        tracing::warn!(spare, "damage without loss of data; `fastk admin repair` fixes it");
     }
     for damage in &report.damage {
-        tracing::error!(damage, "the store is damaged and takes no writes until `fastk admin repair`");
+        tracing::error!(damage, "the store is damaged and read-only until `fastk admin repair`");
     }
     for (first, last) in &report.lost_lsns {
         tracing::error!(first, last, "commits of these log sequence numbers are lost");
     }
     if let Some(first) = report.lost_from {
-        tracing::error!(first, "the end of the log is gone; commits from this log sequence number on may be lost");
+        tracing::error!(first, "the end of the log is missing; commits from this log sequence number on may be lost");
     }
     for (first, last) in &report.lost_commits {
-        tracing::error!(first, last, "these commits are lost as far as they were in the log alone");
+        tracing::error!(first, last, "these commits are lost, unless they are also stored outside the log");
     }
     for id in &report.lost_series {
         tracing::error!(id, "a series is lost: its registration is in a part of the log that is lost");
@@ -295,12 +295,14 @@ fn log_report(report: &RecoveryReport) {
 fn check_unused(root: &DiskPath) -> Result<()> {
     let foreign: Vec<String> = disk::list(root)?
         .into_iter()
-        .filter(|name| name != LOCK_FILE && !DIRECTORIES.contains(&name.as_str()) && !is_beside(name))
+        .filter(|name| name != LOCK_FILE && !DIRECTORIES.contains(&name.as_str()) && !is_token_file(name))
         .collect();
     match foreign.first() {
         None => Ok(()),
         Some(_) if exists(root)? => Ok(()),
-        Some(name) => Err(Error::invalid(format!("{} is not empty (it holds {name:?}) and no store", root.display()))
-            .with_hint("name an empty or a new directory")),
+        Some(name) => {
+            Err(Error::invalid(format!("{} is not empty (it has {name:?}) and is not a store", root.display()))
+                .with_hint("choose an empty or new directory"))
+        }
     }
 }

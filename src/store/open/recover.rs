@@ -116,7 +116,7 @@ pub fn read_store_with_progress(
     root: &DiskPath,
     trust: ManifestTrust,
     opening: &OpenProgress,
-    wanted: Option<RetainedRange>,
+    retained: Option<RetainedRange>,
 ) -> Result<RecoveredStore> {
     opening.begin(OpenStep::Manifest, 0);
     let mut report = RecoveryReport::default();
@@ -134,7 +134,7 @@ pub fn read_store_with_progress(
     }
     // A store without an epoch is new, unless it holds data.
     if found.contents.epoch.is_empty() && salvage::holds_data(root)? {
-        found.missing.push("the manifest is gone".to_owned());
+        found.missing.push("the manifest is missing".to_owned());
     }
     report.spare.extend(found.spare.iter().cloned());
     damage.extend(found.missing.iter().cloned());
@@ -144,11 +144,11 @@ pub fn read_store_with_progress(
     let salvaged = trust == ManifestTrust::FilesOnly || !found.missing.is_empty();
     if salvaged {
         let nothing = Contents { number: known.number, ..Contents::default() };
-        let believed = if trust == ManifestTrust::FilesOnly { &nothing } else { &known };
+        let trusted = if trust == ManifestTrust::FilesOnly { &nothing } else { &known };
         // The start of the log says nothing about rows: it shows whether frames before it are missing.
         let begins = (found.missing.is_empty() && !known.epoch.is_empty())
             .then_some((known.wal_first_segment, known.wal_first_lsn));
-        (found.contents, marked) = salvage::contents(root, believed, begins)?;
+        (found.contents, marked) = salvage::contents(root, trusted, begins)?;
     }
     let contents = &found.contents;
     let start = ReplayStart {
@@ -167,7 +167,7 @@ pub fn read_store_with_progress(
     let mut state = state_of(root, contents, snapshots_until)?;
     let (damaged_files, left_in_runs) = load_runs(root, contents, &mut state)?;
     damage.extend(damaged_files.iter().map(|(_, reason)| reason.clone()));
-    damage.extend(log.rot.iter().cloned());
+    damage.extend(log.damaged_places.iter().cloned());
     let runs_base = contents.runs.values().map(|run| run.base_commit).max().unwrap_or(0);
     let base = contents.base_commit.max(known.base_commit).max(runs_base);
     let mut lost_commits = lost_commits(&log, base, highest_commit(&known));
@@ -175,12 +175,12 @@ pub fn read_store_with_progress(
         state: &mut state,
         contents,
         next_series_id: contents.next_series_id,
-        loose: HashMap::new(),
+        unsorted: HashMap::new(),
         snapshots_seen: BTreeSet::new(),
         unknown: BTreeMap::new(),
         replayed: ReplayedCommits::default(),
     };
-    let keep_from = (log.commits.len() as u64).saturating_sub(wanted.map_or(0, |wanted| wanted.commits_max));
+    let keep_from = (log.commits.len() as u64).saturating_sub(retained.map_or(0, |retained| retained.commits_max));
     let mut position = 0_u64;
     opening.begin(OpenStep::Commits, log.commits.len() as u64);
     for (frame, payload) in std::mem::take(&mut log.commits) {
@@ -191,7 +191,8 @@ pub fn read_store_with_progress(
         }
         match decode_commit(&payload) {
             Ok(commit) => {
-                let is_kept = position > keep_from && wanted.is_some_and(|wanted| commit.wall_ms >= wanted.since_ms);
+                let is_kept =
+                    position > keep_from && retained.is_some_and(|retained| commit.wall_ms >= retained.since_ms);
                 replay.commit(frame.commit, commit)?;
                 if is_kept {
                     replay.keep();
@@ -256,11 +257,11 @@ pub fn read_store_with_progress(
 fn lost_commits(log: &RecoveredLog, base: u64, highest: u64) -> Vec<(u64, Option<u64>)> {
     let frames = || log.commits.iter().map(|(frame, _)| (frame.lsn, frame.commit));
     let before = |lsn: u64| frames().filter(|frame| frame.0 < lsn).map(|frame| frame.1).max().unwrap_or(0).max(base);
-    let behind = |lsn: u64| frames().filter(|frame| frame.0 > lsn).map(|frame| frame.1).min();
+    let after = |lsn: u64| frames().filter(|frame| frame.0 > lsn).map(|frame| frame.1).min();
     let mut lost = Vec::new();
     for (first, last) in &log.lost {
         let from = before(*first) + 1;
-        let to = match behind(*last) {
+        let to = match after(*last) {
             Some(next) => next - 1,
             // At most one commit per frame.
             None => (from + (last - first)).max(highest),

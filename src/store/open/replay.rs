@@ -24,14 +24,14 @@ pub struct UnsortedRows {
 }
 
 /// Most rows buffered for a series.
-const LOOSE_ROWS_MAX: usize = 65_536;
+const UNSORTED_ROWS_MAX: usize = 65_536;
 
 /// Applies logged commits, oldest first.
 pub struct Replay<'a> {
     pub state: &'a mut StoreState,
     pub contents: &'a Contents,
     pub next_series_id: u64,
-    pub loose: HashMap<SeriesId, UnsortedRows>,
+    pub unsorted: HashMap<SeriesId, UnsortedRows>,
     /// Snapshots that were made, by name and commit, whether or not they were dropped again.
     pub snapshots_seen: BTreeSet<(String, u64)>,
     /// Series that no file names, and the commits of their changes.
@@ -48,7 +48,7 @@ impl Replay<'_> {
 
     /// Makes a run of the buffered rows of a series.
     pub fn settle(&mut self, id: SeriesId) {
-        let Some(UnsortedRows { rows, commit_lo, commit_hi }) = self.loose.remove(&id) else { return };
+        let Some(UnsortedRows { rows, commit_lo, commit_hi }) = self.unsorted.remove(&id) else { return };
         let snapshot_commits = Arc::clone(&self.state.snapshot_commits);
         if let (Some(run), Some(series)) = (Run::new(rows, commit_lo, commit_hi), self.state.series.get_mut(&id)) {
             Arc::make_mut(series).push_run(run, &snapshot_commits);
@@ -56,14 +56,14 @@ impl Replay<'_> {
     }
 
     pub fn settle_all(&mut self) {
-        let ids: Vec<SeriesId> = self.loose.keys().copied().collect();
+        let ids: Vec<SeriesId> = self.unsorted.keys().copied().collect();
         ids.into_iter().for_each(|id| self.settle(id));
     }
 
     fn write(&mut self, id: SeriesId, rows: Rows, replaced: u64, number: u64, wall_ms: i64) {
         let snapshot_commits = Arc::clone(&self.state.snapshot_commits);
-        let follows = self.loose.get(&id).is_some_and(|loose| {
-            loose.rows.ts.last() < rows.ts.first() && loose.rows.len() + rows.len() <= LOOSE_ROWS_MAX
+        let follows = self.unsorted.get(&id).is_some_and(|unsorted| {
+            unsorted.rows.ts.last() < rows.ts.first() && unsorted.rows.len() + rows.len() <= UNSORTED_ROWS_MAX
         });
         if !follows {
             self.settle(id);
@@ -71,13 +71,13 @@ impl Replay<'_> {
         if let Some(series) = self.state.series.get_mut(&id) {
             Arc::make_mut(series).count_rows_written(&rows, replaced, number, wall_ms, &snapshot_commits);
         }
-        match self.loose.get_mut(&id) {
-            Some(loose) => {
-                loose.commit_hi = number;
-                loose.rows.append(rows);
+        match self.unsorted.get_mut(&id) {
+            Some(unsorted) => {
+                unsorted.commit_hi = number;
+                unsorted.rows.append(rows);
             }
             None => {
-                self.loose.insert(id, UnsortedRows { rows, commit_lo: number, commit_hi: number });
+                self.unsorted.insert(id, UnsortedRows { rows, commit_lo: number, commit_hi: number });
             }
         }
     }

@@ -321,22 +321,22 @@ fn read_runs_dir(
                 newest.add(run.series_id, def, (run.commit_lo, run.commit_hi));
             }
         }
-        let told = RunRecord {
+        let derived = RunRecord {
             id,
             bytes: bytes.len() as u64,
             crc: salvaged.crc.unwrap_or(0),
             level: salvaged.origin.map_or(0, |origin| origin.level),
             base_commit: salvaged.origin.map_or(0, |origin| origin.base_commit),
         };
-        found.runs.insert(id, known.runs.get(&id).cloned().unwrap_or(told));
+        found.runs.insert(id, known.runs.get(&id).cloned().unwrap_or(derived));
     }
     // A file of a higher level replaced the rows of those before it.
     let superseded = |record: &RunRecord, found: &Contents| {
         found.runs.values().any(|other| other.level > record.level && other.base_commit >= record.base_commit)
     };
-    let gone: Vec<RunRecord> =
+    let superseded_runs: Vec<RunRecord> =
         known.runs.values().filter(|record| !found.runs.contains_key(&record.id)).cloned().collect();
-    for record in gone {
+    for record in superseded_runs {
         if !superseded(&record, found) {
             found.runs.insert(record.id, record);
         }
@@ -357,8 +357,8 @@ fn log_start(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> R
     let bytes = disk::read(&path)?;
     let header = decode_segment_header(bytes.get(..SEGMENT_HEADER_BYTES).unwrap_or(&bytes));
     // After a crash before its first frame that can have a lower one than the header records.
-    let told = header.ok().map(|header| header.first_lsn);
-    let lsn = told.into_iter().chain(first_frame(&bytes).map(|(_, frame)| frame.lsn)).min();
+    let first_lsn = header.ok().map(|header| header.first_lsn);
+    let lsn = first_lsn.into_iter().chain(first_frame(&bytes).map(|(_, frame)| frame.lsn)).min();
     Ok((first, lsn.unwrap_or(known.wal_first_lsn).max(1)))
 }
 
@@ -394,7 +394,7 @@ pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> 
         (None, None) => false,
     };
     if foreign {
-        return Ok((Vec::new(), vec![unknown(format!("{name} is another file"))]));
+        return Ok((Vec::new(), vec![unknown(format!("{name} is not the file that the manifest names"))]));
     }
     let mut lost: Vec<LostRun> = salvaged
         .damaged
@@ -406,7 +406,7 @@ pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> 
         })
         .collect();
     if !salvaged.complete && lost.iter().all(|lost| lost.run.is_some()) {
-        lost.push(unknown(format!("{name} is cut")));
+        lost.push(unknown(format!("{name} is truncated")));
     }
     let runs = salvaged.runs.iter().map(|entry| {
         let column = |position: u32| {

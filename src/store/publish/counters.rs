@@ -38,7 +38,7 @@ pub struct VacuumReport {
 
 /// Counts since the store was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UpkeepCounts {
+pub struct MaintenanceCounts {
     /// Series sealed, and chunks written for them.
     pub seals: u64,
     pub chunks_sealed: u64,
@@ -61,7 +61,7 @@ pub struct UpkeepCounts {
 
 #[derive(Debug, Default)]
 pub struct Counters {
-    counts: Mutex<UpkeepCounts>,
+    counts: Mutex<MaintenanceCounts>,
     /// Bytes of chunks that hold nothing readable, where there are any; as of the last compaction step.
     garbage: Mutex<BTreeMap<SeriesId, u64>>,
     /// Bytes of the run files that the manifest lists, and their number.
@@ -69,11 +69,11 @@ pub struct Counters {
 }
 
 impl Counters {
-    fn change(&self, change: impl FnOnce(&mut UpkeepCounts)) {
+    fn change(&self, change: impl FnOnce(&mut MaintenanceCounts)) {
         change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub fn counts(&self) -> UpkeepCounts {
+    pub fn counts(&self) -> MaintenanceCounts {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -168,8 +168,9 @@ impl Publisher {
         added: &[ChunkRecord],
         removed: &[Arc<ChunkFile>],
     ) -> Vec<Tombstone> {
-        let gone = |chunk: &Arc<ChunkFile>| removed.iter().any(|gone| gone.record.id == chunk.record.id);
-        let kept = series.chunks.iter().filter(|chunk| !gone(chunk)).cloned();
+        let is_removed =
+            |chunk: &Arc<ChunkFile>| removed.iter().any(|is_removed| is_removed.record.id == chunk.record.id);
+        let kept = series.chunks.iter().filter(|chunk| !is_removed(chunk)).cloned();
         let new = added.iter().map(|record| Arc::new(ChunkFile::new(&self.root, record.clone())));
         series.chunks = Arc::new(kept.chain(new).collect());
         series.needed_tombstones()
@@ -245,12 +246,12 @@ impl Publisher {
         self.files.try_lock()
     }
 
-    pub fn keep_files_of(&self, gone: &[Arc<SeriesState>]) {
-        self.dropped().extend(gone.iter().map(|series| (series.id, Arc::clone(series))));
+    pub fn keep_files_of(&self, dropped_series: &[Arc<SeriesState>]) {
+        self.dropped().extend(dropped_series.iter().map(|series| (series.id, Arc::clone(series))));
     }
 
-    pub fn forget_files_of(&self, gone: &[Arc<SeriesState>]) {
-        self.dropped().retain(|id, _| gone.iter().all(|series| series.id != *id));
+    pub fn forget_files_of(&self, dropped_series: &[Arc<SeriesState>]) {
+        self.dropped().retain(|id, _| dropped_series.iter().all(|series| series.id != *id));
     }
 
     pub fn dropped(&self) -> MutexGuard<'_, BTreeMap<SeriesId, Arc<SeriesState>>> {

@@ -78,7 +78,7 @@ impl Publisher {
         if chosen.is_empty() {
             return Ok(report);
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         // Everything frozen must be durable and published before it may reach a chunk.
         self.wal.queue.settled(&frozen.decided)?;
         let (commit, snapshot_commits) = (frozen.state.commit, &frozen.state.snapshot_commits);
@@ -101,7 +101,7 @@ impl Publisher {
         self.stager.place_chunks(staged)?;
         self.publish_chunks(files, parts, edit, next_file_id)?;
         self.counters.add_seal(report);
-        metrics::histogram!("fastk_seal_seconds").record(begun.elapsed());
+        metrics::histogram!("fastk_seal_seconds").record(started.elapsed());
         Ok(report)
     }
 

@@ -70,10 +70,10 @@ pub fn write_registration(root: &DiskPath, series: &SeriesState, recorded: Optio
         Some(record) => record.def != def_json(&series.def)?,
         None => false,
     };
-    let told = !series.chunks.is_empty() || !series.settled.is_empty() || !series.frozen.is_empty();
+    let is_recorded = !series.chunks.is_empty() || !series.settled.is_empty() || !series.frozen.is_empty();
     let dir = series_dir(root, series.id);
-    let is_there = || disk::list(&dir).map(|names| names.iter().any(|name| name.ends_with(REGISTRATION)));
-    if !changed && (told || is_there()?) {
+    let has_registration = || disk::list(&dir).map(|names| names.iter().any(|name| name.ends_with(REGISTRATION)));
+    if !changed && (is_recorded || has_registration()?) {
         return Ok(());
     }
     disk::create_dir(&dir)?;

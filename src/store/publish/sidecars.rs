@@ -24,10 +24,10 @@ pub struct SidecarReport {
 
 /// Whether a chunk has a value index of other columns than a registration requires, or none where it requires one.
 pub fn is_stale(open: &OpenChunk, path: &DiskPath, def: &SeriesDef) -> bool {
-    let wanted = wanted_columns(&open.meta, def);
+    let columns_needed = wanted_columns(&open.meta, def);
     match IndexFile::open(path, &open.meta, open.footer_crc()) {
-        Ok(Some(file)) => !wanted.is_empty() && !file.covers(&wanted),
-        Ok(None) => !wanted.is_empty(),
+        Ok(Some(file)) => !columns_needed.is_empty() && !file.covers(&columns_needed),
+        Ok(None) => !columns_needed.is_empty(),
         Err(_) => false,
     }
 }
@@ -107,9 +107,9 @@ pub fn put_in_order(
         replace(staged, &zone_map_path(path))?;
         report.rebuilt += 1;
     }
-    let wanted = wanted_columns(meta, def);
+    let columns_needed = wanted_columns(meta, def);
     let target = value_index_path(path);
-    if wanted.is_empty() {
+    if columns_needed.is_empty() {
         if target.exists() {
             disk::remove(&target)?;
             report.removed += 1;
@@ -117,9 +117,9 @@ pub fn put_in_order(
         return Ok(());
     }
     let whole = IndexFile::open(path, meta, footer_crc)
-        .is_ok_and(|file| file.is_some_and(|file| file.covers(&wanted) && file.check_pages().is_ok()));
+        .is_ok_and(|file| file.is_some_and(|file| file.covers(&columns_needed) && file.check_pages().is_ok()));
     if !whole {
-        replace(stage_value_index(open, tmp, &wanted)?, &target)?;
+        replace(stage_value_index(open, tmp, &columns_needed)?, &target)?;
         report.rebuilt += 1;
     }
     Ok(())
@@ -131,9 +131,9 @@ pub fn index_new_chunk(chunk: &ChunkFile, tmp: &DiskPath, def: &SeriesDef) -> Re
         return Ok(());
     }
     let open = chunk.open_uncached()?;
-    let wanted = wanted_columns(&open.meta, def);
-    if wanted.is_empty() {
+    let columns_needed = wanted_columns(&open.meta, def);
+    if columns_needed.is_empty() {
         return Ok(());
     }
-    replace(stage_value_index(&open, tmp, &wanted)?, &value_index_path(chunk.path()))
+    replace(stage_value_index(&open, tmp, &columns_needed)?, &value_index_path(chunk.path()))
 }

@@ -159,7 +159,7 @@ impl ChunkStager {
     /// Writes the value index of a chunk that is linked, or has it written later.
     pub fn index(&self, chunk: &ChunkFile, def: &SeriesDef) {
         if let Err(error) = index_new_chunk(chunk, &self.root.join("tmp"), def) {
-            tracing::warn!(%error, "a chunk goes without its value index for now");
+            tracing::warn!(%error, "a chunk has no value index for now");
             self.cache.sidecar_requests.add_chunk(chunk.record.series_id, chunk.record.id);
         }
     }

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_stays_as_it_is_while_rows_come_behind_it() {
+    fn a_view_does_not_change_while_rows_are_appended() {
         let buffer = AppendBuffer::with(4, &[&[1, 2], &[10, 20]]);
         let before = buffer.columns(2);
         assert!(buffer.append(2, &rows(&[3])));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_goes_on_from_a_view_and_nobody_beyond_the_end() {
+    fn only_one_state_appends_to_a_buffer_and_none_beyond_its_end() {
         let buffer = AppendBuffer::with(4, &[&[1, 2], &[10, 20]]);
         assert!(buffer.append(2, &rows(&[3])));
         assert!(!buffer.append(2, &rows(&[4])), "another row is there");
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_see_whole_rows_while_others_come() {
+    fn readers_see_complete_rows_while_others_are_appended() {
         let buffer = AppendBuffer::with(10_000, &[&[0], &[0]]);
         let newest = std::sync::Mutex::new(buffer.columns(1));
         std::thread::scope(|scope| {

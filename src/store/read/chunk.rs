@@ -138,7 +138,7 @@ impl ChunkFile {
     }
 
     fn reporter(self: &Arc<Self>, cache: &MapCache) -> ReadReporter {
-        ReadReporter { met: Arc::clone(&cache.damage), chunk: Arc::downgrade(self) }
+        ReadReporter { log: Arc::clone(&cache.damage), chunk: Arc::downgrade(self) }
     }
 
     /// The mapped chunk for one use by maintenance.
@@ -152,7 +152,7 @@ impl ChunkFile {
     }
 
     /// Lets the next reader open the file again, with the sidecars it has now.
-    pub fn forget(&self) {
+    pub fn close(&self) {
         self.open.store(None);
     }
 }
@@ -279,14 +279,14 @@ impl OpenChunk {
         }
         let mut columns = Vec::with_capacity(def.columns.len() + 1);
         columns.push(column(0));
-        for wanted in &def.columns {
+        for requested in &def.columns {
             let stored = self
                 .meta
                 .series
-                .column(&wanted.name)
-                .ok_or_else(|| Error::internal(format!("{} has no column {}", self.name, wanted.name)))?;
+                .column(&requested.name)
+                .ok_or_else(|| Error::internal(format!("{} has no column {}", self.name, requested.name)))?;
             let kind = self.meta.series.columns.get(stored).map(|column| column.kind);
-            columns.push(rescaled(column(stored + 1), kind, wanted.kind)?);
+            columns.push(rescaled(column(stored + 1), kind, requested.kind)?);
         }
         Block::new(rows, columns)
     }
@@ -338,7 +338,7 @@ impl OpenChunk {
         ranges: &[(i64, i64)],
         rows_left: usize,
     ) -> Option<Vec<u32>> {
-        let drop_it = |error: Error| {
+        let discard = |error: Error| {
             if !self.index_bad.swap(true, Ordering::AcqRel) {
                 tracing::warn!(%error, "a value index is not used");
                 cache.sidecar_requests.add(&self.meta);
@@ -347,7 +347,7 @@ impl OpenChunk {
         let index = self.index.get_or_init(|| {
             let found = IndexFile::open(&self.path, &self.meta, self.footer_crc);
             found.unwrap_or_else(|error| {
-                drop_it(error);
+                discard(error);
                 None
             })
         });
@@ -359,7 +359,7 @@ impl OpenChunk {
             return None;
         };
         index.rows(column, ranges, rows_left).unwrap_or_else(|error| {
-            drop_it(error);
+            discard(error);
             None
         })
     }
@@ -390,15 +390,15 @@ impl OpenChunk {
 }
 
 /// A column under the type the series has now.
-fn rescaled(buffer: Buffer, stored: Option<ColumnType>, wanted: ColumnType) -> Result<Buffer> {
-    match (stored, wanted) {
-        (Some(stored), wanted) if stored == wanted => Ok(buffer),
+fn rescaled(buffer: Buffer, stored: Option<ColumnType>, requested: ColumnType) -> Result<Buffer> {
+    match (stored, requested) {
+        (Some(stored), requested) if stored == requested => Ok(buffer),
         (Some(ColumnType::Decimal { digits: from }), ColumnType::Decimal { digits: to }) => {
             let cells: Option<Vec<i64>> =
                 buffer.typed_data::<i64>().iter().map(|raw| number::rescale(*raw, from, to)).collect();
             cells.map(Buffer::from_vec).ok_or_else(|| Error::internal("a stored decimal does not fit the new digits"))
         }
-        (stored, wanted) => Err(Error::internal(format!("a column stored as {stored:?} is read as {wanted:?}"))),
+        (stored, requested) => Err(Error::internal(format!("a column stored as {stored:?} is read as {requested:?}"))),
     }
 }
 
@@ -439,50 +439,50 @@ const DAMAGED_CHUNKS_MAX: usize = 1_000;
 /// Where the damage that readers find in a chunk is recorded.
 #[derive(Clone, Debug)]
 struct ReadReporter {
-    met: Arc<DamageLog>,
+    log: Arc<DamageLog>,
     chunk: Weak<ChunkFile>,
 }
 
 impl ReadReporter {
     fn note(&self, error: &Error) {
-        self.met.note(error, &self.chunk);
+        self.log.note(error, &self.chunk);
     }
 }
 
 impl DamageLog {
-    fn met(&self) -> std::sync::MutexGuard<'_, DamageEntry> {
+    fn entry(&self) -> std::sync::MutexGuard<'_, DamageEntry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, error: &Error, chunk: &Weak<ChunkFile>) {
         if error.code() == ErrorCode::CorruptData {
-            let mut met = self.met();
-            met.reads += 1;
-            error.detail().clone_into(&mut met.last);
-            let is_known = met.chunks.iter().any(|known| known.ptr_eq(chunk));
-            if !is_known && met.chunks.len() <= DAMAGED_CHUNKS_MAX {
-                met.chunks.push(chunk.clone());
+            let mut entry = self.entry();
+            entry.reads += 1;
+            error.detail().clone_into(&mut entry.last);
+            let is_known = entry.chunks.iter().any(|known| known.ptr_eq(chunk));
+            if !is_known && entry.chunks.len() <= DAMAGED_CHUNKS_MAX {
+                entry.chunks.push(chunk.clone());
             }
         }
     }
 
     /// Number of reads that found damage, whether or not it still exists.
     pub fn reads(&self) -> u64 {
-        self.met().reads
+        self.entry().reads
     }
 
     /// Number of reads that found damage and the last error; `None` once every damaged chunk is dropped.
-    pub fn standing(&self) -> Option<(u64, String)> {
-        let mut met = self.met();
-        if met.chunks.len() <= DAMAGED_CHUNKS_MAX {
-            met.chunks.retain(|chunk| chunk.strong_count() > 0);
+    pub fn unresolved(&self) -> Option<(u64, String)> {
+        let mut entry = self.entry();
+        if entry.chunks.len() <= DAMAGED_CHUNKS_MAX {
+            entry.chunks.retain(|chunk| chunk.strong_count() > 0);
         }
-        (!met.chunks.is_empty()).then(|| (met.reads, met.last.clone()))
+        (!entry.chunks.is_empty()).then(|| (entry.reads, entry.last.clone()))
     }
 
     /// Resets the count.
-    pub fn forget(&self) {
-        *self.met() = DamageEntry::default();
+    pub fn reset(&self) {
+        *self.entry() = DamageEntry::default();
     }
 }
 

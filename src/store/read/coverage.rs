@@ -79,8 +79,8 @@ fn of_chunk(chunk: &Arc<ChunkFile>, grid: Grid, cache: &MapCache, unit: TimeUnit
             }
             return Ok(found);
         }
-        Ok(_) => tracing::debug!(chunk = chunk.record.id, "coverage of another grid is computed again"),
-        Err(error) => tracing::warn!(%error, "coverage of a chunk is computed again"),
+        Ok(_) => tracing::debug!(chunk = chunk.record.id, "coverage for another grid is recomputed"),
+        Err(error) => tracing::warn!(%error, "coverage of a chunk is recomputed"),
     }
     let open = chunk.open(cache)?;
     let found = Arc::new(count_rows(&open, grid)?);

@@ -133,7 +133,7 @@ pub fn series_files(
         let position = at.and_then(|at| shared.get(at)).map(|(_, position)| *position);
         let Some(own) = position.and_then(|position| ranges.get_mut(position)) else {
             return Err(Error::internal(format!(
-                "a merge gave rows of chunk {chunk_id}, which is none of its sources"
+                "a merge returned rows of chunk {chunk_id}, which is not one of its sources"
             )));
         };
         let (start, end) = (first_row as u64, (first_row + piece.rows()) as u64);

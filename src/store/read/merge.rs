@@ -29,7 +29,7 @@ struct SourceCursor {
     open: Option<Arc<OpenChunk>>,
     hidden: Vec<(i64, i64)>,
     /// Rows of the chunk to check, half-open, ascending and disjoint; all when absent.
-    kept: Option<Vec<(usize, usize)>>,
+    row_ranges: Option<Vec<(usize, usize)>>,
     /// Current block; the cursor is at its end when this is past the last one.
     block: usize,
     block_count: usize,
@@ -54,11 +54,11 @@ impl SourceCursor {
             MergeSource::Chunk(chunk) => Some(chunk.open(context.cache)?),
             MergeSource::Run(_) => None,
         };
-        let kept = match &open {
-            Some(open) if !context.wanted.is_empty() => {
-                let kept = rows_to_check(open, context, older, stats);
-                count_blocks(open, context, kept.as_deref(), stats);
-                kept
+        let row_ranges = match &open {
+            Some(open) if !context.keys.is_empty() => {
+                let row_ranges = rows_to_check(open, context, older, stats);
+                count_blocks(open, context, row_ranges.as_deref(), stats);
+                row_ranges
             }
             _ => None,
         };
@@ -67,7 +67,7 @@ impl SourceCursor {
             source,
             open,
             hidden,
-            kept,
+            row_ranges,
             block: 0,
             block_count,
             loaded: None,
@@ -154,18 +154,18 @@ impl SourceCursor {
 
     /// Skips rows that need no check; returns whether it moved.
     fn skip_left_out(&mut self, desc: bool) -> bool {
-        let (Some(kept), Some(open)) = (&self.kept, &self.open) else { return false };
+        let (Some(row_ranges), Some(open)) = (&self.row_ranges, &self.open) else { return false };
         let base = open.first_row(self.block);
         let next = if desc {
             let row = (base + self.hi).saturating_sub(1);
-            let below = kept.partition_point(|(from, _)| *from <= row).checked_sub(1);
-            match below.and_then(|at| kept.get(at)) {
+            let below = row_ranges.partition_point(|(from, _)| *from <= row).checked_sub(1);
+            match below.and_then(|at| row_ranges.get(at)) {
                 Some((_, end)) if *end > row => return false,
                 other => other.map(|(_, end)| end.saturating_sub(1)),
             }
         } else {
             let row = base + self.lo;
-            match kept.get(kept.partition_point(|(_, end)| *end <= row)) {
+            match row_ranges.get(row_ranges.partition_point(|(_, end)| *end <= row)) {
                 Some((from, _)) if *from <= row => return false,
                 other => other.map(|(from, _)| *from),
             }
@@ -188,16 +188,18 @@ impl SourceCursor {
     }
 
     /// Rows from `lo` on (up to `hi` when descending) that need a check without a gap, as a border in the block.
-    fn kept_border(&self, desc: bool) -> usize {
-        let (Some(kept), Some(open)) = (&self.kept, &self.open) else { return if desc { 0 } else { usize::MAX } };
+    fn row_border(&self, desc: bool) -> usize {
+        let (Some(row_ranges), Some(open)) = (&self.row_ranges, &self.open) else {
+            return if desc { 0 } else { usize::MAX };
+        };
         let base = open.first_row(self.block);
         if desc {
             let row = (base + self.hi).saturating_sub(1);
-            let at = kept.partition_point(|(from, _)| *from <= row).checked_sub(1);
-            at.and_then(|at| kept.get(at)).map_or(0, |(from, _)| from.saturating_sub(base))
+            let at = row_ranges.partition_point(|(from, _)| *from <= row).checked_sub(1);
+            at.and_then(|at| row_ranges.get(at)).map_or(0, |(from, _)| from.saturating_sub(base))
         } else {
             let row = base + self.lo;
-            let run = kept.get(kept.partition_point(|(_, end)| *end <= row));
+            let run = row_ranges.get(row_ranges.partition_point(|(_, end)| *end <= row));
             run.map_or(usize::MAX, |(_, end)| end.saturating_sub(base))
         }
     }
@@ -207,11 +209,11 @@ impl SourceCursor {
     ///
     /// Positions are relative to `lo`.
     fn scattered(&self, lo: usize, hi: usize) -> Option<Vec<u32>> {
-        let (kept, open) = (self.kept.as_ref()?, self.open.as_ref()?);
+        let (row_ranges, open) = (self.row_ranges.as_ref()?, self.open.as_ref()?);
         let base = open.first_row(self.block);
         let (first, end) = (base + lo, base + hi);
-        let from = kept.partition_point(|(_, to)| *to <= first);
-        let runs = kept.get(from..)?;
+        let from = row_ranges.partition_point(|(_, to)| *to <= first);
+        let runs = row_ranges.get(from..)?;
         let runs = runs.get(..runs.partition_point(|(from, _)| *from < end))?;
         let within = runs.iter().map(|(from, to)| (*from).max(first)..(*to).min(end));
         let rows: usize = within.clone().map(|run| run.len()).sum();
@@ -324,7 +326,7 @@ impl SourceCursor {
         }
         let scattered = self.scattered(lo, hi);
         if scattered.is_none() {
-            let border = self.kept_border(context.desc);
+            let border = self.row_border(context.desc);
             (lo, hi) = if context.desc { (lo.max(border), hi) } else { (lo, hi.min(border)) };
         }
         if context.desc {
@@ -364,7 +366,7 @@ pub struct Merge {
     tombstones: Arc<Vec<Tombstone>>,
     def: Arc<SeriesDef>,
     cache: Arc<MapCache>,
-    wanted: Vec<WantedKeys>,
+    keys: Vec<WantedKeys>,
     /// Span and highest commit of every source, to know what a row may hide.
     spans: Vec<(i64, i64, u64)>,
     stats: MergeStats,
@@ -398,7 +400,7 @@ impl Merge {
             tombstones,
             def,
             cache,
-            wanted: Vec::new(),
+            keys: Vec::new(),
             stats: MergeStats::default(),
             desc,
             start,
@@ -408,12 +410,12 @@ impl Merge {
 
     /// Lets the merge skip rows that do not match (all conditions together), where sidecars exclude them. What it
     /// yields still has to be checked row by row.
-    pub fn with_wanted_keys(mut self, wanted: Vec<WantedKeys>) -> Self {
-        if wanted.is_empty() {
+    pub fn with_wanted_keys(mut self, keys: Vec<WantedKeys>) -> Self {
+        if keys.is_empty() {
             return self;
         }
         self.spans = self.waiting.iter().map(|s| (s.ts_min(), s.ts_max(), s.commit_hi())).collect();
-        self.wanted = wanted;
+        self.keys = keys;
         self
     }
 
@@ -447,8 +449,8 @@ impl Merge {
             let rank = source.commit_hi();
             let (def, cache, tombstones) =
                 (Arc::clone(&self.def), Arc::clone(&self.cache), Arc::clone(&self.tombstones));
-            let wanted = std::mem::take(&mut self.wanted);
-            let context = self.context(&cache, &def, &wanted);
+            let keys = std::mem::take(&mut self.keys);
+            let context = self.context(&cache, &def, &keys);
             let older = coalesce(
                 self.spans.iter().filter(|(.., hi)| *hi < rank).map(|(first, last, _)| (*first, *last)).collect(),
             );
@@ -459,15 +461,15 @@ impl Merge {
                 self.cursors.push(cursor);
                 self.push_head(index, rank, &context)
             });
-            self.wanted = wanted;
+            self.keys = keys;
             self.stats = stats;
             pushed?;
         }
         Ok(())
     }
 
-    fn context<'a>(&self, cache: &'a MapCache, def: &'a SeriesDef, wanted: &'a [WantedKeys]) -> MergeContext<'a> {
-        MergeContext { cache, def, wanted, desc: self.desc, start: self.start, end: self.end }
+    fn context<'a>(&self, cache: &'a MapCache, def: &'a SeriesDef, keys: &'a [WantedKeys]) -> MergeContext<'a> {
+        MergeContext { cache, def, keys, desc: self.desc, start: self.start, end: self.end }
     }
 
     fn push_head(&mut self, index: usize, rank: u64, context: &MergeContext<'_>) -> Result<()> {

@@ -84,19 +84,19 @@ pub fn mark_present(
     source: &MergeSource,
     tombstones: &[Tombstone],
     cache: &MapCache,
-    wanted: &[i64],
+    timestamps: &[i64],
     found: &mut [bool],
 ) -> Result<()> {
-    let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(()) };
+    let (Some(first), Some(last)) = (timestamps.first(), timestamps.last()) else { return Ok(()) };
     if source.ts_min() > *last || source.ts_max() < *first {
         return Ok(());
     }
     let hidden = hidden_ranges(source, tombstones, *first, *last);
     let mut mark = |stored: &[i64]| {
         let (Some(low), Some(high)) = (stored.first(), stored.last()) else { return };
-        let mut at = wanted.partition_point(|ts| ts < low);
+        let mut at = timestamps.partition_point(|ts| ts < low);
         let mut row = 0;
-        while let Some(ts) = wanted.get(at).filter(|ts| *ts <= high) {
+        while let Some(ts) = timestamps.get(at).filter(|ts| *ts <= high) {
             row += cells::from(stored, row).partition_point(|stored| stored < ts);
             let there = stored.get(row) == Some(ts) && !hidden.iter().any(|(from, to)| from <= ts && ts <= to);
             if let (true, Some(slot)) = (there, found.get_mut(at)) {
@@ -110,8 +110,8 @@ pub fn mark_present(
         MergeSource::Chunk(chunk) => {
             let open = chunk.open(cache)?;
             for (position, block) in open.blocks().iter().enumerate() {
-                let from = wanted.partition_point(|ts| *ts < block.ts_min);
-                if wanted.get(from).is_some_and(|ts| *ts <= block.ts_max) {
+                let from = timestamps.partition_point(|ts| *ts < block.ts_min);
+                if timestamps.get(from).is_some_and(|ts| *ts <= block.ts_max) {
                     let stored: Buffer = open.timestamps(position)?;
                     mark(stored.typed_data::<i64>());
                 }

@@ -22,7 +22,7 @@ pub type IfVersion = Option<ExpectedVersion>;
 /// Refuses commits that are still to come.
 pub fn check_past(now: &StoreState, commit: u64) -> Result<()> {
     if commit > now.commit {
-        return Err(Error::invalid(format!("commit {commit} lies ahead of the store, which is at {}", now.commit)));
+        return Err(Error::invalid(format!("commit {commit} does not exist yet; the store is at {}", now.commit)));
     }
     Ok(())
 }

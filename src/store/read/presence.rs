@@ -13,7 +13,7 @@ use crate::types::cells;
 use crate::types::width::narrow;
 
 /// Maximum bytes of presences cached between requests.
-const KEPT_BYTES_MAX: usize = 64 << 20;
+const CACHE_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of an entry besides its bitmap and list.
 const ENTRY_BYTES: usize = 256;
@@ -175,7 +175,7 @@ impl Iterator for BucketRanges<'_> {
 /// Presence of the chunks of recently requested series, the rest of each series being its tail.
 #[derive(Debug, Default)]
 pub struct PresenceCache {
-    kept: Mutex<CachedPresence>,
+    cache: Mutex<CachedPresence>,
 }
 
 #[derive(Debug, Default)]
@@ -213,10 +213,10 @@ impl Origin {
 
 impl PresenceCache {
     pub fn get(&self, series_id: u64, origin: &Origin, grid: Grid) -> Option<Arc<Presence>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.clock += 1;
-        let clock = kept.clock;
-        let entry = kept.entries.get_mut(&series_id)?;
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.clock += 1;
+        let clock = cache.clock;
+        let entry = cache.entries.get_mut(&series_id)?;
         if !entry.origin.is(origin) || entry.presence.grid != grid {
             return None;
         }
@@ -226,15 +226,15 @@ impl PresenceCache {
 
     pub fn keep(&self, series_id: u64, origin: Origin, presence: &Arc<Presence>) {
         let bytes = presence.bytes();
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.clock += 1;
-        let entry = PresenceEntry { origin, presence: Arc::clone(presence), bytes, used: kept.clock };
-        if let Some(old) = kept.entries.insert(series_id, entry) {
-            kept.bytes -= old.bytes;
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.clock += 1;
+        let entry = PresenceEntry { origin, presence: Arc::clone(presence), bytes, used: cache.clock };
+        if let Some(old) = cache.entries.insert(series_id, entry) {
+            cache.bytes -= old.bytes;
         }
-        kept.bytes += bytes;
-        if kept.bytes > KEPT_BYTES_MAX {
-            kept.shrink();
+        cache.bytes += bytes;
+        if cache.bytes > CACHE_BYTES_MAX {
+            cache.shrink();
         }
     }
 }
@@ -245,7 +245,7 @@ impl CachedPresence {
         let mut by_use: Vec<(u64, u64)> = self.entries.iter().map(|(id, entry)| (entry.used, *id)).collect();
         by_use.sort_unstable();
         for (_, id) in by_use {
-            if self.bytes <= KEPT_BYTES_MAX / 4 * 3 {
+            if self.bytes <= CACHE_BYTES_MAX / 4 * 3 {
                 return;
             }
             if let Some(entry) = self.entries.remove(&id) {

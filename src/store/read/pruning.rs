@@ -39,7 +39,7 @@ pub struct MergeStats {
 pub struct MergeContext<'a> {
     pub cache: &'a MapCache,
     pub def: &'a SeriesDef,
-    pub wanted: &'a [WantedKeys],
+    pub keys: &'a [WantedKeys],
     pub desc: bool,
     pub start: i64,
     pub end: i64,
@@ -158,12 +158,12 @@ fn zones_to_check(
     let first = times.max.partition_point(|last| *last < context.start);
     let end = times.min.partition_point(|first| *first <= context.end).max(first);
     stats.zones_considered += (end - first) as u64;
-    let within = |wanted: &WantedKeys, (min, max): (i64, i64)| {
-        let at = wanted.ranges.partition_point(|(_, high)| *high < min);
-        wanted.ranges.get(at).is_some_and(|(low, _)| *low <= max)
+    let within = |keys: &WantedKeys, (min, max): (i64, i64)| {
+        let at = keys.ranges.partition_point(|(_, high)| *high < min);
+        keys.ranges.get(at).is_some_and(|(low, _)| *low <= max)
     };
     // For most chunks the bounds of the entire chunk exclude every match.
-    let possible = context.wanted.iter().all(|w| zones.whole.get(w.column).is_none_or(|bounds| within(w, *bounds)));
+    let possible = context.keys.iter().all(|w| zones.whole.get(w.column).is_none_or(|bounds| within(w, *bounds)));
     if !possible && !hides(open.meta.ts_min, open.meta.ts_max) {
         stats.zones_pruned += (end - first) as u64;
         stats.chunks_pruned += 1;
@@ -176,7 +176,7 @@ fn zones_to_check(
             zones.map.columns.get(column).and_then(|column| Some((*column.min.get(zone)?, *column.max.get(zone)?)))
         };
         let hides = bounds(0).is_none_or(|(first, last)| hides(first, last));
-        if hides || context.wanted.iter().all(|w| bounds(w.column).is_none_or(|bounds| within(w, bounds))) {
+        if hides || context.keys.iter().all(|w| bounds(w.column).is_none_or(|bounds| within(w, bounds))) {
             let from = zone * ZONE_ROWS;
             stretches.push(RowStretch { rows: from..rows.min(from + ZONE_ROWS), hides });
         } else {
@@ -195,12 +195,12 @@ fn rows_by_index(open: &OpenChunk, context: &MergeContext<'_>, stretches: &[RowS
     let mut rows_left: usize =
         stretches.iter().filter(|stretch| !stretch.hides).map(|stretch| stretch.rows.len()).sum();
     let mut best: Option<Vec<u32>> = None;
-    for wanted in context.wanted {
-        let name = wanted.column.checked_sub(1).and_then(|column| context.def.columns.get(column));
+    for keys in context.keys {
+        let name = keys.column.checked_sub(1).and_then(|column| context.def.columns.get(column));
         if !name.is_some_and(|column| context.def.value_index.contains(&column.name)) {
             continue;
         }
-        if let Some(rows) = open.indexed_rows(context.cache, wanted.column, &wanted.ranges, rows_left)
+        if let Some(rows) = open.indexed_rows(context.cache, keys.column, &keys.ranges, rows_left)
             && best.as_ref().is_none_or(|best| rows.len() < best.len())
         {
             // Another index has to name fewer rows than this one.

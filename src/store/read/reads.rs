@@ -37,12 +37,12 @@ impl Reads {
                 return Ok(kept);
             }
             // Read back from the log: the files can be ahead of it.
-            let was_there = |series: &&Arc<SeriesState>| series.created_commit <= commit;
+            let existed = |series: &&Arc<SeriesState>| series.created_commit <= commit;
             if replayed.dropped <= commit
-                && kept.series.values().filter(was_there).all(|series| replayed.holds(series, commit))
+                && kept.series.values().filter(existed).all(|series| replayed.holds(series, commit))
             {
                 let mut state = StoreState { commit, edit: kept.edit, is_partial: true, ..StoreState::default() };
-                kept.registered().filter(was_there).for_each(|series| state.put(series.as_ref().clone()));
+                kept.registered().filter(existed).for_each(|series| state.put(series.as_ref().clone()));
                 return Ok(Arc::new(state));
             }
         }
@@ -65,10 +65,10 @@ impl Reads {
             return Ok(Arc::clone(kept));
         }
         let mut state = StoreState { commit, edit: now.edit, is_partial: true, ..StoreState::default() };
-        let was_there = |series: &&Arc<SeriesState>| series.created_commit <= commit;
+        let existed = |series: &&Arc<SeriesState>| series.created_commit <= commit;
         for key in keys {
-            let unchanged = now.get(key).filter(was_there);
-            let logged = kept.as_ref().and_then(|kept| kept.get(key)).filter(was_there);
+            let unchanged = now.get(key).filter(existed);
+            let logged = kept.as_ref().and_then(|kept| kept.get(key)).filter(existed);
             let holds = [unchanged.filter(|s| s.last_commit <= commit), logged.filter(|s| replayed.holds(s, commit))];
             match holds.into_iter().flatten().next() {
                 Some(series) => state.put(series.as_ref().clone()),

@@ -54,14 +54,14 @@ struct PastCommit {
 impl CommitHistory {
     /// Removes what is too old or too much.
     fn expire(&mut self, keep: Duration, bytes_max: u64, now: Instant) -> Vec<PastCommit> {
-        let mut gone = Vec::new();
+        let mut expired = Vec::new();
         while let Some(first) = self.past.front()
             && (self.bytes > bytes_max || now.duration_since(first.until) >= keep)
         {
             self.bytes = self.bytes.saturating_sub(first.bytes);
-            gone.extend(self.past.pop_front());
+            expired.extend(self.past.pop_front());
         }
-        gone
+        expired
     }
 }
 
@@ -137,9 +137,9 @@ impl RetainedCommits {
         let bytes = bytes.saturating_add(COMMIT_BYTES);
         history.bytes = history.bytes.saturating_add(bytes);
         history.past.push_back(PastCommit { state: Arc::clone(state), until: now, bytes });
-        let gone = history.expire(self.keep, self.commit_retention_bytes_max, now);
+        let expired = history.expire(self.keep, self.commit_retention_bytes_max, now);
         drop(history);
-        drop(gone);
+        drop(expired);
     }
 
     /// Keeps a state readable under its commit.
@@ -183,10 +183,10 @@ impl RetainedCommits {
     /// Releases all commits that only a response can have named: their files take space that is needed.
     pub fn give_up_history(&self) {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = std::mem::take(&mut history.past);
+        let expired = std::mem::take(&mut history.past);
         history.bytes = 0;
         drop(history);
-        drop(gone);
+        drop(expired);
     }
 
     /// Releases what is too old.
@@ -196,8 +196,8 @@ impl RetainedCommits {
         commits.retain(|_, retained| now.duration_since(retained.last_used) < self.keep);
         drop(commits);
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = history.expire(self.keep, self.commit_retention_bytes_max, now);
+        let expired = history.expire(self.keep, self.commit_retention_bytes_max, now);
         drop(history);
-        drop(gone);
+        drop(expired);
     }
 }

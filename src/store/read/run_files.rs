@@ -57,7 +57,7 @@ pub fn load_receipts(root: &DiskPath, record: &ReceiptsRecord) -> Result<Vec<Rec
     // 0 in a file without receipts.
     let newest_ms = receipts.iter().map(|receipt| receipt.wall_ms).max().unwrap_or(0);
     if (bytes.len() as u64, newest_ms) != (record.bytes, record.newest_ms) {
-        return Err(Error::corrupt(format!("{} is another file", path.display())));
+        return Err(Error::corrupt(format!("{} is not the file that the manifest names", path.display())));
     }
     Ok(receipts)
 }

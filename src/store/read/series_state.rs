@@ -234,27 +234,27 @@ impl SeriesState {
     }
 
     /// How many of these ascending timestamps are stored.
-    pub fn count_present(&self, cache: &MapCache, wanted: &[i64]) -> Result<u64> {
-        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(0) };
+    pub fn count_present(&self, cache: &MapCache, timestamps: &[i64]) -> Result<u64> {
+        let (Some(first), Some(last)) = (timestamps.first(), timestamps.last()) else { return Ok(0) };
         if self.bounds.is_none_or(|(low, high)| *first > high || *last < low) {
             return Ok(0);
         }
-        let mut found = vec![false; wanted.len()];
+        let mut found = vec![false; timestamps.len()];
         for source in self.sources() {
-            mark_present(&source, &self.tombstones, cache, wanted, &mut found)?;
+            mark_present(&source, &self.tombstones, cache, timestamps, &mut found)?;
         }
         Ok(found.iter().filter(|found| **found).count() as u64)
     }
 
     /// The cells stored at each of these ascending timestamps, in the order of the registration.
-    pub fn rows_at(&self, cache: &Arc<MapCache>, wanted: &[i64]) -> Result<Vec<Option<Vec<i64>>>> {
-        let mut found = vec![None; wanted.len()];
-        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(found) };
+    pub fn rows_at(&self, cache: &Arc<MapCache>, timestamps: &[i64]) -> Result<Vec<Option<Vec<i64>>>> {
+        let mut found = vec![None; timestamps.len()];
+        let (Some(first), Some(last)) = (timestamps.first(), timestamps.last()) else { return Ok(found) };
         if self.bounds.is_none_or(|(low, high)| *first > high || *last < low) {
             return Ok(found);
         }
         let mut at = 0;
-        while let Some(ts) = wanted.get(at) {
+        while let Some(ts) = timestamps.get(at) {
             // Timestamps that lie close are found in one pass, those far apart each by its own search.
             let mut merge = self.merge(cache, (*ts, *last), false);
             let mut passed = 0;
@@ -263,7 +263,7 @@ impl SeriesState {
                 let stored = block.timestamps();
                 let Some(high) = stored.last() else { continue };
                 let mut row = 0;
-                while let Some(ts) = wanted.get(at).filter(|ts| *ts <= high) {
+                while let Some(ts) = timestamps.get(at).filter(|ts| *ts <= high) {
                     row += cells::from(stored, row).partition_point(|stored| stored < ts);
                     if let (true, Some(slot)) = (stored.get(row) == Some(ts), found.get_mut(at)) {
                         let columns = 1..block.column_count();
@@ -273,7 +273,7 @@ impl SeriesState {
                     passed = 0;
                 }
                 passed += 1;
-                if passed > 2 || at == wanted.len() {
+                if passed > 2 || at == timestamps.len() {
                     break;
                 }
             }
@@ -412,7 +412,7 @@ impl SeriesState {
             let piece = self.merge(cache, (first, last), desc).next_piece()?;
             piece
                 .and_then(|piece| piece.ts(if desc { piece.rows().saturating_sub(1) } else { 0 }))
-                .ok_or_else(|| Error::internal(format!("{} lost count of its rows", self.def.key)))
+                .ok_or_else(|| Error::internal(format!("the row count of {} is inconsistent", self.def.key)))
         };
         Ok(Some((edge(false)?, edge(true)?)))
     }
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_come_one_by_one_stay_one_run_and_are_not_copied() {
+    fn rows_appended_one_by_one_stay_one_run_and_are_not_copied() {
         let mut now = series();
         let mut copies = 0;
         let mut before = Vec::new();
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn two_states_that_go_on_from_one_do_not_write_over_each_other() {
+    fn two_states_derived_from_one_do_not_overwrite_each_other() {
         let base = series().with_rows(one(1, 10), 0, 2, 0, &[]).with_rows(one(2, 20), 0, 3, 0, &[]);
         // The first was refused, as on a full disk; the second continues from the same rows.
         let refused = base.with_rows(one(3, 30), 0, 4, 0, &[]);
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn late_rows_do_not_leave_a_run_each() {
+    fn late_rows_do_not_each_become_a_run() {
         let (mut now, mut commit) = (series(), 1);
         for part in 1..=40 {
             for ts in (0..300).map(|n| part * 1_000 + n).chain([part * 1_000 - 1]) {

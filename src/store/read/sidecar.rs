@@ -102,13 +102,13 @@ impl IndexFile {
     /// one by one would cost more than looking at `rows_left` rows side by side.
     pub fn rows(&self, column: usize, ranges: &[(i64, i64)], rows_left: usize) -> Result<Option<Vec<u32>>> {
         let Some(column) = self.index.column(column) else { return Ok(None) };
-        let (mut pages, mut sure) = (0_usize, 0_usize);
+        let (mut pages, mut rows_at_least) = (0_usize, 0_usize);
         for (low, high) in ranges {
             let touched = column.pages_of(*low, *high);
             pages += touched.len();
             // All pages between the first and the last one a range touches lie inside it.
-            sure += touched.len().saturating_sub(2) * PAGE_ENTRIES;
-            if pages.saturating_mul(PAGE_ENTRIES) > rows_left || sure.saturating_mul(ROW_COST) > rows_left {
+            rows_at_least += touched.len().saturating_sub(2) * PAGE_ENTRIES;
+            if pages.saturating_mul(PAGE_ENTRIES) > rows_left || rows_at_least.saturating_mul(ROW_COST) > rows_left {
                 return Ok(None);
             }
         }
@@ -133,7 +133,10 @@ impl IndexFile {
         }
         rows.sort_unstable();
         if rows.last().is_some_and(|row| *row >= self.index.rows) {
-            return Err(Error::corrupt(format!("{} names a row the chunk does not have", self.path.display())));
+            return Err(Error::corrupt(format!(
+                "{} refers to a row that the chunk does not have",
+                self.path.display()
+            )));
         }
         Ok(rows)
     }

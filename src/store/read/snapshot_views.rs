@@ -32,19 +32,19 @@ impl CachedView {
 
 impl SnapshotViews {
     pub fn get(&self, now: &StoreState, commit: u64) -> Arc<StoreState> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.expire(now.edit);
-        if held.edit > now.edit {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.expire(now.edit);
+        if cache.edit > now.edit {
             // Cached, it would keep files that were replaced since.
-            drop(held);
+            drop(cache);
             return Arc::new(now.as_of(commit));
         }
-        let known = held.views.iter().position(|view| view.commit == commit);
-        let view = known.map_or_else(|| Arc::new(now.as_of(commit)), |at| held.views.remove(at));
-        if held.views.len() >= VIEWS_MAX {
-            held.views.remove(0);
+        let known = cache.views.iter().position(|view| view.commit == commit);
+        let view = known.map_or_else(|| Arc::new(now.as_of(commit)), |at| cache.views.remove(at));
+        if cache.views.len() >= VIEWS_MAX {
+            cache.views.remove(0);
         }
-        held.views.push(Arc::clone(&view));
+        cache.views.push(Arc::clone(&view));
         view
     }
 
@@ -65,6 +65,6 @@ impl SnapshotViews {
 
 /// `snapshot_not_found`.
 pub fn snapshot_not_found(name: &str) -> Error {
-    Error::new(ErrorCode::SnapshotNotFound, format!("there is no snapshot {name:?}"))
+    Error::new(ErrorCode::SnapshotNotFound, format!("snapshot {name:?} does not exist"))
         .with_hint("list them with GET /v1/snapshots or `fastk snapshot list`")
 }

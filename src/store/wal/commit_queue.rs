@@ -422,8 +422,8 @@ impl CommitQueue {
         pending.frames.clear();
         pending.states.clear();
         pending.structural.clear();
-        let behind = std::mem::take(&mut pending.batch);
-        let _ = behind.0.set(Err(error.clone()));
+        let refused = std::mem::take(&mut pending.batch);
+        let _ = refused.0.set(Err(error.clone()));
     }
 
     fn wake(&self) {
@@ -437,7 +437,7 @@ impl CommitQueue {
     /// `decide` gets the state before the commit and returns the state after it, or `None` when there is nothing to
     /// commit; then nothing was changed. `write` returns the number of the manifest edit; until it has returned, the
     /// files of new chunks of the series `id` need not exist.
-    pub fn commit_beside<T>(
+    pub fn commit_outside_log<T>(
         &self,
         id: SeriesId,
         decide: impl FnOnce(&StoreState) -> Result<Option<(StoreState, T)>>,
@@ -512,7 +512,7 @@ impl CommitQueue {
     pub fn mark(&self) -> Result<()> {
         self.with_log(|pending, log| {
             let due = pending.frames.is_empty() && pending.durable_lsn > pending.marked_lsn;
-            if !due || pending.stopped.get().is_some() || !log.has_room_for_marker() {
+            if !due || pending.stopped.get().is_some() || !log.has_space_for_marker() {
                 return Ok(());
             }
             let marker = QueuedFrame {
@@ -578,11 +578,11 @@ impl CommitQueue {
     pub fn make_spare(&self) -> Result<()> {
         let wanted = {
             let log = self.log();
-            log.wants_spare().then(|| log.spare_of())
+            log.needs_spare().then(|| log.spare_of())
         };
         if let Some((tmp, bytes)) = wanted {
             let spare = make_spare(&tmp, bytes)?;
-            self.log().give_spare(spare);
+            self.log().set_spare(spare);
         }
         Ok(())
     }
@@ -664,7 +664,7 @@ impl QueuedCommits {
 
 fn stopped_error(cause: &str) -> Error {
     Error::new(ErrorCode::WriterStopped, format!("the store is read-only: {cause}"))
-        .with_hint("reads go on; restart the server when the disk is healthy again")
+        .with_hint("reads continue; restart the server when the disk is healthy again")
 }
 
 #[cfg(test)]
@@ -679,10 +679,13 @@ mod tests {
     use crate::store::options::StoreOptions;
 
     #[test]
-    fn what_people_look_at_waits_for_no_sync() {
+    fn the_state_for_health_and_metrics_waits_for_no_sync() {
         let dir = tempfile::tempdir().unwrap();
         let root = DiskPath::os(dir.path());
-        drop(Store::open_on(&root, true, StoreOptions { upkeep: false, ..StoreOptions::default() }).unwrap());
+        drop(
+            Store::open_on(&root, true, StoreOptions { background_maintenance: false, ..StoreOptions::default() })
+                .unwrap(),
+        );
         let read = read_store(&root, ManifestTrust::Manifest).unwrap();
         let log = Log::open(&root, read.start, &read.log, 64 << 10).unwrap();
         let bytes = (log.bytes(), log.used_bytes());

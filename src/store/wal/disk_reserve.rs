@@ -24,11 +24,11 @@ impl DiskReserve {
 
     /// Reserves the space, unless it is reserved already or there is none.
     pub fn take(&self) {
-        let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_none() {
+        let mut reserve = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if reserve.is_none() {
             let taken = StagedFile::create(&self.tmp).and_then(|staged| staged.reserve(self.bytes).map(|()| staged));
             match taken {
-                Ok(staged) => *held = Some(staged),
+                Ok(staged) => *reserve = Some(staged),
                 Err(error) => tracing::debug!(%error, "no disk space is reserved"),
             }
         }
@@ -38,12 +38,12 @@ impl DiskReserve {
     pub fn with_reserve<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         match work() {
             Err(error) if error.code() == ErrorCode::StorageFull => {
-                let held = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
-                if held.is_none() {
+                let reserve = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if reserve.is_none() {
                     return Err(error);
                 }
                 tracing::warn!(%error, "the disk is full: the reserve is released");
-                drop(held);
+                drop(reserve);
                 work()
             }
             other => other,

@@ -110,7 +110,7 @@ pub struct RecoveredLog {
     /// Torn ends of unacknowledged writes, to be cut.
     pub torn: Vec<String>,
     /// Damage in data that was synced: the store is read-only until it is repaired.
-    pub rot: Vec<String>,
+    pub damaged_places: Vec<String>,
     /// Closed ranges of LSNs that are lost for it.
     pub lost: Vec<(u64, u64)>,
     /// LSN from which on frames may be lost without a trace, because the end of the log is missing.
@@ -190,19 +190,19 @@ pub fn read_log(root: &DiskPath, start: ReplayStart, opening: &OpenProgress) -> 
         scan.note_end(place, (expected.saturating_sub(1), 0), Some(frames));
     }
     let (damage, segment_bytes_max) = (std::mem::take(&mut scan.damage), scan.segment_bytes_max);
-    let behind = scan.next_lsn.unwrap_or(start.lsn).max(start.lsn);
-    found.next_lsn = behind;
-    let rotten = damage.iter().any(|damage| damage.was_synced || damage.lsn <= found.durable_lsn);
-    if rotten {
-        found.rot = damage.iter().map(|damage| damage.place.clone()).collect();
+    let next_lsn = scan.next_lsn.unwrap_or(start.lsn).max(start.lsn);
+    found.next_lsn = next_lsn;
+    let is_corrupt = damage.iter().any(|damage| damage.was_synced || damage.lsn <= found.durable_lsn);
+    if is_corrupt {
+        found.damaged_places = damage.iter().map(|damage| damage.place.clone()).collect();
         // Frames before the first position are in the manifest.
         let needed = |(first, last): (u64, u64)| (first.max(start.lsn), last);
         let lost = damage.iter().filter_map(|damage| damage.lost).map(needed);
         found.lost = lost.filter(|(first, last)| first <= last).collect();
         let at_end = |damage: &&LogDamage| {
-            damage.frames_max.is_some() && damage.lost.is_none() && damage.lsn.max(start.lsn) >= behind
+            damage.frames_max.is_some() && damage.lost.is_none() && damage.lsn.max(start.lsn) >= next_lsn
         };
-        found.lost_from = damage.iter().find(at_end).map(|_| behind);
+        found.lost_from = damage.iter().find(at_end).map(|_| next_lsn);
         let segment_bytes = if segment_bytes_max == 0 { SEGMENT_BYTES_LARGEST } else { segment_bytes_max };
         let segment_frames = segment_bytes / wal::FRAME_ALIGNMENT as u64;
         found.lost_frames_max = damage.iter().filter(at_end).fold(0, |sum, damage| {
@@ -212,8 +212,8 @@ pub fn read_log(root: &DiskPath, start: ReplayStart, opening: &OpenProgress) -> 
                 None => 0,
             })
         });
-        if found.durable_lsn >= behind {
-            found.lost.push((behind, found.durable_lsn));
+        if found.durable_lsn >= next_lsn {
+            found.lost.push((next_lsn, found.durable_lsn));
             found.next_lsn = found.durable_lsn + 1;
             found.lost_from = found.lost_from.map(|_| found.next_lsn);
         }
@@ -436,7 +436,7 @@ impl Log {
     }
 
     /// Whether a spare segment is needed: there is none, and the open one is filling.
-    pub fn wants_spare(&self) -> bool {
+    pub fn needs_spare(&self) -> bool {
         self.spare.is_none() && self.open.as_ref().is_some_and(|open| open.offset > open.bytes / 2)
     }
 
@@ -446,21 +446,21 @@ impl Log {
     }
 
     /// Takes a file of zeros as the next segment.
-    pub fn give_spare(&mut self, spare: StagedFile) {
+    pub fn set_spare(&mut self, spare: StagedFile) {
         self.spare = Some(spare);
     }
 
     /// Whether a marker fits without a new segment.
-    pub fn has_room_for_marker(&self) -> bool {
+    pub fn has_space_for_marker(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.offset + frame_bytes(0) as u64 <= open.bytes)
     }
 
     /// Makes everything appended durable.
     pub fn sync(&self) -> Result<()> {
-        let begun = Instant::now();
+        let started = Instant::now();
         self.current()?.file.sync()?;
         metrics::counter!("fastk_wal_syncs_total").increment(1);
-        metrics::histogram!("fastk_wal_sync_seconds").record(begun.elapsed());
+        metrics::histogram!("fastk_wal_sync_seconds").record(started.elapsed());
         Ok(())
     }
 
@@ -591,7 +591,7 @@ impl LogScan<'_> {
 
     /// Reads a segment; returns the position after its last intact frame.
     fn segment(&mut self, number: u64, path: &DiskPath, file: &[u8]) -> LogEnd {
-        let noted = self.damage.len();
+        let damage_before = self.damage.len();
         let mut bytes = file;
         let (epoch, header) = match decode_segment_header(file) {
             Ok(header) => {
@@ -647,19 +647,20 @@ impl LogScan<'_> {
             self.take_header(header.first_lsn);
         }
         // Frames follow each other without a gap: where one would start and nothing was written, none followed.
-        let nothing_followed = bytes.get(end..end + wal::FRAME_ALIGNMENT).is_some_and(|next| is_zero(next, 0));
+        let is_log_end = bytes.get(end..end + wal::FRAME_ALIGNMENT).is_some_and(|next| is_zero(next, 0));
         let frames_max = (stated.saturating_sub(end as u64) / wal::FRAME_ALIGNMENT as u64).max(1);
         if is_cut {
-            let place = format!("{}: {length} bytes of {stated}", path.display());
-            self.note_end(place, (number, length), (!nothing_followed).then_some(frames_max));
-        } else if header.is_none() && !nothing_followed {
-            let place = format!("{}: nothing states its length, and its frames go on to its last byte", path.display());
+            let place = format!("{}: {length} bytes, expected {stated}", path.display());
+            self.note_end(place, (number, length), (!is_log_end).then_some(frames_max));
+        } else if header.is_none() && !is_log_end {
+            let place =
+                format!("{}: its length is not recorded, and its frames continue to its last byte", path.display());
             self.note(place, (number, length), true);
             if let Some(damage) = self.damage.last_mut() {
                 damage.frames_max = Some(FramesMax::Segments(1));
             }
         }
-        for damage in self.damage.iter_mut().skip(noted) {
+        for damage in self.damage.iter_mut().skip(damage_before) {
             damage.epoch = epoch;
         }
         LogEnd { segment: number, epoch, offset: end as u64, bytes: stated }
@@ -678,7 +679,7 @@ impl LogScan<'_> {
     }
 
     fn note_damage(&mut self, number: u64, path: &DiskPath, from: usize, to: usize) {
-        let place = format!("{}: bytes {from} to {to} hold no intact frame", path.display());
+        let place = format!("{}: bytes {from} to {to} contain no intact frame", path.display());
         self.note(place, (number, from as u64), false);
     }
 
@@ -737,7 +738,7 @@ mod tests {
             log.append(&next, true).unwrap();
             written.extend(next.into_iter().map(|frame| frame.payload));
             let found = read();
-            assert_eq!((found.torn, found.rot), (Vec::new(), Vec::new()));
+            assert_eq!((found.torn, found.damaged_places), (Vec::new(), Vec::new()));
             assert!(found.commits.into_iter().map(|(_, payload)| payload).eq(written.iter().cloned()));
         }
     }

@@ -95,11 +95,11 @@ impl Writes {
         if self.loadable(write, &self.wal.queue.published())?.is_none() || !self.wal.queue.takes_writes() {
             return Ok(None);
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let Some(mut files) = self.lock_with_timeout() else { return Ok(None) };
         let written = self.wal.queue.stop_on_panic(|| self.load_under(&mut files, write))?;
         if written.is_some() {
-            metrics::histogram!("fastk_load_seconds").record(begun.elapsed());
+            metrics::histogram!("fastk_load_seconds").record(started.elapsed());
         }
         Ok(written)
     }
@@ -120,7 +120,7 @@ impl Writes {
             let parts = match self.stage(&series, &write.rows, state.commit + 1, &mut next_file_id) {
                 Ok(parts) => parts,
                 Err(error) => {
-                    tracing::debug!(%error, "rows go to the log that were to go straight to chunks");
+                    tracing::debug!(%error, "rows are written to the WAL, because they could not be written directly to chunks");
                     return Ok(None);
                 }
             };
@@ -142,12 +142,12 @@ impl Writes {
             // Time does not pass in schedules.
             return Some(self.publisher.lock());
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             match self.publisher.try_lock() {
                 Ok(files) => return Some(files),
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if begun.elapsed() > LOCK_TIMEOUT => return None,
+                Err(TryLockError::WouldBlock) if started.elapsed() > LOCK_TIMEOUT => return None,
                 Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
             }
         }
@@ -158,17 +158,22 @@ impl Writes {
         let rows = &write.rows;
         let Some(series) = state.get(&write.key) else { return Ok(None) };
         let (Some(first), Some(last)) = (rows.ts.first().copied(), rows.ts.last().copied()) else { return Ok(None) };
-        let behind = series.bounds.is_none_or(|(_, high)| first > high);
+        let is_after = series.bounds.is_none_or(|(_, high)| first > high);
         let fits = match write.mode {
             WriteMode::Upsert | WriteMode::Insert => true,
-            WriteMode::Append => behind,
+            WriteMode::Append => is_after,
             WriteMode::Merge { .. } => false,
         };
-        let wanted = write.if_version.is_none_or(|expected| {
+        let version_matches = write.if_version.is_none_or(|expected| {
             expected.version == series.version && expected.series_id.is_none_or(|id| id == series.id)
         });
         let has_columns = || rows.check_columns(series.def.columns.len()).is_ok();
-        if !fits || !wanted || !self.can_be_load(write) || !has_columns() || !rows.ts.is_sorted_by(|a, b| a < b) {
+        if !fits
+            || !version_matches
+            || !self.can_be_load(write)
+            || !has_columns()
+            || !rows.ts.is_sorted_by(|a, b| a < b)
+        {
             return Ok(None);
         }
         let chunks = spans(series, &rows.ts).count() as u64;
@@ -176,7 +181,7 @@ impl Writes {
         if chunks > CHUNKS_MAX || chunks.saturating_mul(rows_min) > rows.ts.len() as u64 {
             return Ok(None);
         }
-        let free = behind || series.merge(&self.reads.cache, (first, last), false).next_piece()?.is_none();
+        let free = is_after || series.merge(&self.reads.cache, (first, last), false).next_piece()?.is_none();
         Ok(free.then(|| Arc::clone(series)))
     }
 
@@ -262,7 +267,7 @@ impl Writes {
         next_file_id: u64,
     ) -> Result<Option<SeriesReceipt>> {
         let (mut written, mut late, mut added) = (None, Vec::new(), Vec::new());
-        let committed = self.wal.queue.commit_beside(
+        let committed = self.wal.queue.commit_outside_log(
             seen.id,
             |before| {
                 let same = |series: &&Arc<SeriesState>| {
@@ -317,12 +322,12 @@ impl Writes {
         for mut part in late {
             let tmp = self.root.join("tmp");
             if let Err(error) = part.stage_sidecars(&tmp).and_then(|()| part.place_sidecars()) {
-                tracing::warn!(%error, "a chunk goes without its sidecars for now");
+                tracing::warn!(%error, "a chunk has no sidecars for now");
             }
         }
         for chunk in &added {
             self.publisher.stager.index(chunk, &seen.def);
-            chunk.forget();
+            chunk.close();
         }
         files.uncompacted.insert(seen.id);
         Ok(written)
@@ -423,7 +428,12 @@ mod tests {
     const DAY: i64 = 1_440;
 
     fn options() -> StoreOptions {
-        StoreOptions { tail_rows_max: 100, wal_segment_bytes: 64 << 10, upkeep: false, ..StoreOptions::default() }
+        StoreOptions {
+            tail_rows_max: 100,
+            wal_segment_bytes: 64 << 10,
+            background_maintenance: false,
+            ..StoreOptions::default()
+        }
     }
 
     fn key(symbol: &str) -> SeriesKey {
@@ -483,13 +493,13 @@ mod tests {
         assert_eq!((counts(&opened), opened.log_bytes().1), ((0, 3), before), "nothing of it is in the log");
         let next = upsert(&opened, minutes(DAY + 300..DAY + 302, 7)).unwrap();
         assert_eq!((next.version, next.commit), (3, 4));
-        let wanted = expected(&[(-200..DAY + 300, 0), (DAY + 300..DAY + 302, 7)]);
+        let expected_rows = expected(&[(-200..DAY + 300, 0), (DAY + 300..DAY + 302, 7)]);
         for _ in 0..2 {
-            assert_eq!(read(&opened, &opened.snapshot()), wanted);
+            assert_eq!(read(&opened, &opened.snapshot()), expected_rows);
         }
         drop(opened);
         let opened = Store::open(dir.path(), false, options()).unwrap();
-        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+        assert_eq!(read(&opened, &opened.snapshot()), expected_rows);
         assert_eq!((opened.snapshot().commit, counts(&opened)), (4, (2, 3)));
         let found = opened.verify(&TaskControl::default()).unwrap();
         assert!(found.findings.is_empty(), "{:?}", found.findings);
@@ -507,17 +517,17 @@ mod tests {
         // The deleted range has no rows.
         upsert(&opened, minutes(100..200, 3)).unwrap();
         assert_eq!(counts(&opened).0, 0);
-        let wanted = expected(&[(0..100, 0), (100..200, 3), (200..500, 0), (600..650, 1), (1_000..1_400, 2)]);
-        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+        let expected_rows = expected(&[(0..100, 0), (100..200, 3), (200..500, 0), (600..650, 1), (1_000..1_400, 2)]);
+        assert_eq!(read(&opened, &opened.snapshot()), expected_rows);
         drop(opened);
         let opened = Store::open(dir.path(), false, options()).unwrap();
-        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+        assert_eq!(read(&opened, &opened.snapshot()), expected_rows);
         opened.compact(&[], true).unwrap();
-        assert_eq!((read(&opened, &opened.snapshot()), counts(&opened)), (wanted, (0, 1)));
+        assert_eq!((read(&opened, &opened.snapshot()), counts(&opened)), (expected_rows, (0, 1)));
     }
 
     #[test]
-    fn what_is_no_load_goes_to_the_log() {
+    fn a_write_that_is_not_a_load_goes_to_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let opened = store(dir.path());
         upsert(&opened, minutes(0..300, 0)).unwrap();
@@ -615,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn commits_go_on_behind_loads_when_the_manifest_is_made_anew() {
+    fn commit_numbers_continue_after_loads_when_the_manifest_is_rebuilt() {
         let dir = tempfile::tempdir().unwrap();
         let opened = store(dir.path());
         for part in 0..5 {
@@ -630,14 +640,14 @@ mod tests {
         opened.delete_range(&key("A"), (820 * MINUTE, 829 * MINUTE), None).unwrap();
         let parts =
             [(0..150, 0), (200..350, 0), (400..550, 0), (600..750, 0), (800..810, 0), (810..815, 9), (815..820, 0)];
-        let wanted = [expected(&parts), expected(&[(830..950, 0)])].concat();
-        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+        let expected_rows = [expected(&parts), expected(&[(830..950, 0)])].concat();
+        assert_eq!(read(&opened, &opened.snapshot()), expected_rows);
         opened.compact(&[], true).unwrap();
-        assert_eq!(read(&opened, &opened.snapshot()), wanted);
+        assert_eq!(read(&opened, &opened.snapshot()), expected_rows);
     }
 
     #[test]
-    fn a_checkpoint_behind_loads_alone_counts_them() {
+    fn a_checkpoint_after_loads_only_counts_them() {
         let dir = tempfile::tempdir().unwrap();
         let opened = store(dir.path());
         opened.checkpoint().unwrap();
@@ -647,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn loads_and_writes_side_by_side_all_count() {
+    fn concurrent_loads_and_writes_are_all_stored() {
         let dir = tempfile::tempdir().unwrap();
         let opened = store(dir.path());
         std::thread::scope(|scope| {
@@ -670,12 +680,13 @@ mod tests {
                 }
             });
         });
-        let wanted: Vec<(i64, i64)> = (0..3_000).map(|minute| (minute, minute + i64::from(minute % 150 < 3))).collect();
+        let expected_rows: Vec<(i64, i64)> =
+            (0..3_000).map(|minute| (minute, minute + i64::from(minute % 150 < 3))).collect();
         let commit = opened.snapshot().commit;
-        assert_eq!((read(&opened, &opened.snapshot()), commit), (wanted.clone(), 2 + 40 + 300));
+        assert_eq!((read(&opened, &opened.snapshot()), commit), (expected_rows.clone(), 2 + 40 + 300));
         drop(opened);
         let opened = Store::open(dir.path(), false, options()).unwrap();
-        assert_eq!((read(&opened, &opened.snapshot()), opened.snapshot().commit), (wanted, commit));
+        assert_eq!((read(&opened, &opened.snapshot()), opened.snapshot().commit), (expected_rows, commit));
         assert_eq!(opened.snapshot().get(&key("B")).unwrap().rows, 300);
     }
 }

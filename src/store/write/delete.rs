@@ -28,7 +28,7 @@ impl Writes {
         key: &SeriesKey,
         range: (i64, i64),
         if_version: IfVersion,
-        wanted: impl Fn(&SeriesState) -> bool,
+        condition: impl Fn(&SeriesState) -> bool,
     ) -> Result<DeleteOutcome> {
         let queue = &self.wal.queue;
         // The range is read before the lock, and again under it only when the series changed in between.
@@ -40,8 +40,8 @@ impl Writes {
         let mut pending = queue.lock_to_read(std::iter::once(key));
         pending.check_writable()?;
         let series = current(&pending.state, key, if_version)?;
-        if !wanted(&series) {
-            return Err(Error::new(ErrorCode::CommitConflict, format!("series {key} was changed in between")));
+        if !condition(&series) {
+            return Err(Error::new(ErrorCode::CommitConflict, format!("series {key} was changed in the meantime")));
         }
         let (deleted, left) = match read {
             Some((id, version, read)) if (id, version) == (series.id, series.version) => read,

@@ -12,7 +12,7 @@ use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteMode, WriteOu
 use crate::types::MergeRule;
 
 /// How long a retry gets the receipt of its write: 24 hours.
-pub const RECEIPT_KEEP_MS: i64 = 86_400_000;
+pub const RECEIPT_RETENTION_MS: i64 = 86_400_000;
 
 /// Most receipts at once.
 pub const RECEIPTS_MAX: usize = 1_000_000;
@@ -24,11 +24,11 @@ pub fn find_receipt(
     wall_ms: i64,
     (key, fingerprint): (u128, u128),
 ) -> Result<Option<DecidedWrite>> {
-    let alive = |receipt: &&Arc<Receipt>| receipt.wall_ms.saturating_add(RECEIPT_KEEP_MS) > wall_ms;
+    let alive = |receipt: &&Arc<Receipt>| receipt.wall_ms.saturating_add(RECEIPT_RETENTION_MS) > wall_ms;
     let Some(receipt) = pending.state.receipts.get(&key).filter(alive) else { return Ok(None) };
     if receipt.fingerprint != fingerprint {
         return Err(Error::new(ErrorCode::IdempotencyMismatch, "the idempotency key was used for another write")
-            .with_hint("a retry repeats the same rows in the same mode; a new write takes a new key"));
+            .with_hint("a retry must repeat the same rows in the same mode; a new write needs a new key"));
     }
     let commit = receipt.written.iter().map(|written| written.commit).max();
     let commit = commit.ok_or_else(|| Error::corrupt("the receipt of an idempotency key lists no series"))?;

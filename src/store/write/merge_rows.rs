@@ -7,10 +7,10 @@ use crate::types::number::DECIMAL_LIMIT;
 use crate::types::schema::{ColumnType, MergeRule, SeriesDef};
 
 fn rule_of(def: &SeriesDef, column: usize, first: Option<MergeRule>) -> (MergeRule, ColumnType) {
-    let own = def.columns.get(column).map_or((MergeRule::Last, ColumnType::Int64), |c| (c.merge, c.kind));
+    let of_column = def.columns.get(column).map_or((MergeRule::Last, ColumnType::Int64), |c| (c.merge, c.kind));
     match (column, first) {
-        (0, Some(rule)) => (rule, own.1),
-        _ => own,
+        (0, Some(rule)) => (rule, of_column.1),
+        _ => of_column,
     }
 }
 

@@ -73,7 +73,7 @@ pub fn decide(
         WriteMode::Append => match (rows.ts.first(), series.bounds) {
             (Some(first), Some((_, last))) if *first <= last => Err(Error::new(
                 ErrorCode::OutOfOrder,
-                format!("{key}: timestamp {first} does not follow the last stored one, {last}"),
+                format!("{key}: timestamp {first} is not after the last stored one, {last}"),
             )
             .with_hint("mode=upsert accepts rows in any order")),
             _ => Ok(0),
@@ -101,7 +101,7 @@ pub fn decide(
             if write.mode == WriteMode::Insert && replaced > 0 {
                 return Err(Error::new(
                     ErrorCode::RowsExist,
-                    format!("{key}: {replaced} of {} timestamps are stored already", rows.len()),
+                    format!("{key}: {replaced} of {} timestamps are already stored", rows.len()),
                 )
                 .with_hint("mode=upsert replaces them"));
             }
@@ -121,9 +121,9 @@ fn check_rising(rows: &Rows) -> Result<()> {
             } else {
                 (ErrorCode::OutOfOrder, "out_of_order")
             };
-            let message = format!("timestamp {ts} does not follow {previous}");
+            let message = format!("timestamp {ts} is not after {previous}");
             return Err(Error::new(code, format!("row {row}: {message}"))
-                .with_hint("append needs rising timestamps; mode=upsert accepts rows in any order")
+                .with_hint("append needs ascending timestamps; mode=upsert accepts rows in any order")
                 .with_rows(vec![RowError {
                     series: None,
                     row: row as u64,

@@ -32,7 +32,7 @@ impl Writes {
         let mut named = HashSet::with_capacity(writes.len());
         if let Some(twice) = writes.iter().find(|write| !named.insert(&write.key)) {
             return Err(Error::invalid(format!("series {} is listed twice in one write", twice.key))
-                .with_hint("put all its rows into one entry"));
+                .with_hint("combine its rows in one entry"));
         }
         let once = idempotency_key.map(|key| (xxh3_128(key.as_bytes()), fingerprint(&writes)));
         let queue = &self.wal.queue;
@@ -120,9 +120,9 @@ impl Writes {
             Some(_) if state.receipts.len() >= RECEIPTS_MAX => {
                 return Err(Error::new(
                     ErrorCode::Overloaded,
-                    format!("{RECEIPTS_MAX} idempotency keys of the last 24 hours are stored already"),
+                    format!("{RECEIPTS_MAX} idempotency keys were used within the last 24 hours"),
                 )
-                .with_hint("put more rows under one key"));
+                .with_hint("write more rows under one key"));
             }
             Some((key, fingerprint)) => Some(Receipt { key, fingerprint, wall_ms, written: outcome.written.clone() }),
         };
@@ -171,7 +171,9 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store, SeriesKey) {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::open(root.path(), true, StoreOptions { upkeep: false, ..StoreOptions::default() }).unwrap();
+        let store =
+            Store::open(root.path(), true, StoreOptions { background_maintenance: false, ..StoreOptions::default() })
+                .unwrap();
         let key = SeriesKey::kline("BTC", "1m").unwrap();
         let mut spec = SeriesSpec::of_key(&key);
         (spec.price_digits, spec.volume_digits) = (Some(2), Some(0));
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_that_saw_a_write_which_was_then_refused_is_refused_too() {
+    fn a_retry_of_a_write_that_was_refused_is_refused_too() {
         let (_root, store, key) = store();
         let first = queue_write(&store, &key, 1, "once");
         let write = SeriesWrite::new(key, rows(1), WriteMode::Upsert);
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_file_that_cannot_be_created_refuses_its_write_and_the_next_one_is_taken() {
+    fn a_log_file_that_cannot_be_created_refuses_its_write_and_the_next_write_succeeds() {
         let numbers = [(24, ErrorCode::Overloaded), (23, ErrorCode::Overloaded), (13, ErrorCode::Io)];
         for (number, code) in numbers {
             let (_root, store, key) = store();
@@ -313,12 +315,12 @@ mod tests {
 
     #[test]
     fn an_edit_that_fails_its_check_is_not_published_and_the_store_is_read_only() {
-        for upkeep in [false, true] {
+        for background_maintenance in [false, true] {
             let (root, store, key) = store();
             store.write(&key, rows(1), WriteMode::Upsert, None).unwrap();
             drop(store);
             // With background threads every look at the log leads to a checkpoint.
-            let options = StoreOptions { upkeep, wal_bytes_max: 0, ..StoreOptions::default() };
+            let options = StoreOptions { background_maintenance, wal_bytes_max: 0, ..StoreOptions::default() };
             let store = Store::open(root.path(), false, options).unwrap();
             let edits = || std::fs::read_dir(root.path().join("manifest")).unwrap().count();
             let (before, mut files) = (edits(), store.engine.publisher.lock());
@@ -326,10 +328,10 @@ mod tests {
             files.manifest.contents.wal_first_lsn = 0;
             let published = edits() - before;
             drop(files);
-            if upkeep {
-                let begun = std::time::Instant::now();
+            if background_maintenance {
+                let started = std::time::Instant::now();
                 while store.writer_stopped().is_none() {
-                    assert!(begun.elapsed().as_secs() < 60, "the background thread goes on");
+                    assert!(started.elapsed().as_secs() < 60, "the background thread goes on");
                     std::thread::sleep(std::time::Duration::from_millis(10));
                 }
             } else {
@@ -350,12 +352,12 @@ mod tests {
             after.commit += 1;
             Ok(Some((after, ())))
         };
-        let refused = store.engine.wal.queue.commit_beside(id, decide, |()| panic!("chunk 7")).unwrap_err();
+        let refused = store.engine.wal.queue.commit_outside_log(id, decide, |()| panic!("chunk 7")).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::WriterStopped);
         assert_read_only(&root, store, &key, "a check of the program failed: chunk 7");
     }
 
-    fn wanted(symbol: &str, timeframe: &str) -> Arc<SeriesDef> {
+    fn new_def(symbol: &str, timeframe: &str) -> Arc<SeriesDef> {
         Arc::new(SeriesSpec::of_key(&SeriesKey::kline(symbol, timeframe).unwrap()).resolve().unwrap())
     }
 
@@ -369,7 +371,7 @@ mod tests {
     #[test]
     fn a_write_registers_its_series_in_the_same_commit_or_not_at_all() {
         let (root, store, _) = store();
-        let def = wanted("NEW", "1d");
+        let def = new_def("NEW", "1d");
         let before = store.snapshot().commit;
         for (mode, days, code) in
             [(WriteMode::Insert, [1, 1], ErrorCode::InvalidRows), (WriteMode::Append, [2, 1], ErrorCode::OutOfOrder)]
@@ -398,7 +400,7 @@ mod tests {
         let refused = store.write_many(vec![creating(&another, WriteMode::Upsert, &[3])], None).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::SeriesExists);
         // The registration of a stream without rows is no use of its key.
-        let empty = wanted("EMPTY", "1d");
+        let empty = new_def("EMPTY", "1d");
         for _ in 0..2 {
             store.write_many(vec![creating(&empty, WriteMode::Upsert, &[])], Some("empty")).unwrap();
         }
@@ -414,7 +416,7 @@ mod tests {
     #[test]
     fn of_writers_that_register_the_same_series_at_once_one_does_and_all_write() {
         let (_root, store, _) = store();
-        let def = wanted("NEW", "1d");
+        let def = new_def("NEW", "1d");
         let ids: HashSet<u64> = std::thread::scope(|scope| {
             let (store, def) = (&store, &def);
             let writers: Vec<_> = (0..8)
@@ -432,7 +434,7 @@ mod tests {
     #[test]
     fn the_phase_of_a_grid_is_checked_against_the_row_that_is_first_in_turn() {
         let (_root, store, _) = store();
-        let def = wanted("NEW", "3d");
+        let def = new_def("NEW", "3d");
         let on_grid = |days: &[i64]| {
             let write = creating(&def, WriteMode::Upsert, days);
             SeriesWrite { phase_pending: (0..).zip(write.rows.ts.iter().copied()).collect(), ..write }
@@ -460,8 +462,8 @@ mod tests {
         std::thread::scope(|scope| {
             let pending = store.engine.wal.queue.lock();
             let deleting = scope.spawn(|| store.delete_range(&key, (i64::MIN, 60_000), None).unwrap());
-            let begun = std::time::Instant::now();
-            while chunk.opened().is_none() && begun.elapsed().as_secs() < 20 {
+            let started = std::time::Instant::now();
+            while chunk.opened().is_none() && started.elapsed().as_secs() < 20 {
                 std::thread::yield_now();
             }
             assert!(chunk.opened().is_some(), "nothing was read while the lock was held");
@@ -472,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn retention_that_was_changed_in_between_takes_nothing() {
+    fn retention_that_was_changed_meanwhile_deletes_nothing() {
         use crate::types::schema::Retention;
         let (_root, store, key) = store();
         for ts in 0..20 {
@@ -498,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn views_of_few_snapshots_are_held_however_many_are_asked_for() {
+    fn the_number_of_cached_snapshot_views_is_bounded() {
         let (_root, store, key) = store();
         for number in 0..40 {
             store.create_snapshot(&format!("s{number}")).unwrap();

@@ -88,16 +88,16 @@ impl Writes {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let gone: Vec<Arc<SeriesState>> = state.drop_series(series.id, commit).into_iter().collect();
+        let dropped_series: Vec<Arc<SeriesState>> = state.drop_series(series.id, commit).into_iter().collect();
         let batch = queue.enqueue(
             &mut pending,
             state,
             frame(queue.wall_ms(), vec![LoggedChange::Drop { series_id: series.id }]),
         )?;
         // Before it is durable: a checkpoint right after it must know that readers may hold the files.
-        self.publisher.keep_files_of(&gone);
+        self.publisher.keep_files_of(&dropped_series);
         drop(pending);
-        queue.wait(&batch).inspect_err(|_| self.publisher.forget_files_of(&gone))?;
+        queue.wait(&batch).inspect_err(|_| self.publisher.forget_files_of(&dropped_series))?;
         Ok(DeleteOutcome { series_id: series.id, rows_deleted: series.rows, version: series.version + 1, commit })
     }
 }

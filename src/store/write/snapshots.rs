@@ -19,7 +19,7 @@ pub fn check_snapshot_name(name: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@+=^$&".contains(&byte);
     if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(allowed) {
         return Err(Error::invalid(format!(
-            "snapshot name {name:?} is not 1 to 64 letters, digits or . _ - : @ + = ^ $ & (and no dot first)"
+            "snapshot name {name:?} is not 1 to 64 letters, digits or . _ - : @ + = ^ $ & , not starting with a dot"
         )));
     }
     Ok(())
@@ -37,11 +37,11 @@ impl Writes {
         let mut pending = queue.lock();
         pending.check_writable()?;
         if pending.state.snapshots.contains_key(name) {
-            return Err(Error::new(ErrorCode::SnapshotExists, format!("a snapshot {name:?} exists"))
-                .with_hint("drop it first, or take another name"));
+            return Err(Error::new(ErrorCode::SnapshotExists, format!("snapshot {name:?} already exists"))
+                .with_hint("drop it first, or use another name"));
         }
         if pending.state.snapshots.len() >= SNAPSHOTS_MAX {
-            return Err(Error::new(ErrorCode::TooLarge, format!("there are {SNAPSHOTS_MAX} snapshots already"))
+            return Err(Error::new(ErrorCode::TooLarge, format!("there are already {SNAPSHOTS_MAX} snapshots"))
                 .with_hint("drop some"));
         }
         let mut state = pending.state.as_ref().clone();
@@ -69,12 +69,12 @@ impl Writes {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let commit = state.commit;
-        let gone = state.drop_snapshot(name, commit);
+        let dropped_series = state.drop_snapshot(name, commit);
         let operation = LoggedChange::DropSnapshot { name: name.to_owned() };
         let batch = queue.enqueue(&mut pending, state, frame(queue.wall_ms(), vec![operation]))?;
-        self.publisher.keep_files_of(&gone);
+        self.publisher.keep_files_of(&dropped_series);
         drop(pending);
-        queue.wait(&batch).inspect_err(|_| self.publisher.forget_files_of(&gone))?;
+        queue.wait(&batch).inspect_err(|_| self.publisher.forget_files_of(&dropped_series))?;
         self.reads.views.forget(dropped.commit);
         Ok(commit)
     }
@@ -102,7 +102,7 @@ impl Writes {
             }),
         };
         if let Err(error) = outcome {
-            tracing::warn!(%error, "the name of a snapshot is in the log only for now");
+            tracing::warn!(%error, "the name of a snapshot is only in the log for now");
         }
     }
 }

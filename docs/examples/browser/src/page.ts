@@ -1,4 +1,4 @@
-// Registers a series, writes two klines, reads them back and shows them. Paths, parameters, bodies and answers are
+// Registers a series, writes two klines, reads them back and shows them. Paths, parameters, bodies and responses are
 // typed by the OpenAPI document: `npm run types` makes fastk.ts of it.
 
 import createClient from "openapi-fetch";
@@ -22,7 +22,7 @@ function value(id: string): string {
 
 // What a call gave, or its problem document as an error.
 function good<T>(reply: { data?: T; error?: Problem }): T {
-  if (reply.data === undefined) throw new Error(reply.error ? `${reply.error.code}: ${reply.error.detail}` : "no answer");
+  if (reply.data === undefined) throw new Error(reply.error ? `${reply.error.code}: ${reply.error.detail}` : "no response");
   return reply.data;
 }
 

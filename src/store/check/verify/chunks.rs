@@ -14,7 +14,7 @@ use crate::format::manifest::ChunkRecord;
 use crate::format::value_index::ValueIndex;
 use crate::format::zone_map::ZoneMap;
 use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
-use crate::store::check::verify::read_file::{FileReadOutcome, LOOKS};
+use crate::store::check::verify::read_file::{FileReadOutcome, READ_ATTEMPTS};
 use crate::store::check::verify::run::VerifyRun;
 use crate::store::check::verify::tails::map_of;
 use crate::store::read::chunk_paths::chunk_name;
@@ -74,7 +74,7 @@ impl VerifyRun<'_> {
         let name = self.name(&path);
         let file = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => file,
-            FileReadOutcome::Gone => {
+            FileReadOutcome::Missing => {
                 self.watch.advance(record.file_bytes)?;
                 if self.reading.whole && self.still(|contents| contents.chunks.contains_key(&record.id))? {
                     let finding = Finding::new(FindingKind::MissingChunk, name, "the manifest names it");
@@ -114,7 +114,7 @@ impl VerifyRun<'_> {
         let record = chunk.record;
         let found = disk::file_bytes(&chunk.file, &chunk.path)?;
         if found < record.file_bytes {
-            let message = format!("{} bytes are cut off", record.file_bytes - found);
+            let message = format!("{} bytes are missing at its end", record.file_bytes - found);
             let finding = chunk.all_rows(chunk.finding(FindingKind::TruncatedChunk, message));
             let mut finding = finding.at(found, record.file_bytes - found).compared(record.file_bytes, found);
             if let Some(salvage) = salvage(chunk, found) {
@@ -127,7 +127,7 @@ impl VerifyRun<'_> {
             return self.sidecars_alone(chunk);
         }
         if found > record.file_bytes {
-            let message = "bytes were added behind its end";
+            let message = "bytes were added after its end";
             let finding = chunk.finding(FindingKind::GrownChunk, message);
             let finding = finding.at(record.file_bytes, found - record.file_bytes);
             self.add_of(record.series_id, finding.compared(record.file_bytes, found));
@@ -152,24 +152,24 @@ impl VerifyRun<'_> {
         }
         let before = self.report.count();
         let coverage = self.coverage_sidecar(chunk, &meta)?;
-        let mut told = RowFacts {
+        let mut facts = RowFacts {
             zones: ZoneMap::new(record.id, meta.series.columns.len() + 1),
             coverage: coverage.as_ref().map(|found| Coverage::new(record.id, found.grid)),
             whole: true,
         };
-        let crc = self.blocks(chunk, &meta, footer_at, &mut told)?;
-        if crc != record.file_crc && told.whole && self.report.count() == before {
-            let message = "its checksum is another than the manifest's, though each of its parts is whole";
+        let crc = self.blocks(chunk, &meta, footer_at, &mut facts)?;
+        if crc != record.file_crc && facts.whole && self.report.count() == before {
+            let message = "its checksum is not the manifest's, although each of its parts is intact";
             let finding = chunk.all_rows(chunk.finding(FindingKind::WrongChunk, message));
             let (expected, found) = (format!("{:08x}", record.file_crc), format!("{crc:08x}"));
             self.add_of(record.series_id, finding.compared(expected, found));
         }
-        if let (Some(found), Some(told_coverage), true) = (&coverage, &told.coverage, told.whole)
-            && (found.aligned != told_coverage.aligned || found.off_grid != told_coverage.off_grid)
+        if let (Some(found), Some(coverage_of_rows), true) = (&coverage, &facts.coverage, facts.whole)
+            && (found.aligned != coverage_of_rows.aligned || found.off_grid != coverage_of_rows.off_grid)
         {
-            self.sidecar_finding(chunk, &coverage_path(&chunk.path), "it does not say where the rows are");
+            self.sidecar_finding(chunk, &coverage_path(&chunk.path), "it does not match the intervals of the rows");
         }
-        self.zone_map(chunk, &meta, &told)?;
+        self.zone_map(chunk, &meta, &facts)?;
         self.value_index(chunk, Some(&meta))
     }
 
@@ -180,11 +180,11 @@ impl VerifyRun<'_> {
         let salvage = salvage(chunk, record.file_bytes);
         match &salvage {
             None => {
-                finding.message = format!("{reason}; the head is damaged too, so none of its rows can be told");
+                finding.message = format!("{reason}; the head is damaged too, so none of its rows can be recovered");
                 finding.remedy = FindingKind::WrongChunk.remedy().into();
             }
             Some(salvage) if salvage.is_complete() => {
-                finding.message = format!("{reason}; every block is whole, so nothing is lost");
+                finding.message = format!("{reason}; every block is intact, so nothing is lost");
             }
             Some(_) => {}
         }
@@ -205,7 +205,7 @@ impl VerifyRun<'_> {
         chunk: &ChunkUnderTest<'_>,
         meta: &ChunkMeta,
         footer_at: u64,
-        told: &mut RowFacts,
+        facts: &mut RowFacts,
     ) -> Result<u32> {
         let record = chunk.record;
         let head_bytes = chunk::head_bytes(meta)? as u64;
@@ -234,10 +234,10 @@ impl VerifyRun<'_> {
                 let finding = named(FindingKind::DamagedBlock, "its checksum does not match");
                 let (expected, found) = (format!("{:08x}", block.crc), format!("{found:08x}"));
                 self.add_of(record.series_id, finding.compared(expected, found));
-                told.whole = false;
-            } else if let Err(wrong) = rows(meta, block, &bytes, last, told) {
+                facts.whole = false;
+            } else if let Err(wrong) = rows(meta, block, &bytes, last, facts) {
                 self.add_of(record.series_id, named(FindingKind::WrongRows, &wrong));
-                told.whole = false;
+                facts.whole = false;
             }
             last = Some(block.ts_max);
         }
@@ -258,12 +258,12 @@ impl VerifyRun<'_> {
         self.watch.advance(record.file_bytes.saturating_sub(end))?;
         let ends = (meta.blocks.first().map(|b| b.ts_min), meta.blocks.last().map(|b| b.ts_max));
         if ends != (Some(meta.ts_min), Some(meta.ts_max)) {
-            let message = "its blocks span other times than its footer says";
+            let message = "its blocks have other first or last timestamps than its footer";
             self.add_of(record.series_id, chunk.all_rows(chunk.finding(FindingKind::WrongRows, message)));
         }
         let span = meta.series.partition.span_of(meta.ts_min, meta.series.unit);
         if span.name != record.partition || meta.ts_max > span.end {
-            let message = format!("rows of partition {} stand in one called {}", span.name, record.partition);
+            let message = format!("rows of partition {} are in a chunk of partition {}", span.name, record.partition);
             self.add_of(record.series_id, chunk.all_rows(chunk.finding(FindingKind::WrongRows, message)));
         }
         Ok(crc)
@@ -278,7 +278,7 @@ impl VerifyRun<'_> {
 
     /// A missing sidecar; the writer may be about to replace it, or to remove its chunk.
     fn missing_sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath) -> Result<()> {
-        for _ in 0..if self.live { LOOKS } else { 0 } {
+        for _ in 0..if self.live { READ_ATTEMPTS } else { 0 } {
             crate::store::check::verify::read_file::pause();
             if path.exists() {
                 return Ok(());
@@ -286,7 +286,8 @@ impl VerifyRun<'_> {
         }
         let id = chunk.record.id;
         if self.still(|contents| contents.chunks.contains_key(&id))? {
-            let mut finding = Finding::new(FindingKind::MissingSidecar, self.name(path), "the chunk goes without it");
+            let mut finding =
+                Finding::new(FindingKind::MissingSidecar, self.name(path), "the chunk is read without it");
             finding.file_id = Some(id);
             finding.partition = Some(chunk.record.partition.clone());
             self.add_of(chunk.record.series_id, finding);
@@ -295,14 +296,14 @@ impl VerifyRun<'_> {
     }
 
     /// Bytes of a small sidecar; nothing when it is missing, which is a finding where it is required.
-    fn sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath, wanted: bool) -> Result<Option<Vec<u8>>> {
+    fn sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath, is_expected: bool) -> Result<Option<Vec<u8>>> {
         match crate::store::check::verify::read_file::read(path) {
             FileReadOutcome::Is(bytes) => {
                 self.count(bytes.len() as u64)?;
                 Ok(Some(bytes))
             }
-            FileReadOutcome::Gone => {
-                if wanted {
+            FileReadOutcome::Missing => {
+                if is_expected {
                     self.missing_sidecar(chunk, path)?;
                 }
                 Ok(None)
@@ -322,7 +323,7 @@ impl VerifyRun<'_> {
         let path = zone_map_path(&chunk.path);
         if let Some(bytes) = self.sidecar(chunk, &path, true)? {
             let belongs = ZoneMap::decode(&bytes).map(|map| (map.chunk_id, map.footer_crc));
-            self.judge_sidecar(chunk, &path, belongs);
+            self.check_sidecar(chunk, &path, belongs);
         }
         let path = coverage_path(&chunk.path);
         let def = self.defs.get(&record.series_id).cloned();
@@ -330,12 +331,12 @@ impl VerifyRun<'_> {
         if let Some(bytes) = self.sidecar(chunk, &path, grid)? {
             let unit = def.as_ref().map_or_else(Default::default, |def| def.unit);
             let belongs = Coverage::decode(&bytes, unit).map(|found| (found.chunk_id, found.footer_crc));
-            self.judge_sidecar(chunk, &path, belongs);
+            self.check_sidecar(chunk, &path, belongs);
         }
         self.value_index(chunk, None)
     }
 
-    fn judge_sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath, belongs: Result<(u64, u32)>) {
+    fn check_sidecar(&mut self, chunk: &ChunkUnderTest<'_>, path: &DiskPath, belongs: Result<(u64, u32)>) {
         match belongs {
             Ok(of) if of == (chunk.record.id, chunk.record.footer_crc) => {}
             Ok(_) => self.sidecar_finding(chunk, path, "it belongs to another chunk"),
@@ -346,8 +347,8 @@ impl VerifyRun<'_> {
     /// The coverage of a chunk when it is intact and belongs to it.
     fn coverage_sidecar(&mut self, chunk: &ChunkUnderTest<'_>, meta: &ChunkMeta) -> Result<Option<Coverage>> {
         let path = coverage_path(&chunk.path);
-        let wanted = Grid::of(&meta.series, Some(meta.ts_min)).is_ok();
-        let Some(bytes) = self.sidecar(chunk, &path, wanted)? else { return Ok(None) };
+        let is_expected = Grid::of(&meta.series, Some(meta.ts_min)).is_ok();
+        let Some(bytes) = self.sidecar(chunk, &path, is_expected)? else { return Ok(None) };
         match Coverage::decode(&bytes, meta.series.unit) {
             Ok(found) if (found.chunk_id, found.footer_crc) == (chunk.record.id, chunk.record.footer_crc) => {
                 return Ok(Some(found));
@@ -358,7 +359,7 @@ impl VerifyRun<'_> {
         Ok(None)
     }
 
-    fn zone_map(&mut self, chunk: &ChunkUnderTest<'_>, meta: &ChunkMeta, told: &RowFacts) -> Result<()> {
+    fn zone_map(&mut self, chunk: &ChunkUnderTest<'_>, meta: &ChunkMeta, facts: &RowFacts) -> Result<()> {
         let path = zone_map_path(&chunk.path);
         let Some(bytes) = self.sidecar(chunk, &path, true)? else { return Ok(()) };
         let found = match ZoneMap::decode(&bytes) {
@@ -372,8 +373,8 @@ impl VerifyRun<'_> {
         let fits = found.columns.len() == meta.series.columns.len() + 1 && found.zones() == rows.div_ceil(ZONE_ROWS);
         if (found.chunk_id, found.footer_crc) != (chunk.record.id, chunk.record.footer_crc) || !fits {
             self.sidecar_finding(chunk, &path, "it belongs to another chunk");
-        } else if told.whole && found.columns != told.zones.columns {
-            self.sidecar_finding(chunk, &path, "it does not say what the rows say");
+        } else if facts.whole && found.columns != facts.zones.columns {
+            self.sidecar_finding(chunk, &path, "it does not match the rows");
         }
         Ok(())
     }
@@ -383,15 +384,15 @@ impl VerifyRun<'_> {
         let path = value_index_path(&chunk.path);
         // It must exist if the registration required it when the chunk was written, and still does.
         let now = self.defs.get(&chunk.record.series_id).cloned();
-        let wanted = meta.zip(now.as_ref()).map_or_else(Vec::new, |(meta, def)| wanted_columns(meta, def));
-        let then = meta.map_or_else(Vec::new, |meta| wanted_columns(meta, &meta.series));
-        let sure = wanted.iter().any(|column| then.contains(column));
+        let columns_now = meta.zip(now.as_ref()).map_or_else(Vec::new, |(meta, def)| wanted_columns(meta, def));
+        let columns_then = meta.map_or_else(Vec::new, |meta| wanted_columns(meta, &meta.series));
+        let was_expected = columns_now.iter().any(|column| columns_then.contains(column));
         let file = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => file,
-            FileReadOutcome::Gone if sure => return self.missing_sidecar(chunk, &path),
-            FileReadOutcome::Gone => {
-                if !wanted.is_empty() && !self.live {
-                    self.stale(chunk, &path, "the registration asks for one now");
+            FileReadOutcome::Missing if was_expected => return self.missing_sidecar(chunk, &path),
+            FileReadOutcome::Missing => {
+                if !columns_now.is_empty() && !self.live {
+                    self.stale(chunk, &path, "the registration now requires one");
                 }
                 return Ok(());
             }
@@ -406,8 +407,8 @@ impl VerifyRun<'_> {
         match self.index_pages(chunk, &file, &path) {
             Ok(index) => {
                 let has: Vec<usize> = index.columns.iter().map(|column| column.position).collect();
-                if meta.is_some() && now.is_some() && !wanted.is_empty() && has != wanted && !self.live {
-                    self.stale(chunk, &path, "the registration asks for other columns now");
+                if meta.is_some() && now.is_some() && !columns_now.is_empty() && has != columns_now && !self.live {
+                    self.stale(chunk, &path, "the registration now requires other columns");
                 }
             }
             Err(error) if error.code() == ErrorCode::NotReady => return Err(error),
@@ -424,7 +425,7 @@ impl VerifyRun<'_> {
     fn index_pages(&mut self, chunk: &ChunkUnderTest<'_>, file: &File, path: &DiskPath) -> Result<ValueIndex> {
         let file_bytes = disk::file_bytes(file, path)?;
         if file_bytes < ENVELOPE_BYTES as u64 {
-            return Err(Error::corrupt("value index is cut"));
+            return Err(Error::corrupt("value index is truncated"));
         }
         let length = ValueIndex::directory_length(&disk::read_at(file, path, 0, ENVELOPE_BYTES)?)?;
         if length as u64 > file_bytes {
@@ -494,22 +495,21 @@ fn footer(chunk: &ChunkUnderTest<'_>) -> Result<(ChunkMeta, u64)> {
     let trailer_at = end.saturating_sub(chunk::TRAILER_BYTES as u64);
     let trailer = chunk.read(trailer_at, end - trailer_at)?;
     let footer_bytes = chunk::footer_bytes(&trailer)? as u64;
-    let footer_at = trailer_at
-        .checked_sub(footer_bytes)
-        .ok_or_else(|| Error::corrupt("chunk footer: it is longer than the file"))?;
+    let footer_at =
+        trailer_at.checked_sub(footer_bytes).ok_or_else(|| Error::corrupt("chunk footer is longer than the file"))?;
     let (meta, _) = chunk::decode_footer(&chunk.read(footer_at, footer_bytes)?, end)?;
     Ok((meta, footer_at))
 }
 
 /// What the footer and the manifest say differently.
 fn differs(meta: &ChunkMeta, record: &ChunkRecord) -> Option<(String, String)> {
-    let told = |id: u64, series: u64, partition: &str, rows: u64, ts: (i64, i64), commits: (u64, u64)| {
+    let describe = |id: u64, series: u64, partition: &str, rows: u64, ts: (i64, i64), commits: (u64, u64)| {
         format!(
             "chunk {id} of series {series}, partition {partition}, {rows} rows from {} to {}, commits {} to {}",
             ts.0, ts.1, commits.0, commits.1
         )
     };
-    let found = told(
+    let found = describe(
         meta.chunk_id,
         meta.series_id,
         &meta.partition,
@@ -517,7 +517,7 @@ fn differs(meta: &ChunkMeta, record: &ChunkRecord) -> Option<(String, String)> {
         (meta.ts_min, meta.ts_max),
         (meta.commit_lo, meta.commit_hi),
     );
-    let expected = told(
+    let expected = describe(
         record.id,
         record.series_id,
         &record.partition,
@@ -534,7 +534,7 @@ fn rows(
     block: &chunk::BlockMeta,
     bytes: &[u8],
     last: Option<i64>,
-    told: &mut RowFacts,
+    facts: &mut RowFacts,
 ) -> std::result::Result<(), String> {
     let count = to_usize(block.rows);
     let column = |position: usize| {
@@ -545,17 +545,17 @@ fn rows(
     let columns = columns.ok_or("it has fewer cells than rows")?;
     let ts = cells::column(&columns, 0).as_slice();
     if !ts.windows(2).all(|pair| pair.first() < pair.last()) {
-        return Err("its timestamps do not rise".into());
+        return Err("its timestamps are not ascending".into());
     }
     if (ts.first(), ts.last()) != (Some(&block.ts_min), Some(&block.ts_max)) {
-        return Err("its first or last timestamp is another than the footer says".into());
+        return Err("its first or last timestamp is not that of the footer".into());
     }
     if last.is_some_and(|last| last >= block.ts_min) {
-        return Err("it begins before the block before it ends".into());
+        return Err("it begins before the previous block ends".into());
     }
     let columns: Vec<&[i64]> = columns.iter().map(Vec::as_slice).collect();
-    told.zones.add_block(&columns, |position| is_float(&meta.series, position));
-    if let Some(coverage) = &mut told.coverage {
+    facts.zones.add_block(&columns, |position| is_float(&meta.series, position));
+    if let Some(coverage) = &mut facts.coverage {
         coverage.add(ts);
     }
     Ok(())

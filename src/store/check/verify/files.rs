@@ -11,7 +11,7 @@ use crate::format::manifest::ChunkRecord;
 use crate::format::tombstone::{decode_drop, decode_registration, decode_tombstone};
 use crate::store::check::verify::finding::{Finding, FindingKind};
 use crate::store::check::verify::manifest::{ManifestReading, number_of};
-use crate::store::check::verify::read_file::{FileReadOutcome, LOOKS};
+use crate::store::check::verify::read_file::{FileReadOutcome, READ_ATTEMPTS};
 use crate::store::check::verify::run::VerifyRun;
 use crate::store::directory::{BACKUP_BEGUN, LISTING};
 use crate::store::publish::series_files::{DROP_MARKER, REGISTRATION, tombstone_name};
@@ -56,20 +56,22 @@ pub enum OrphanKind {
     Temporary,
     /// Set aside by a repair.
     Quarantined,
-    /// FastK did not put it there.
+    /// FastK did not create it.
     Foreign,
 }
 
 impl OrphanKind {
     fn why(self) -> &'static str {
         match self {
-            Self::Waiting => "replaced; it goes when its last reader does, at the latest with the next opening",
-            Self::GivenUp => "given up by the manifest; the next opening or the next edit removes it",
-            Self::Dropped => "of a dropped series; it goes when its last reader does",
-            Self::Unfinished => "written by a seal or compaction that is under way or was cut off; it is not read",
-            Self::Temporary => "being written, held in reserve, or left behind; the next opening removes it",
-            Self::Quarantined => "set aside by a repair; remove it when you do not need it any more",
-            Self::Foreign => "FastK did not put it there",
+            Self::Waiting => "replaced; removed when its last reader closes it, at the latest at the next opening",
+            Self::GivenUp => "no longer in the manifest; the next opening or the next edit removes it",
+            Self::Dropped => "of a dropped series; removed when its last reader closes it",
+            Self::Unfinished => {
+                "written by a seal or compaction that is in progress or was interrupted; it is not read"
+            }
+            Self::Temporary => "being written, reserved disk space, or left by a crash; the next opening removes it",
+            Self::Quarantined => "moved to quarantine by a repair; remove it when you no longer need it",
+            Self::Foreign => "FastK did not create it",
         }
     }
 }
@@ -116,7 +118,7 @@ pub fn orphans(root: &DiskPath) -> Result<OrphanReport> {
         let bytes = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => disk::file_bytes(&file, &path).unwrap_or(0),
             // It went in between.
-            FileReadOutcome::Gone => continue,
+            FileReadOutcome::Missing => continue,
             FileReadOutcome::Unreadable(_) => 0,
         };
         report.files += 1;
@@ -205,8 +207,8 @@ fn classify(reading: &ManifestReading, listing: &DirListing, dir: &str, name: &s
             };
             let dropped =
                 listing.series.get(&series_id).copied().unwrap_or(false) && !contents.series.contains_key(&series_id);
-            let told = number_of(name, ".tombstone").or(number_of(name, REGISTRATION));
-            if name == DROP_MARKER || told.is_some() {
+            let commit = number_of(name, ".tombstone").or(number_of(name, REGISTRATION));
+            if name == DROP_MARKER || commit.is_some() {
                 // Their contents stay true, whatever the manifest still needs of them.
                 return dropped.then_some(OrphanKind::Dropped);
             }
@@ -260,7 +262,7 @@ impl VerifyRun<'_> {
                 _ => continue,
             };
             let path = path_of(self.root, dir, name);
-            for _ in 0..if self.live { LOOKS } else { 0 } {
+            for _ in 0..if self.live { READ_ATTEMPTS } else { 0 } {
                 if !path.exists() {
                     break;
                 }
@@ -275,8 +277,8 @@ impl VerifyRun<'_> {
 
     /// The file of every delete the manifest has.
     fn tombstones(&mut self) -> Result<()> {
-        let wanted: Vec<(u64, u64, i64, i64)> = self.contents().tombstones.iter().copied().collect();
-        for (series_id, commit, start, end) in wanted {
+        let tombstones: Vec<(u64, u64, i64, i64)> = self.contents().tombstones.iter().copied().collect();
+        for (series_id, commit, start, end) in tombstones {
             let path = series_dir(self.root, series_id).join(tombstone_name(commit));
             let name = self.name(&path);
             let message = format!("the delete of {start} to {end} at commit {commit}");
@@ -298,7 +300,7 @@ impl VerifyRun<'_> {
                         }
                     }
                 }
-                FileReadOutcome::Gone => {
+                FileReadOutcome::Missing => {
                     let named = |contents: &crate::store::manifest::edits::Contents| {
                         contents.tombstones.contains(&(series_id, commit, start, end))
                     };
@@ -332,9 +334,9 @@ impl VerifyRun<'_> {
             Ok(_) => "it is the file of another delete".to_owned(),
             Err(error) => error.detail().to_owned(),
         };
-        let message = format!("{wrong}; the manifest does not need it any more");
+        let message = format!("{wrong}; the manifest no longer needs it");
         let mut finding = Finding::new(FindingKind::DamagedTombstone, joined(dir, name), message);
-        finding.remedy = "`admin repair --apply` sets it aside; nothing that is read now depends on it".into();
+        finding.remedy = "`admin repair --apply` moves it to quarantine; no stored row depends on it".into();
         self.add_of(series_id, finding);
         Ok(())
     }
@@ -353,7 +355,7 @@ impl VerifyRun<'_> {
         self.count(bytes.len() as u64)?;
         let wrong = match decode_registration(&bytes) {
             Ok(file) if (file.series_id, file.commit) == (series_id, commit) => return Ok(()),
-            Ok(_) => "it is that of another series".to_owned(),
+            Ok(_) => "it belongs to another series".to_owned(),
             Err(error) => error.detail().to_owned(),
         };
         self.add_of(series_id, Finding::new(FindingKind::DamagedRegistration, joined(dir, name), wrong));
@@ -386,7 +388,7 @@ impl VerifyRun<'_> {
         if known && !self.live && reading.whole && !self.dropped.contains(&series_id) {
             self.add_of(
                 series_id,
-                Finding::new(FindingKind::StrayDropMarker, name, "neither manifest nor log drops it"),
+                Finding::new(FindingKind::StrayDropMarker, name, "neither manifest nor log has a drop of it"),
             );
         }
         Ok(())

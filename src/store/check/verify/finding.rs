@@ -10,9 +10,9 @@ pub const FINDINGS_MAX: usize = 10_000;
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Severity {
-    /// Nothing is wrong: what a crash or a change leaves behind, and upkeep or the next opening takes away.
+    /// Nothing is wrong: leftovers of a crash or a change, which maintenance or the next opening removes.
     Note,
-    /// Nothing is lost, but something that protects or speeds up is damaged, or a file does not belong here.
+    /// No data is lost, but a redundant or derived file is damaged, or a file does not belong here.
     Warning,
     /// Stored data is damaged or missing.
     Error,
@@ -20,7 +20,7 @@ pub enum Severity {
 
 macro_rules! kinds {
     ($($variant:ident $name:literal $severity:ident $title:literal $remedy:literal;)*) => {
-        /// What was found, as a stable word.
+        /// What was found, as a stable name.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -57,82 +57,82 @@ macro_rules! kinds {
 
 kinds! {
     DamagedFormat "damaged_format" Error "The file that names the store's format is damaged or missing."
-        "`admin repair --apply` writes it anew; nothing is lost";
+        "`admin repair --apply` rewrites it; nothing is lost";
     NewerFormat "newer_format" Error "A file was written by a newer program."
         "use the program that wrote it";
     UnreadableFile "unreadable_file" Error "The operating system could not read a file."
         "check the disk and its permissions, then verify again";
     DamagedEdit "damaged_edit" Error "A manifest edit is damaged."
-        "`admin repair --apply` sets it aside; where no checkpoint repeats it, it makes the manifest anew from the other files and lists what only the manifest knew";
-    DamagedEditCopy "damaged_edit_copy" Warning "One of the two copies in a manifest edit is damaged; the other one is whole."
-        "nothing is lost; the next checkpoints make the file superfluous, `admin repair --apply` does so at once";
+        "`admin repair --apply` moves it to quarantine; if no checkpoint repeats it, the manifest is rebuilt from the other files and what only it recorded is listed";
+    DamagedEditCopy "damaged_edit_copy" Warning "One of the two copies in a manifest edit is damaged; the other one is intact."
+        "nothing is lost; the next checkpoints replace the file, `admin repair --apply` does so immediately";
     MissingEdit "missing_edit" Error "A manifest edit is missing."
-        "put the file back; else `admin repair --apply` makes the manifest anew from the other files and lists what only the manifest knew";
-    DamagedCheckpoint "damaged_checkpoint" Warning "A manifest checkpoint is damaged, or says something else than the edits before it."
-        "nothing is lost while the other checkpoint and the edits behind it are there; `admin repair --apply` sets it aside and writes a new one";
-    MissingCheckpoint "missing_checkpoint" Warning "The older one of the two manifest checkpoints is missing."
-        "nothing is lost while the newer one is whole; `admin repair --apply` writes a new one";
-    DamagedCurrent "damaged_current" Warning "The hint how far the manifest has come is damaged."
-        "nothing is lost; `admin repair --apply`, or the next opening, writes it anew";
-    DamagedSegment "damaged_segment" Error "The header of a log segment is damaged, or the segment is cut or longer than its header says."
-        "the store takes no writes; `admin repair --apply` keeps every whole frame and names the log positions that are lost";
+        "restore the file; otherwise `admin repair --apply` rebuilds the manifest from the other files and lists what only it recorded";
+    DamagedCheckpoint "damaged_checkpoint" Warning "A manifest checkpoint is damaged, or contradicts the edits before it."
+        "nothing is lost while the other checkpoint and the edits after it exist; `admin repair --apply` moves it to quarantine and writes a new one";
+    MissingCheckpoint "missing_checkpoint" Warning "The older of the two manifest checkpoints is missing."
+        "nothing is lost while the newer one is intact; `admin repair --apply` writes a new one";
+    DamagedCurrent "damaged_current" Warning "The hint `CURRENT`, which names the newest manifest edit, is damaged."
+        "nothing is lost; `admin repair --apply`, or the next opening, rewrites it";
+    DamagedSegment "damaged_segment" Error "The header of a log segment is damaged, or the segment is shorter or longer than its header says."
+        "the store is read-only; `admin repair --apply` keeps every intact frame and lists the lost log positions";
     MissingSegment "missing_segment" Error "A log segment is missing."
-        "put the file back; else `admin repair --apply` keeps every whole frame and names the log positions that are lost";
-    DamagedFrame "damaged_frame" Error "Frames of the log that were synced are damaged."
-        "the store takes no writes; `admin repair --apply` keeps every whole frame and names the log positions that are lost";
-    TornTail "torn_tail" Note "The log ends with an unfinished write that nobody was told of."
-        "nothing to do: the next opening cuts it, as `admin repair --apply` does";
-    StrayBytes "stray_bytes" Note "Bytes of the log that hold nothing are not zero."
-        "nothing to do: no reader looks at them; `admin repair --apply` begins a new log without them";
+        "restore the file; otherwise `admin repair --apply` keeps every intact frame and lists the lost log positions";
+    DamagedFrame "damaged_frame" Error "Synced frames of the log are damaged."
+        "the store is read-only; `admin repair --apply` keeps every intact frame and lists the lost log positions";
+    TornTail "torn_tail" Note "The log ends with an incomplete write that was never acknowledged."
+        "nothing to do: the next opening truncates it, as does `admin repair --apply`";
+    StrayBytes "stray_bytes" Note "Unused bytes of the log are not zero."
+        "nothing to do: they are never read; `admin repair --apply` starts a new log without them";
     MissingRunFile "missing_run_file" Error "A file of tail rows is missing."
-        "put the file back; else `admin repair --apply` gives its rows up and names the series";
-    DamagedRunFile "damaged_run_file" Error "Head, index or trailer of a file of tail rows is damaged."
-        "`admin repair --apply` writes a new file from the whole runs";
+        "restore the file; otherwise `admin repair --apply` gives up its rows and lists the series";
+    DamagedRunFile "damaged_run_file" Error "The head, index or trailer of a file of tail rows is damaged."
+        "`admin repair --apply` writes a new file from the intact runs";
     DamagedRun "damaged_run" Error "Rows in a file of tail rows are damaged."
         "`admin repair --apply` writes a new file from the other runs; the rows of this one are lost";
     MissingReceipts "missing_receipts" Error "A file of receipts is missing: retries of those writes would be applied again."
-        "put the file back; else `admin repair --apply` gives it up";
+        "restore the file; otherwise `admin repair --apply` gives it up";
     DamagedReceipts "damaged_receipts" Error "A file of receipts is damaged: retries of those writes would be applied again."
-        "`admin repair --apply` keeps the whole pages";
+        "`admin repair --apply` keeps the intact pages";
     MissingTombstone "missing_tombstone" Warning "The file of a delete is missing; the manifest still has the delete."
-        "`admin repair --apply` writes it anew; without it a rebuilt manifest would show the deleted rows again";
-    DamagedTombstone "damaged_tombstone" Warning "The file of a delete is damaged, or says something else than the manifest."
-        "`admin repair --apply` writes it anew; without it a rebuilt manifest would show the deleted rows again";
-    DamagedRegistration "damaged_registration" Warning "The file that tells a registration beside the manifest is damaged."
-        "`admin repair --apply` writes it anew; without it a rebuilt manifest would show an older registration, or none";
+        "`admin repair --apply` rewrites it; without it a rebuilt manifest would show the deleted rows again";
+    DamagedTombstone "damaged_tombstone" Warning "The file of a delete is damaged, or contradicts the manifest."
+        "`admin repair --apply` rewrites it; without it a rebuilt manifest would show the deleted rows again";
+    DamagedRegistration "damaged_registration" Warning "The file that repeats a registration for a rebuilt manifest is damaged."
+        "`admin repair --apply` rewrites it; without it a rebuilt manifest would show an older registration, or none";
     DamagedDropMarker "damaged_drop_marker" Warning "The marker of a dropped series is damaged."
-        "`admin repair --apply` writes it anew, or sets it aside where its series is there or gone for good; without it a rebuilt manifest could show the series again";
-    StrayDropMarker "stray_drop_marker" Warning "A series that was not dropped has the marker of a dropped one."
-        "`admin repair --apply` sets it aside; with it a rebuilt manifest would leave the series out";
+        "`admin repair --apply` rewrites it, or moves it to quarantine if its series exists or was removed completely; without it a rebuilt manifest could show the series again";
+    StrayDropMarker "stray_drop_marker" Warning "A series that was not dropped has a drop marker."
+        "`admin repair --apply` moves it to quarantine; with it a rebuilt manifest would omit the series";
     MissingChunk "missing_chunk" Error "A chunk file is missing."
-        "put the file back; else `admin repair --apply` gives its rows up and names them";
+        "restore the file; otherwise `admin repair --apply` gives up its rows and lists them";
     TruncatedChunk "truncated_chunk" Error "A chunk file is shorter than the manifest says."
-        "`admin repair --apply` keeps the whole blocks in a new file; the others are lost";
+        "`admin repair --apply` keeps the intact blocks in a new file; the others are lost";
     GrownChunk "grown_chunk" Error "A chunk file is longer than the manifest says."
-        "`admin repair --apply` writes a new file without what was added; nothing is lost";
+        "`admin repair --apply` writes a new file without the added bytes; nothing is lost";
     WrongChunk "wrong_chunk" Error "A chunk file is not the one the manifest names."
-        "put the right file back; else `admin repair --apply` gives its rows up and names them";
+        "restore the right file; otherwise `admin repair --apply` gives up its rows and lists them";
     DamagedHead "damaged_head" Warning "The bytes before the first block of a chunk are damaged."
         "`admin repair --apply` writes a new file with a new head; nothing is lost";
     DamagedBlock "damaged_block" Error "A block of a chunk is damaged; its rows are not served."
         "`admin repair --apply` keeps the other blocks in a new file; the rows of this one are lost";
     DamagedFooter "damaged_footer" Error "The footer of a chunk is damaged; none of its rows are served."
-        "`admin repair --apply` makes the footer anew from the head and the blocks";
-    WrongRows "wrong_rows" Error "A block has the checksum it should have, but its rows cannot be right."
-        "a defect of the program that wrote it: please report it; `admin restore` brings back a backup of before";
-    ClashingChunks "clashing_chunks" Error "Two chunks have rows of the same times and the same commits: which one wins is not defined."
-        "a defect of the program that wrote them: please report it; `admin restore` brings back a backup of before";
+        "`admin repair --apply` rebuilds the footer from the head and the blocks";
+    WrongRows "wrong_rows" Error "The checksum of a block is right, but its rows cannot be."
+        "a defect of the program that wrote it: please report it; `admin restore` restores an earlier backup";
+    ClashingChunks "clashing_chunks" Error "Two chunks have rows of the same times and commits: it is not defined which one takes precedence."
+        "a defect of the program that wrote them: please report it; `admin restore` restores an earlier backup";
     MissingSidecar "missing_sidecar" Warning "A sidecar is missing: queries take longer."
-        "`admin scrub` writes it anew from the chunk; nothing is lost";
-    DamagedSidecar "damaged_sidecar" Warning "A sidecar is damaged, or does not say what the rows of its chunk say."
-        "`admin scrub` writes it anew from the chunk; nothing is lost";
-    StaleSidecar "stale_sidecar" Note "A value index does not have the columns the registration asks for now."
-        "nothing to do: upkeep or `admin scrub` writes it anew";
+        "`admin scrub` rebuilds it from the chunk; nothing is lost";
+    DamagedSidecar "damaged_sidecar" Warning "A sidecar is damaged, or does not match the rows of its chunk."
+        "`admin scrub` rebuilds it from the chunk; nothing is lost";
+    StaleSidecar "stale_sidecar" Note "A value index lacks columns that the registration now requires."
+        "nothing to do: maintenance or `admin scrub` rebuilds it";
     DamagedRegistry "damaged_registry" Error "The registry of datasets, features and factors is damaged, or it is empty or missing while there are snapshots of datasets."
-        "`admin repair --apply` sets it aside and begins a fresh one; rows and snapshots stay, the descriptions are lost unless a backup has them";
-    OrphanFile "orphan_file" Note "A file that nothing names: a crash left it behind."
-        "nothing to do: it is not read, and the next opening removes it, as `admin repair --apply` does; `admin list-orphans` tells what it is";
-    ForeignFile "foreign_file" Warning "A file that FastK did not put there."
+        "`admin repair --apply` moves it to quarantine and creates an empty one; rows and snapshots stay, the descriptions are lost unless a backup has them";
+    OrphanFile "orphan_file" Note "A file that nothing refers to, left by a crash."
+        "nothing to do: it is never read, and the next opening removes it, as does `admin repair --apply`; `admin list-orphans` shows what it is";
+    ForeignFile "foreign_file" Warning "A file that FastK did not create."
         "move it out of the data directory";
 }
 
@@ -144,7 +144,7 @@ pub struct Finding {
     pub kind: FindingKind,
     /// Path below the data directory.
     pub file: String,
-    /// Where in the file the damage begins, and how many bytes it takes.
+    /// Offset of the damage in the file, and its length.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,14 +162,14 @@ pub struct Finding {
     /// Position of the block in its chunk, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<u64>,
-    /// Rows that are in question: how many at most, and between which timestamps.
+    /// Affected rows: how many at most, and between which timestamps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ts_min: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ts_max: Option<i64>,
-    /// Log positions that are in question.
+    /// Affected log positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn_min: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -217,7 +217,7 @@ impl Finding {
         self
     }
 
-    /// Which rows are in question.
+    /// The affected rows.
     pub fn rows(mut self, rows: u64, ts_min: i64, ts_max: i64) -> Self {
         self.rows = Some(rows);
         self.ts_min = Some(ts_min);
@@ -225,7 +225,7 @@ impl Finding {
         self
     }
 
-    /// What should be there and what is.
+    /// What was expected and what was found.
     pub fn compared(mut self, expected: impl ToString, found: impl ToString) -> Self {
         self.expected = Some(expected.to_string());
         self.found = Some(found.to_string());
@@ -238,14 +238,14 @@ impl Finding {
         self
     }
 
-    /// Another weight than that of the kind.
+    /// Another severity than that of the kind.
     pub fn severity(mut self, severity: Severity) -> Self {
         self.severity = severity;
         self
     }
 }
 
-/// What a check of a whole store found.
+/// What a check of a complete store found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct VerifyReport {
@@ -267,7 +267,7 @@ pub struct VerifyReport {
     pub findings: Vec<Finding>,
     /// Findings beyond those.
     pub findings_left_out: u64,
-    /// Sidecars that a scrub found damaged or missing and wrote anew; they are not among the findings.
+    /// Sidecars that a scrub found damaged or missing and rebuilt; they are not among the findings.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rebuilt: Vec<Finding>,
 }
@@ -305,7 +305,7 @@ impl VerifyReport {
         }
     }
 
-    /// Takes out a finding that is no longer one, and lists it as rebuilt.
+    /// Moves a finding that was fixed to the list of rebuilt sidecars.
     pub fn set_rebuilt(&mut self, position: usize) {
         if position >= self.findings.len() {
             return;
@@ -346,7 +346,7 @@ mod tests {
     fn a_report_counts_what_it_does_not_carry() {
         let mut report = VerifyReport::default();
         report.add(Finding::new(FindingKind::TornTail, "wal/1", "x"));
-        assert!(report.clean, "a note is no reason to do anything");
+        assert!(report.clean, "a note needs no action");
         for _ in 0..FINDINGS_MAX {
             report.add(Finding::new(FindingKind::DamagedBlock, "chunks/1", "x"));
         }

@@ -12,7 +12,7 @@ use crate::format::wal::{
 };
 use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
 use crate::store::check::verify::manifest::number_of;
-use crate::store::check::verify::read_file::{FileReadOutcome, LOOKS};
+use crate::store::check::verify::read_file::{FileReadOutcome, READ_ATTEMPTS};
 use crate::store::check::verify::run::VerifyRun;
 use crate::types::cells;
 use crate::types::width::to_usize;
@@ -52,7 +52,7 @@ impl VerifyRun<'_> {
         for number in numbers {
             for missing in expected..number {
                 let file = format!("wal/{missing:020}.wal");
-                let finding = Finding::new(FindingKind::MissingSegment, file, "what was only in it is lost");
+                let finding = Finding::new(FindingKind::MissingSegment, file, "rows that were only in it are lost");
                 walk.leave_open(finding, self.contents().wal_first_lsn);
             }
             expected = number + 1;
@@ -68,7 +68,7 @@ impl VerifyRun<'_> {
         let newest = self.reading.current.wal_segment;
         if newest >= expected && self.reading.whole {
             let file = format!("wal/{expected:020}.wal");
-            let message = format!("CURRENT tells of segment {newest}; what was only in it is lost");
+            let message = format!("CURRENT names segment {newest}; rows that were only in it are lost");
             walk.leave_open(Finding::new(FindingKind::MissingSegment, file, message), first_lsn);
         }
         walk.close_at_end();
@@ -100,7 +100,7 @@ impl VerifyRun<'_> {
 
     /// Numbers of the segments that recovery would read; `None`, and a finding, when there is no log at all.
     fn segments(&mut self) -> Result<Option<Vec<u64>>> {
-        for look in 0..LOOKS {
+        for attempt in 0..READ_ATTEMPTS {
             let first = self.contents().wal_first_segment;
             let names = disk::list(&self.root.join("wal"))?;
             let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name, ".wal")).collect();
@@ -109,7 +109,7 @@ impl VerifyRun<'_> {
             if begins || !self.reading.whole {
                 return Ok(Some(numbers));
             }
-            if self.live && look + 1 < LOOKS {
+            if self.live && attempt + 1 < READ_ATTEMPTS {
                 // The writer may have trimmed it: then the manifest starts later now.
                 crate::store::check::verify::read_file::pause();
                 let fresh = crate::store::check::verify::manifest::read(self.root)?;
@@ -123,7 +123,7 @@ impl VerifyRun<'_> {
             if numbers.is_empty() {
                 if !self.contents().epoch.is_empty() {
                     let file = format!("wal/{first:020}.wal");
-                    let message = "the log has no segment; what was only in it is lost";
+                    let message = "the log has no segment; rows that were only in it are lost";
                     self.add(Finding::new(FindingKind::MissingSegment, file, message));
                 }
                 return Ok(None);
@@ -142,9 +142,9 @@ impl VerifyRun<'_> {
         loop {
             let bytes = match crate::store::check::verify::read_file::read(&path) {
                 FileReadOutcome::Is(bytes) => bytes,
-                FileReadOutcome::Gone => {
+                FileReadOutcome::Missing => {
                     if self.still(|contents| contents.wal_first_segment <= number)? {
-                        let message = "it vanished while the log was read";
+                        let message = "it disappeared while the log was read";
                         walk.findings.push(Finding::new(FindingKind::MissingSegment, file, message));
                     }
                     walk.next_lsn = None;
@@ -163,7 +163,7 @@ impl VerifyRun<'_> {
             found.segment(number, &file, &bytes, self.contents().wal_first_lsn);
             let clean = found.gaps.is_empty() && found.findings.is_empty();
             same = if before.as_ref() == Some(&bytes) { same + 1 } else { 0 };
-            if clean || !self.live || same + 1 >= LOOKS {
+            if clean || !self.live || same + 1 >= READ_ATTEMPTS {
                 walk.next_lsn = found.next_lsn;
                 walk.by_header = found.by_header;
                 walk.durable_lsn = found.durable_lsn;
@@ -192,7 +192,7 @@ impl LogWalk {
             Ok(header) if header.number == number => {
                 let (expected, found) = (header.segment_bytes, bytes.len() as u64);
                 if expected != found {
-                    let message = if found < expected { "its end is cut off" } else { "bytes were added to it" };
+                    let message = if found < expected { "its end is missing" } else { "bytes were added to it" };
                     let finding = damaged(message).at(expected.min(found), expected.abs_diff(found));
                     let finding = finding.compared(format!("{expected} bytes"), format!("{found} bytes"));
                     match found < expected {
@@ -200,7 +200,7 @@ impl LogWalk {
                         false => {
                             let mut finding = finding.severity(Severity::Warning);
                             finding.remedy =
-                                "`admin repair --apply` keeps its frames and begins a new log; nothing is lost".into();
+                                "`admin repair --apply` keeps its frames and starts a new log; nothing is lost".into();
                             self.findings.push(finding);
                         }
                     }
@@ -218,7 +218,7 @@ impl LogWalk {
                 let header_bytes = (bytes.len() as u64).min(SEGMENT_HEADER_BYTES as u64);
                 // Any intact frame shows what the header recorded.
                 let Some((_, frame)) = wal::first_frame(bytes) else {
-                    let message = format!("{}; it has no whole frame", error.detail());
+                    let message = format!("{}; it has no intact frame", error.detail());
                     self.leave_open(damaged(&message).at(0, header_bytes), first_lsn);
                     return;
                 };
@@ -239,11 +239,11 @@ impl LogWalk {
             match wal::frame_at(bytes, offset, epoch) {
                 FrameRead::Frame(frame, payload) => {
                     self.close_before(frame.lsn, damaged_at.is_none());
-                    let told = self.next_lsn.unwrap_or(frame.lsn);
+                    let expected_lsn = self.next_lsn.unwrap_or(frame.lsn);
                     let expected = match damaged_at {
-                        _ if !self.by_header => told,
-                        None => told.min(frame.lsn),
-                        Some(_) => told.min(first_lsn.min(frame.lsn)),
+                        _ if !self.by_header => expected_lsn,
+                        None => expected_lsn.min(frame.lsn),
+                        Some(_) => expected_lsn.min(first_lsn.min(frame.lsn)),
                     };
                     if damaged_at.is_some() || expected != frame.lsn {
                         let from = damaged_at.take().unwrap_or(offset);
@@ -272,9 +272,9 @@ impl LogWalk {
             self.close_before(first, true);
         }
         // Where the next frame would start and nothing was written, none followed.
-        let nothing_followed = bytes.get(end..end + FRAME_ALIGNMENT).is_some_and(|next| is_zero(next, 0));
+        let is_log_end = bytes.get(end..end + FRAME_ALIGNMENT).is_some_and(|next| is_zero(next, 0));
         match cut {
-            Some(finding) if nothing_followed => self.findings.push(finding),
+            Some(finding) if is_log_end => self.findings.push(finding),
             Some(finding) => self.leave_open(finding, first_lsn),
             None => {}
         }
@@ -309,16 +309,18 @@ impl LogWalk {
     fn close_at_end(&mut self) {
         let Some(mut finding) = self.open_ended.take() else { return };
         if let Some(first) = finding.lsn_min {
-            finding.message = format!("{}: positions from {first} on are lost, if there were any", finding.message);
+            finding.message = format!("{}: positions from {first} on are lost, if any", finding.message);
         }
         self.findings.push(finding);
     }
 
     fn gap(&mut self, file: &str, (from, to): (usize, usize), lsn_min: u64, lsn_max: Option<u64>) {
         let message = match lsn_max {
-            Some(last) if last < lsn_min => format!("bytes {from} to {to} hold no frame; no position is missing"),
-            Some(last) => format!("bytes {from} to {to} hold no whole frame: positions {lsn_min} to {last} are lost"),
-            None => format!("bytes {from} to {to} hold no whole frame: positions from {lsn_min} on"),
+            Some(last) if last < lsn_min => format!("bytes {from} to {to} contain no frame; no position is missing"),
+            Some(last) => {
+                format!("bytes {from} to {to} contain no intact frame: positions {lsn_min} to {last} are lost")
+            }
+            None => format!("bytes {from} to {to} contain no intact frame: positions from {lsn_min} on"),
         };
         let (offset, bytes) = (from as u64, to.saturating_sub(from) as u64);
         self.gaps.push(LogGap { file: file.into(), offset, bytes, lsn_min, lsn_max, message });
@@ -340,7 +342,7 @@ impl LogWalk {
         let (begin, end) = (offset + FRAME_HEADER_BYTES + payload.len(), offset + frame_bytes(frame.payload_bytes));
         let padding = cells::range(bytes, begin..end.min(bytes.len()));
         if padding.iter().any(|byte| *byte != 0) {
-            let message = format!("the bytes behind frame {} are not zero", frame.lsn);
+            let message = format!("the bytes after frame {} are not zero", frame.lsn);
             let finding = Finding::new(FindingKind::StrayBytes, file, message);
             self.findings.push(finding.at(begin as u64, padding.len() as u64));
         }
@@ -355,7 +357,7 @@ impl LogWalk {
                     .filter(|operation| matches!(operation, LoggedChange::Register { .. } | LoggedChange::Drop { .. })),
             ),
             Err(error) => {
-                let message = format!("frame {} is whole but cannot be read: {}", frame.lsn, error.detail());
+                let message = format!("frame {} is intact but cannot be decoded: {}", frame.lsn, error.detail());
                 let finding = Finding::new(FindingKind::DamagedFrame, file, message);
                 let mut finding = finding.at(offset as u64, frame_bytes(frame.payload_bytes) as u64);
                 finding.lsn_min = Some(frame.lsn);

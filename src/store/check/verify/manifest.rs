@@ -56,7 +56,7 @@ pub fn read(root: &DiskPath) -> Result<ManifestReading> {
 fn read_current(root: &DiskPath) -> Result<(Current, Option<Finding>)> {
     let file = "manifest/CURRENT";
     Ok(match crate::store::check::verify::read_file::read(&root.join(file)) {
-        FileReadOutcome::Gone => (Current::default(), None),
+        FileReadOutcome::Missing => (Current::default(), None),
         FileReadOutcome::Unreadable(error) => {
             (Current::default(), Some(crate::store::check::verify::read_file::unreadable(file, &error)))
         }
@@ -105,7 +105,7 @@ fn read_once(
         let file = format!("manifest/{name}");
         let bytes = match crate::store::check::verify::read_file::read(&dir.join(name)) {
             FileReadOutcome::Is(bytes) => bytes,
-            FileReadOutcome::Gone => {
+            FileReadOutcome::Missing => {
                 moved = true;
                 continue;
             }
@@ -124,7 +124,7 @@ fn read_once(
             let finding = Finding::new(FindingKind::DamagedEditCopy, &file, damage.reason.clone());
             reading.findings.push(finding.at(damage.offset, length));
         }
-        let stands = match decoded.map(|(edit, _)| edit) {
+        let state = match decoded.map(|(edit, _)| edit) {
             Ok(edit) if edit.number == number => EditState::Whole(Box::new(edit)),
             Ok(edit) => {
                 let kind = if is_edit { FindingKind::DamagedEdit } else { FindingKind::DamagedCheckpoint };
@@ -142,19 +142,19 @@ fn read_once(
                 EditState::Damaged
             }
         };
-        if let EditState::Whole(edit) = &stands {
+        if let EditState::Whole(edit) = &state {
             reading.ever.extend(edit.chunks.iter().chain(&edit.chunks_waiting).map(|chunk| chunk.id));
             reading.ever.extend(edit.chunks_removed.iter().chain(&edit.chunks_unlinked));
             reading.ever.extend(edit.runs.iter().map(|run| run.id).chain(edit.runs_removed.iter().copied()));
             reading.ever.extend(edit.receipts.iter().map(|file| file.id).chain(edit.receipts_removed.iter().copied()));
         }
-        if is_edit { &mut edits } else { &mut checkpoints }.insert(number, stands);
+        if is_edit { &mut edits } else { &mut checkpoints }.insert(number, state);
     }
     follow(&mut reading, &edits, &checkpoints);
     if reading.whole && reading.contents.number < current.edit {
         reading.whole = false;
         let file = format!("manifest/{:020}.edit", reading.contents.number + 1);
-        let finding = Finding::new(FindingKind::MissingEdit, file, "CURRENT tells of later edits");
+        let finding = Finding::new(FindingKind::MissingEdit, file, "CURRENT names a later edit");
         reading.findings.push(finding.compared(current.edit, reading.contents.number));
     }
     Ok((reading, moved))
@@ -178,11 +178,11 @@ fn follow(reading: &mut ManifestReading, edits: &BTreeMap<u64, EditState>, check
     };
     if begin > 0 {
         // The edits since the older checkpoint are retained; before them nothing is.
-        let kept_from = edits.keys().copied().find(|number| *number <= begin);
-        let older_is_there = checkpoints.keys().any(|number| *number < newest);
-        if kept_from.is_some() && !older_is_there {
-            let number = kept_from.unwrap_or(1) - 1;
-            let message = "the older one of two checkpoints is missing; the edits behind it are there";
+        let first_edit = edits.keys().copied().find(|number| *number <= begin);
+        let has_older = checkpoints.keys().any(|number| *number < newest);
+        if first_edit.is_some() && !has_older {
+            let number = first_edit.unwrap_or(1) - 1;
+            let message = "the older of the two checkpoints is missing; the edits after it exist";
             let file = format!("manifest/{number:020}.checkpoint");
             reading.findings.push(Finding::new(FindingKind::MissingCheckpoint, file, message));
         }
@@ -196,15 +196,12 @@ fn follow(reading: &mut ManifestReading, edits: &BTreeMap<u64, EditState>, check
         number += 1;
         match edits.get(&number) {
             Some(EditState::Whole(edit)) => contents.apply(edit.as_ref().clone()),
-            stands => {
+            state => {
                 let needed = number > newest;
-                if stands.is_none() {
+                if state.is_none() {
                     let file = format!("manifest/{number:020}.edit");
-                    let message = if needed {
-                        "what it published is unknown"
-                    } else {
-                        "a checkpoint repeats what it said, so nothing is lost"
-                    };
+                    let message =
+                        if needed { "its contents are unknown" } else { "a checkpoint repeats it, so nothing is lost" };
                     let severity = if needed { Severity::Error } else { Severity::Warning };
                     reading.findings.push(Finding::new(FindingKind::MissingEdit, file, message).severity(severity));
                 }
@@ -218,7 +215,7 @@ fn follow(reading: &mut ManifestReading, edits: &BTreeMap<u64, EditState>, check
                     for skipped in number + 1..=edit.number {
                         if !edits.contains_key(&skipped) {
                             let file = format!("manifest/{skipped:020}.edit");
-                            let message = "a checkpoint repeats what it said, so nothing is lost";
+                            let message = "a checkpoint repeats it, so nothing is lost";
                             let finding = Finding::new(FindingKind::MissingEdit, file, message);
                             reading.findings.push(finding.severity(Severity::Warning));
                         }
@@ -231,11 +228,11 @@ fn follow(reading: &mut ManifestReading, edits: &BTreeMap<u64, EditState>, check
             }
         }
         if let Some(edit) = whole_checkpoint(number).filter(|_| reading.whole) {
-            let mut told = Contents::empty();
-            told.apply(edit.as_ref().clone());
-            if told.as_edit() != contents.as_edit() {
+            let mut derived = Contents::empty();
+            derived.apply(edit.as_ref().clone());
+            if derived.as_edit() != contents.as_edit() {
                 let file = format!("manifest/{number:020}.checkpoint");
-                let message = "it says something else than the edits before it";
+                let message = "it contradicts the edits before it";
                 reading.findings.push(Finding::new(FindingKind::DamagedCheckpoint, file, message));
             }
         }
@@ -245,7 +242,7 @@ fn follow(reading: &mut ManifestReading, edits: &BTreeMap<u64, EditState>, check
         let number = finding.file.strip_prefix("manifest/").and_then(|name| number_of(name, ".edit"));
         if finding.kind == FindingKind::DamagedEdit && number.is_some_and(|number| number <= newest) {
             finding.severity = Severity::Warning;
-            finding.message = format!("{}; a checkpoint repeats what it said, so nothing is lost", finding.message);
+            finding.message = format!("{}; a checkpoint repeats it, so nothing is lost", finding.message);
         }
     }
     if newest == 0 && !checkpoints.is_empty() && !edits.contains_key(&1) {
@@ -267,14 +264,14 @@ fn follow(reading: &mut ManifestReading, edits: &BTreeMap<u64, EditState>, check
         }
         if checkpoints.is_empty() {
             let file = format!("manifest/{:020}.checkpoint", first - 1);
-            let message = "no checkpoint is left, and the edits before it are gone";
+            let message = "no checkpoint exists, and the edits before it are missing";
             let finding = Finding::new(FindingKind::MissingCheckpoint, file, message).severity(Severity::Error);
             reading.findings.push(finding);
         }
     }
     if newest > 0 && end > newest + CHECKPOINT_EDITS {
         let file = format!("manifest/{:020}.checkpoint", newest + CHECKPOINT_EDITS);
-        let message = "no checkpoint was written for a long time, or the newest one is gone; the edits are there";
+        let message = "no checkpoint was written for a long time, or the newest one is missing; the edits exist";
         reading.findings.push(Finding::new(FindingKind::MissingCheckpoint, file, message).severity(Severity::Note));
     }
     reading.contents = contents;

@@ -8,7 +8,7 @@ use crate::store::check::verify::finding::{Finding, FindingKind};
 use crate::types::width::to_usize;
 
 /// How often something is checked again before it counts, while a writer may be active.
-pub const LOOKS: usize = 4;
+pub const READ_ATTEMPTS: usize = 4;
 
 /// Time between two checks.
 pub const PAUSE: Duration = Duration::from_millis(25);
@@ -29,7 +29,7 @@ pub fn owner(root: &DiskPath) -> Option<u32> {
 /// What became of the attempt to read a file.
 pub enum FileReadOutcome<T> {
     Is(T),
-    Gone,
+    Missing,
     Unreadable(Error),
 }
 
@@ -37,7 +37,7 @@ pub fn open(path: &DiskPath) -> FileReadOutcome<File> {
     match disk::open(path) {
         Ok(file) => FileReadOutcome::Is(file),
         // The disk reports a missing file as missing data.
-        Err(error) if error.code() == ErrorCode::CorruptData => FileReadOutcome::Gone,
+        Err(error) if error.code() == ErrorCode::CorruptData => FileReadOutcome::Missing,
         Err(error) => FileReadOutcome::Unreadable(error),
     }
 }
@@ -45,7 +45,7 @@ pub fn open(path: &DiskPath) -> FileReadOutcome<File> {
 pub fn read(path: &DiskPath) -> FileReadOutcome<Vec<u8>> {
     let file = match open(path) {
         FileReadOutcome::Is(file) => file,
-        FileReadOutcome::Gone => return FileReadOutcome::Gone,
+        FileReadOutcome::Missing => return FileReadOutcome::Missing,
         FileReadOutcome::Unreadable(error) => return FileReadOutcome::Unreadable(error),
     };
     let read = disk::file_bytes(&file, path).and_then(|bytes| disk::read_at(&file, path, 0, to_usize(bytes)));
@@ -68,5 +68,5 @@ pub fn check_is_store(root: &DiskPath) -> Result<()> {
     if root.join("FORMAT").exists() || !disk::list(&root.join("manifest"))?.is_empty() {
         return Ok(());
     }
-    Err(Error::new(ErrorCode::NotFound, format!("{} holds no store", root.display())))
+    Err(Error::new(ErrorCode::NotFound, format!("{} is not a store", root.display())))
 }

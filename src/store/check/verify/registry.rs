@@ -25,10 +25,10 @@ impl VerifyRun<'_> {
         let path = self.root.join(REGISTRY_FILE);
         let file = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => file,
-            FileReadOutcome::Gone => {
+            FileReadOutcome::Missing => {
                 // A running server may be about to create it.
                 if !self.live {
-                    self.registry_gone("it is missing");
+                    self.add_missing_registry("it is missing");
                 }
                 return Ok(());
             }
@@ -40,12 +40,12 @@ impl VerifyRun<'_> {
         let bytes = disk::file_bytes(&file, &path)?;
         self.count(0)?;
         if bytes == 0 {
-            self.registry_gone("it is empty");
+            self.add_missing_registry("it is empty");
             return Ok(());
         }
         let header = disk::read_at(&file, &path, 0, HEADER_BYTES.min(usize::try_from(bytes).unwrap_or(HEADER_BYTES)))?;
         if header.len() < HEADER_BYTES || !header.starts_with(MAGIC) {
-            let finding = Finding::new(FindingKind::DamagedRegistry, REGISTRY_FILE, "it is no SQLite file");
+            let finding = Finding::new(FindingKind::DamagedRegistry, REGISTRY_FILE, "it is not an SQLite file");
             self.add(finding.at(0, header.len() as u64));
             return Ok(());
         }
@@ -56,14 +56,14 @@ impl VerifyRun<'_> {
         };
         // A writer lengthens it page by page.
         if !self.live && (page == 0 || bytes % page != 0) {
-            let message = format!("its {bytes} bytes are no whole pages of {page}");
+            let message = format!("its {bytes} bytes are not a multiple of the page size {page}");
             self.add(Finding::new(FindingKind::DamagedRegistry, REGISTRY_FILE, message));
         }
         Ok(())
     }
 
     /// A finding when there are snapshots that only a record of the registry explains.
-    fn registry_gone(&mut self, how: &str) {
+    fn add_missing_registry(&mut self, how: &str) {
         let contents = self.contents();
         let names: Vec<&str> =
             contents.snapshots.keys().map(String::as_str).filter(|name| name.starts_with(DATASET_SNAPSHOT)).collect();

@@ -42,7 +42,7 @@ pub fn verify(root: &DiskPath, options: VerifyOptions, watch: &TaskControl) -> R
 }
 
 fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &TaskControl) -> Result<VerifyReport> {
-    let begun = Instant::now();
+    let started = Instant::now();
     check_is_store(root)?;
     let mut check = VerifyRun::new(root, live, watch)?;
     check.format()?;
@@ -52,7 +52,7 @@ fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &TaskControl) -> Resul
     check.chunks()?;
     check.files()?;
     check.registry()?;
-    check.report.duration_ms = elapsed_ms(begun);
+    check.report.duration_ms = elapsed_ms(started);
     Ok(check.report)
 }
 
@@ -129,8 +129,8 @@ impl<'a> VerifyRun<'a> {
     }
 
     /// Whether the manifest, as it is now, still needs something that vanished.
-    pub fn still(&self, wanted: impl Fn(&Contents) -> bool) -> Result<bool> {
-        Ok(!self.live || wanted(&manifest::read(self.root)?.contents))
+    pub fn still(&self, condition: impl Fn(&Contents) -> bool) -> Result<bool> {
+        Ok(!self.live || condition(&manifest::read(self.root)?.contents))
     }
 
     pub fn format(&mut self) -> Result<()> {

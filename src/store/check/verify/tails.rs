@@ -32,7 +32,7 @@ impl VerifyRun<'_> {
         let name = self.name(&path);
         let file = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => file,
-            FileReadOutcome::Gone => {
+            FileReadOutcome::Missing => {
                 if self.reading.whole && self.still(|contents| contents.runs.contains_key(&record.id))? {
                     let finding = Finding::new(FindingKind::MissingRunFile, name, "the manifest names it");
                     self.add(finding.file_id(record.id));
@@ -59,7 +59,7 @@ impl VerifyRun<'_> {
             Ok(decoded) => {
                 if decoded.crc != record.crc || bytes.len() as u64 != record.bytes {
                     let (expected, found) = (format!("{:08x}", record.crc), format!("{:08x}", decoded.crc));
-                    let message = "it is another file than the manifest names";
+                    let message = "it is not the file that the manifest names";
                     let finding = Finding::new(FindingKind::DamagedRunFile, &name, message);
                     self.add(finding.file_id(record.id).compared(expected, found));
                 }
@@ -68,7 +68,7 @@ impl VerifyRun<'_> {
                     let ts: Vec<i64> = words_of(cells::range(bytes, begin..begin + to_usize(run.rows) * 8)).collect();
                     let rising = ts.windows(2).all(|pair| pair.first() < pair.last());
                     if !rising || ts.first() != Some(&run.ts_min) || ts.last() != Some(&run.ts_max) {
-                        let message = "its timestamps do not rise, or are others than its index says";
+                        let message = "its timestamps are not ascending, or not those of its index";
                         let finding = Finding::new(FindingKind::WrongRows, &name, message);
                         let finding = finding.at(run.offset, run.bytes()).file_id(record.id);
                         self.add_of(run.series_id, finding.rows(run.rows, run.ts_min, run.ts_max));
@@ -95,14 +95,14 @@ impl VerifyRun<'_> {
             }
         }
         if !salvage.complete {
-            let message = format!("{}: rows that nothing tells of any more can be lost", error.detail());
+            let message = format!("{}: rows without any other record may be lost", error.detail());
             let finding = Finding::new(FindingKind::DamagedRunFile, name, message).file_id(record.id);
             let finding = finding.at(bytes.len() as u64, record.bytes.saturating_sub(bytes.len() as u64));
             self.add(finding.compared(format!("{} bytes", record.bytes), format!("{} bytes", bytes.len())));
             return Ok(());
         }
         for place in &salvage.harmless {
-            let message = "damaged bytes that cost no row";
+            let message = "damaged bytes; no row is affected";
             let finding = Finding::new(FindingKind::DamagedRunFile, name, message).file_id(record.id);
             self.add(finding.at(place.start, place.end.saturating_sub(place.start)).severity(Severity::Warning));
         }
@@ -118,7 +118,7 @@ impl VerifyRun<'_> {
         let name = self.name(&path);
         let bytes = match crate::store::check::verify::read_file::read(&path) {
             FileReadOutcome::Is(bytes) => bytes,
-            FileReadOutcome::Gone => {
+            FileReadOutcome::Missing => {
                 if self.reading.whole && self.still(|contents| contents.receipts.contains_key(&record.id))? {
                     let finding = Finding::new(FindingKind::MissingReceipts, name, "the manifest names it");
                     self.add(finding.file_id(record.id));
@@ -133,7 +133,8 @@ impl VerifyRun<'_> {
         match decode_receipts(&bytes) {
             Ok(_) if bytes.len() as u64 == record.bytes => {}
             Ok(_) => {
-                let finding = Finding::new(FindingKind::DamagedReceipts, &name, "it is another file");
+                let finding =
+                    Finding::new(FindingKind::DamagedReceipts, &name, "it is not the file that the manifest names");
                 self.add(finding.file_id(record.id).compared(record.bytes, bytes.len()));
             }
             Err(error) if error.code() == ErrorCode::UnsupportedFormat => {
@@ -141,18 +142,18 @@ impl VerifyRun<'_> {
             }
             Err(error) => {
                 let salvage = salvage_receipts(&bytes)?;
-                let kept = format!("{} receipts are whole", salvage.receipts.len());
-                let whole = |message: &str| {
+                let intact = format!("{} receipts are intact", salvage.receipts.len());
+                let damaged_receipts = |message: &str| {
                     let finding = Finding::new(FindingKind::DamagedReceipts, &name, message);
                     finding.file_id(record.id)
                 };
                 for place in &salvage.damaged {
-                    let message = format!("a page is damaged; {kept}");
-                    self.add(whole(&message).at(place.start, place.end.saturating_sub(place.start)));
+                    let message = format!("a page is damaged; {intact}");
+                    self.add(damaged_receipts(&message).at(place.start, place.end.saturating_sub(place.start)));
                 }
                 if salvage.damaged.is_empty() {
-                    let message = format!("{}; {kept}", error.detail());
-                    self.add(whole(&message).compared(record.bytes, bytes.len()));
+                    let message = format!("{}; {intact}", error.detail());
+                    self.add(damaged_receipts(&message).compared(record.bytes, bytes.len()));
                 }
             }
         }

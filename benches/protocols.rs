@@ -23,7 +23,7 @@ fn key(symbol: &str) -> SeriesKey {
 
 /// A million sealed bars of two and eight digits, and 500 series without rows.
 fn service(root: &std::path::Path) -> Arc<Service> {
-    let options = StoreOptions { upkeep: false, ..StoreOptions::default() };
+    let options = StoreOptions { background_maintenance: false, ..StoreOptions::default() };
     let service = Service::open(root, true, options).expect("a new store");
     let store = service.store();
     let symbols = (0..500).map(|n| format!("S{n}")).chain(["BTC".into()]);
@@ -133,8 +133,8 @@ fn out(c: &mut Criterion) {
 }
 
 criterion_group! {
-    name = faces;
+    name = protocols;
     config = Criterion::default().sample_size(30);
     targets = out
 }
-criterion_main!(faces);
+criterion_main!(protocols);
