@@ -37,8 +37,8 @@ enum By {
     Damage(&'static [&'static str]),
     /// A separate check in this file.
     Direct(&'static str, fn()),
-    /// A test elsewhere, by file and name: `FASTK_PLANTED_BUG` makes it fail.
-    Elsewhere(&'static str, &'static str),
+    /// Schedules of threads, by the test of `schedules.rs` that finds it.
+    Schedules(&'static str),
 }
 
 const TABLE: &[(&str, By)] = &[
@@ -51,10 +51,7 @@ const TABLE: &[(&str, By)] = &[
     ("AppendNotSynced", By::Power),
     ("RecoveryNotSynced", By::Recovery),
     ("SettledBeforeSynced", By::LazyPower),
-    (
-        "SettledBeforeDecided",
-        By::Elsewhere("src/store/write/rows.rs", "a_write_refused_after_a_freeze_reaches_neither_chunk_nor_run_file"),
-    ),
+    ("SettledBeforeDecided", By::Schedules("schedules_find_refused_writes_that_were_sealed")),
     ("FailedSyncRetried", By::Faults("write")),
     ("FailedSyncIgnored", By::Faults("write")),
     ("WriterGoesOn", By::Faults("write")),
@@ -110,27 +107,15 @@ const TABLE: &[(&str, By)] = &[
     ("FencesIgnored", By::Power),
     ("ReadersIgnored", By::Power),
     ("LoadShownEarly", By::Faults("load")),
-    (
-        "LoadReadEarly",
-        By::Elsewhere("tests/faults/schedules.rs", "schedules_find_rows_read_before_their_chunks_are_there"),
-    ),
+    ("LoadReadEarly", By::Schedules("schedules_find_rows_read_before_their_chunks_are_there")),
     ("LoadOverTail", By::Power),
-    (
-        "LoadNotRenumbered",
-        By::Elsewhere(
-            "src/store/write/bulk_load.rs",
-            "a_load_takes_the_number_of_its_turn_and_is_not_in_a_snapshot_before_it",
-        ),
-    ),
+    ("LoadNotRenumbered", By::Schedules("schedules_find_loads_with_an_earlier_number")),
     ("FileIdsReused", By::Power),
     ("SnapshotsUnlimited", By::Direct("snapshots_have_a_limit", snapshots_have_a_limit)),
     ("PinsUnlimited", By::Direct("retained_commits_have_a_limit", retained_commits_have_a_limit)),
-    ("WaitersNotWoken", By::Elsewhere("tests/faults/schedules.rs", "schedules_find_waiters_that_are_not_woken")),
-    (
-        "MaintenanceForgotten",
-        By::Elsewhere("tests/faults/schedules.rs", "schedules_find_maintenance_that_a_leader_forgets"),
-    ),
-    ("MapsUnlimited", By::Elsewhere("tests/faults/schedules.rs", "schedules_find_maps_without_a_bound")),
+    ("WaitersNotWoken", By::Schedules("schedules_find_waiters_that_are_not_woken")),
+    ("MaintenanceForgotten", By::Schedules("schedules_find_maintenance_that_a_leader_forgets")),
+    ("MapsUnlimited", By::Schedules("schedules_find_maps_without_a_bound")),
 ];
 
 /// Whether the fault makes its proof fail, within a small amount of it.
@@ -160,7 +145,9 @@ fn caught(fault: &'static str, by: By) -> bool {
             (0..3_000).any(|seed| fails(&mut || whole.flip(kinds, &mut Rng(seed))))
         }
         By::Direct(_, check) => fails(&mut { check }),
-        By::Elsewhere(file, name) => std::fs::read_to_string(file).unwrap().contains(&format!("fn {name}(")),
+        By::Schedules(name) => {
+            include_str!("schedules.rs").contains(&format!("fn {name}() {{\n    finds(\"{fault}\", "))
+        }
     }
 }
 
@@ -250,7 +237,7 @@ fn every_planted_fault_is_in_the_table_and_in_the_documentation() {
                 By::Faults(name) => format!("failing operations, “{name}”"),
                 By::Damage(kinds) => format!("flipped bits in {}", kinds.join(", ")),
                 By::Direct(name, _) => format!("`{name}`"),
-                By::Elsewhere(file, name) => format!("`{name}` in `{file}`"),
+                By::Schedules(name) => format!("`{name}`"),
             };
             format!("| `{fault}` | {} | {by} |", sentences[*fault].as_str().unwrap())
         })

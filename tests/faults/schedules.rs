@@ -59,6 +59,6 @@ fn schedules_find_refused_writes_that_were_sealed() {
 }
 
 #[test]
-fn schedules_find_loads_with_a_number_of_before() {
+fn schedules_find_loads_with_an_earlier_number() {
     finds("LoadNotRenumbered", loads);
 }
