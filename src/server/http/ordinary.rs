@@ -147,7 +147,7 @@ impl Handler {
         let mut fields = Vec::new();
         for name in self.route.query {
             let documented = self.parameters.iter().find(|parameter| parameter.name == *name);
-            let value = match documented.and_then(|parameter| type_of(parameter)) {
+            let value = match documented.and_then(type_of) {
                 Some(Type::Integer) => params.count(name)?.map(Value::from),
                 Some(Type::Boolean) => params.text(name).map(|_| params.flag(name)).transpose()?.map(Value::from),
                 _ => params.text(name).map(Value::from),

@@ -28,12 +28,15 @@ pub enum Call {
     Special,
 }
 
+/// Whether the client already has the reply with an entity tag: then it is not computed.
+pub type IsKnown<'a> = &'a dyn Fn(&EntityTag) -> bool;
+
 /// The functions of an [`Operation`].
 #[derive(Debug)]
 pub struct JsonCall {
     pub schemas: fn() -> RequestSchemas,
     pub reply: fn() -> NamedSchema,
-    pub run: fn(&Service, Input, &Context, &dyn Fn(&EntityTag) -> bool) -> Result<Outcome>,
+    pub run: fn(&Service, Input, &Context, IsKnown<'_>) -> Result<Outcome>,
 }
 
 /// The functions of a [`JobOperation`].
@@ -152,7 +155,7 @@ fn run<O: Operation>(
     service: &Service,
     input: Input,
     context: &Context,
-    is_known: &dyn Fn(&EntityTag) -> bool,
+    is_known: IsKnown<'_>,
 ) -> Result<Outcome> {
     let request = input.parse::<O::Request>()?;
     let etag = O::etag(service, &request)?;
