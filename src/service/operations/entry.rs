@@ -151,12 +151,7 @@ pub struct EncodedReply {
     pub etag: Option<EntityTag>,
 }
 
-fn run<O: Operation>(
-    service: &Service,
-    input: Input,
-    context: &Context,
-    is_known: IsKnown<'_>,
-) -> Result<Outcome> {
+fn run<O: Operation>(service: &Service, input: Input, context: &Context, is_known: IsKnown<'_>) -> Result<Outcome> {
     let request = input.parse::<O::Request>()?;
     let etag = O::etag(service, &request)?;
     if let Some(tag) = &etag
