@@ -42,7 +42,7 @@ enum Command {
     Export(read::ExportArgs),
     /// Create, list and drop named snapshots of the whole store.
     Snapshot(snapshot::SnapshotArgs),
-    /// Register immutable versions of sets of series under a snapshot.
+    /// Register datasets: immutable, versioned sets of series under a snapshot.
     Dataset(dataset::DatasetArgs),
     /// Register how features are computed, and from which inputs.
     Feature(definition::DefinitionArgs),
@@ -54,7 +54,8 @@ enum Command {
     Admin(admin::AdminArgs),
     /// Print which intervals of a series have rows, and the gaps.
     Coverage(coverage::CoverageArgs),
-    /// List the chunk files that hold exactly a series, to read them without FastK. Exit status 1 when they do not.
+    /// List the chunk files that contain exactly the rows of a series, to read them without FastK. Exit status 1 when
+    /// they contain other rows or not all of them.
     Files(files::FilesArgs),
     /// The JSON commands of the fastk_bridge contract 0.1.0-rc.1, for programs that call FastK as a subprocess.
     Bridge(Box<bridge::BridgeArgs>),

@@ -23,7 +23,7 @@ import support
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```([^\s`]*)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NO_RUN_MAX = 15
+NO_RUN_MAX = 16
 RUN = ("sh", "python", "js", "console")
 FILES = ("csv", "toml")
 SHOWN = ("json", "text", "rust", "ini", "yaml", *FILES)
