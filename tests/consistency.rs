@@ -484,6 +484,34 @@ fn every_planted_fault_changes_a_text_that_occurs_once() {
     }
 }
 
+/// Names of the types that a file defines, without those inside functions, inner modules and implementations.
+fn type_names(code: &str) -> Vec<&str> {
+    let words =
+        |line| str::split_whitespace(line).map(|word: &str| word.split(['<', '(', ';', ':']).next().unwrap_or(""));
+    code.lines()
+        .filter(|line| !line.starts_with(' '))
+        .filter_map(|line| {
+            let mut words = words(line).skip_while(|word| word.starts_with("pub"));
+            matches!(words.next()?, "struct" | "enum" | "trait" | "type" | "union").then(|| words.next())?
+        })
+        .collect()
+}
+
+#[test]
+fn a_type_name_has_one_meaning() {
+    assert_eq!(type_names("pub(crate) struct A1<T>(T);\n  type Item = u8;\nenum Bc {\n"), ["A1", "Bc"]);
+    let mut defined: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (file, text) in files("src", ".rs") {
+        let code = code(&text);
+        for name in type_names(&code) {
+            defined.entry(name.to_owned()).or_default().push(file.clone());
+        }
+    }
+    assert!(defined.len() > 500, "{} types found", defined.len());
+    let twice: Vec<_> = defined.iter().filter(|(_, files)| files.len() > 1).collect();
+    assert!(twice.is_empty(), "these names stand for several types: {twice:#?}");
+}
+
 #[test]
 fn every_file_has_a_module_comment() {
     let silent: Vec<String> = ["src", "tests", "benches"]

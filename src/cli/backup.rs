@@ -6,7 +6,7 @@ use super::target::{CommandTarget, TargetArgs};
 use super::verify::bytes;
 use super::{job, print};
 use crate::error::Result;
-use crate::service::operations::Backup;
+use crate::service::operations::StartBackup;
 use crate::service::{BackupRequest, RestoreOptions, TaskControl, restore_backup};
 
 #[derive(Debug, clap::Args)]
@@ -75,7 +75,7 @@ pub fn backup(args: BackupArgs) -> Result<u8> {
         dry_run: args.dry_run,
         bytes_per_second: args.rate,
     };
-    let reply = CommandTarget::open(&args.target, false)?.run_job::<Backup>(&request)?;
+    let reply = CommandTarget::open(&args.target, false)?.run_job::<StartBackup>(&request)?;
     print::reply(&reply, args.json)?;
     Ok(u8::from(!reply.damaged.is_empty()))
 }

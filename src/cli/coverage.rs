@@ -6,7 +6,7 @@ use super::target::{CommandTarget, TargetArgs};
 use crate::egress::TimeFormat;
 use crate::error::Result;
 use crate::service::coverage::ShownTime;
-use crate::service::operations::Coverage;
+use crate::service::operations::ReadCoverage;
 use crate::service::{CoverageReply, CoverageRequest};
 use crate::types::{Calendar, SeriesKey};
 
@@ -55,7 +55,7 @@ pub fn run(args: CoverageArgs) -> Result<u8> {
         times: Some(args.times.as_deref().map_or(Ok(default), TimeFormat::from_name)?),
         ..CoverageRequest::of(SeriesKey::parse(&args.key)?)
     };
-    let found = CommandTarget::open(&args.target, false)?.run::<Coverage>(request)?;
+    let found = CommandTarget::open(&args.target, false)?.run::<ReadCoverage>(request)?;
     if args.json {
         print::reply(&found, true)?;
     } else {

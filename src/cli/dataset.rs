@@ -7,7 +7,7 @@ use super::target::{CommandTarget, PlainArgs};
 use crate::error::{Error, Result};
 use crate::registry::{RecordKind, RecordRef};
 use crate::service::operations::{
-    ChangeDataset, CreateDataset, DescribeDataset, Lineage, ListDatasetVersions, ListDatasets, RecordChange,
+    ChangeDataset, CreateDataset, DescribeDataset, ListDatasetVersions, ListDatasets, ReadLineage, RecordChange,
     RecordRequest,
 };
 use crate::service::{DatasetPage, DatasetSpec, RecordFilter, RecordPatch};
@@ -228,7 +228,7 @@ pub fn more(cursor: Option<&str>) {
 pub fn lineage(kind: RecordKind, args: &DatasetVersionArgs) -> Result<()> {
     let (name, version) = RecordRef::parse_short(kind, &args.record)?;
     let request = RecordRequest { kind, name, version };
-    let found = CommandTarget::open(&args.plain.target, false)?.run::<Lineage>(request)?;
+    let found = CommandTarget::open(&args.plain.target, false)?.run::<ReadLineage>(request)?;
     if args.plain.json {
         return print::reply(&found, true);
     }

@@ -91,7 +91,7 @@ fn path(route: &Route, fields: &Map<String, Value>, series: Option<&SeriesKey>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::operations::{Coverage, DescribeDataset, ListDefinitions, Operation};
+    use crate::service::operations::{DescribeDataset, ListDefinitions, Operation, ReadCoverage};
 
     fn target(spec: &Spec, request: Value) -> String {
         call(spec, &request).unwrap().target().to_owned()
@@ -100,9 +100,12 @@ mod tests {
     #[test]
     fn the_fields_of_a_request_are_in_the_path_and_the_query_string() {
         let scalar = serde_json::json!({"series": "scalar/risk/^GSPC/1d/var", "limit": 5, "start": "2024-01-01"});
-        assert_eq!(target(&Coverage::SPEC, scalar), "/v1/coverage/scalar/risk/%5EGSPC/1d/var?start=2024-01-01&limit=5");
+        assert_eq!(
+            target(&ReadCoverage::SPEC, scalar),
+            "/v1/coverage/scalar/risk/%5EGSPC/1d/var?start=2024-01-01&limit=5"
+        );
         let kline = serde_json::json!({"series": "kline/A/1m"});
-        assert_eq!(target(&Coverage::SPEC, kline), "/v1/coverage/kline/A/1m");
+        assert_eq!(target(&ReadCoverage::SPEC, kline), "/v1/coverage/kline/A/1m");
         let latest = serde_json::json!({"kind": "dataset", "name": "x"});
         assert_eq!(target(&DescribeDataset::SPEC, latest), "/v1/datasets/x/versions/latest");
         let factors = serde_json::json!({"kind": "factor", "name": "x", "limit": null});

@@ -13,7 +13,7 @@ use crate::types::SeriesKey;
 
 /// The reply of `stats`.
 #[derive(Debug, Serialize)]
-struct Stats {
+struct StoreStats {
     status: HealthStatus,
     version: String,
     format: u32,
@@ -65,7 +65,7 @@ pub fn stats(args: &PlainArgs) -> Result<u8> {
     let target = CommandTarget::open(&args.target, false)?;
     let health = target.run::<HealthOf>(NoRequest {})?;
     let inventory = target.run::<InventoryOf>(SeriesFilter { limit: Some(1), ..SeriesFilter::default() })?;
-    let stats = Stats {
+    let stats = StoreStats {
         status: health.status,
         version: health.version,
         format: health.format,

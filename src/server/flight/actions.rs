@@ -9,7 +9,7 @@ use super::describe::json_text;
 use super::status::unimplemented;
 use crate::error::{Error, Result};
 use crate::service::Service;
-use crate::service::operations::{Call, Context, Entry, FlightWay, Input, OPERATIONS, Outcome};
+use crate::service::operations::{Context, Dispatch, Entry, FlightWay, OPERATIONS, OperationResult, RawRequest};
 
 /// Name and description of every action, as returned by ListActions.
 pub static ACTIONS: LazyLock<Vec<(&'static str, &'static str)>> = LazyLock::new(|| {
@@ -35,7 +35,7 @@ fn entry(name: &str) -> Option<&'static Entry> {
 
 /// Whether an action waits for a job.
 pub(super) fn is_job(name: &str) -> bool {
-    entry(name).is_some_and(|entry| matches!(entry.call, Call::Job(_)))
+    entry(name).is_some_and(|entry| matches!(entry.call, Dispatch::Job(_)))
 }
 
 /// Whether an action has an audit log line.
@@ -60,19 +60,19 @@ pub(super) fn run(service: &Arc<Service>, action: &Action) -> Result<Bytes> {
         [] => None,
         text => Some(json_text(&body_name, text, service.limits().json_depth_max)?.to_vec()),
     };
-    let input = Input { body, body_name, ..Input::default() };
+    let input = RawRequest { body, body_name, ..RawRequest::default() };
     match &entry.call {
-        Call::Json(call) => match (call.run)(service, input, &Context::default(), &|_| false)? {
-            Outcome::Reply(reply) => Ok(reply.json.into()),
-            Outcome::NotModified(_) => Err(Error::internal("an action has no conditions")),
+        Dispatch::Json(call) => match (call.run)(service, input, &Context::default(), &|_| false)? {
+            OperationResult::Reply(reply) => Ok(reply.json.into()),
+            OperationResult::NotModified(_) => Err(Error::internal("an action has no conditions")),
         },
         // The reply is the result of the job.
-        Call::Job(call) => {
+        Dispatch::Job(call) => {
             let job = (call.start)(service, input)?;
             let result = service.wait_for_job(&job)?.outcome()?;
             let text = serde_json::to_vec(&result).map_err(|error| Error::internal(format!("reply: {error}")))?;
             Ok(text.into())
         }
-        Call::Special => Err(Error::internal(format!("action {name} has no function"))),
+        Dispatch::Special => Err(Error::internal(format!("action {name} has no function"))),
     }
 }

@@ -22,7 +22,7 @@ use super::special_docs;
 use crate::query::ScanStats;
 use crate::service::JobList;
 use crate::service::operations::{
-    BodyKind, Call, Entry, Guard, Header, Method, NamedSchema, OPERATIONS, RequestSchemas, Route, WaitParams,
+    BodyKind, Dispatch, Entry, Guard, Header, Method, NamedSchema, OPERATIONS, RequestSchemas, Route, WaitParams,
 };
 
 /// The document without its paths.
@@ -106,14 +106,14 @@ pub fn operations() -> Vec<(String, &'static str, Vec<u16>)> {
 
 fn parts(entry: &Entry, route: &Route, schemas: &mut Vec<(String, RefOr<Schema>)>) -> Parts {
     match &entry.call {
-        Call::Special => special_docs::parts(route),
-        Call::Json(call) => {
+        Dispatch::Special => special_docs::parts(route),
+        Dispatch::Json(call) => {
             let reply = (call.reply)();
             let content = reference(&reply.name);
             schemas.extend(reply.all);
             json_parts(route, (call.schemas)(), content, schemas)
         }
-        Call::Job(call) => {
+        Dispatch::Job(call) => {
             let mut request = (call.schemas)();
             request.parameters = RequestSchemas::query::<WaitParams>().parameters;
             json_parts(route, request, reference(&NamedSchema::of::<JobList>().name), schemas)

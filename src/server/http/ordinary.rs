@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::query::CancelFlag;
 use crate::server::blocking::run;
 use crate::service::operations::{
-    BodyKind, Context, EncodedReply, EntityTag, Header, Input, JobCall, JsonCall, Method, Outcome, Route,
+    BodyKind, Context, EncodedReply, EntityTag, Header, JobCall, JsonCall, Method, OperationResult, RawRequest, Route,
 };
 use crate::service::{Job, JobList};
 
@@ -97,8 +97,8 @@ impl Handler {
             run(false, app.service().limits().request_timeout, stop, work).await?
         };
         match outcome {
-            Outcome::NotModified(tag) => Ok(not_modified(&text_of(&tag, &headers))),
-            Outcome::Reply(reply) => self.respond(reply, &headers),
+            OperationResult::NotModified(tag) => Ok(not_modified(&text_of(&tag, &headers))),
+            OperationResult::Reply(reply) => self.respond(reply, &headers),
         }
     }
 
@@ -199,14 +199,14 @@ impl Handler {
 }
 
 /// A request as the operation gets it.
-fn input(route: &'static Route, fields: Vec<(&'static str, Value)>, body: Option<Vec<u8>>) -> Input {
+fn input(route: &'static Route, fields: Vec<(&'static str, Value)>, body: Option<Vec<u8>>) -> RawRequest {
     let body_field = match route.body {
         BodyKind::Field(name) => Some(name),
         _ => None,
     };
     // `null` is no body where one may be left out.
     let is_null = |text: &Vec<u8>| matches!(route.body, BodyKind::Optional(_)) && text.trim_ascii() == b"null";
-    Input { fields, body: body.filter(|text| !is_null(text)), body_field, body_name: "body".to_owned() }
+    RawRequest { fields, body: body.filter(|text| !is_null(text)), body_field, body_name: "body".to_owned() }
 }
 
 /// The tag in quotes, of the content encoding that the client accepts.

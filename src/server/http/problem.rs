@@ -14,7 +14,7 @@ pub use crate::server::problem::Problem;
 pub const PROBLEM: &str = "application/problem+json";
 
 /// Result of a handler.
-pub type Outcome = std::result::Result<Response, ProblemResponse>;
+pub type HandlerResult = std::result::Result<Response, ProblemResponse>;
 
 /// A failed handler. Its response has a status and no body until [`render`] adds the document.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, Uri, header};
 use super::body;
 use super::extract::SeriesPath;
 use super::params::{Params, QueryParams, ReadManyParams, ReadParams};
-use super::problem::Outcome;
+use super::problem::HandlerResult;
 use super::reply;
 use super::state::AppState;
 use crate::egress::EncodeOptions;
@@ -20,7 +20,7 @@ fn accept(headers: &HeaderMap) -> String {
 }
 
 /// Rows of the series in the path.
-pub async fn read(app: AppState, SeriesPath(key): SeriesPath, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn read(app: AppState, SeriesPath(key): SeriesPath, headers: HeaderMap, uri: Uri) -> HandlerResult {
     let (mut query, options) = query_of(&Params::of::<ReadParams>(&uri)?, vec![key.to_string()], &headers)?;
     let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
     Ok(reply::query_response(&app, &headers, query, options, limit_by, Some(&uri)).await?)
@@ -51,7 +51,7 @@ fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result
 }
 
 /// Rows of several series, with the query in parameters.
-pub async fn read_many(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
+pub async fn read_many(app: AppState, headers: HeaderMap, uri: Uri) -> HandlerResult {
     let params = Params::of_both::<ReadManyParams, ReadParams>(&uri)?;
     let series: Vec<String> =
         params.all("series").flat_map(|text| text.split(',')).map(|text| text.trim().to_string()).collect();
@@ -62,7 +62,7 @@ pub async fn read_many(app: AppState, headers: HeaderMap, uri: Uri) -> Outcome {
 }
 
 /// Rows of the query in the body.
-pub async fn query(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn query(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> HandlerResult {
     let options = Params::of::<QueryParams>(&uri).and_then(|params| params.options(&accept(&headers)))?;
     let mut query: Query = body::json(&app, &headers, body).await?;
     let limit_by = reply::limit_rows(&app, &mut query, options.format)?;

@@ -110,10 +110,10 @@ pub fn json_coded(headers: &HeaderMap, mut text: Vec<u8>, tag: Option<&str>) -> 
 type TrailerFn = Box<dyn FnMut(&QueryResult) -> Trailer + Send>;
 
 /// Statistics of the scan, set at its end.
-type Stats = Arc<OnceLock<ScanStats>>;
+type FinalStats = Arc<OnceLock<ScanStats>>;
 
 /// The function that builds the trailer of a body and sets `stats`.
-fn trailer_fn(stats: &Stats) -> TrailerFn {
+fn trailer_fn(stats: &FinalStats) -> TrailerFn {
     let shared = Arc::clone(stats);
     Box::new(move |result| {
         let stats = result.stats();
@@ -128,7 +128,7 @@ fn trailer_fn(stats: &Stats) -> TrailerFn {
 struct EncodedBody {
     encoder: BodyEncoder<QueryResult, TrailerFn>,
     compressor: Option<BodyCompressor>,
-    stats: Stats,
+    stats: FinalStats,
 }
 
 impl Iterator for EncodedBody {
@@ -168,7 +168,7 @@ struct ResponseHead {
     truncated_at: Option<String>,
     first: Vec<Bytes>,
     is_complete: bool,
-    stats: Stats,
+    stats: FinalStats,
 }
 
 /// Parts sent by the producer after the first pieces.
@@ -204,7 +204,7 @@ fn open(
     if is_known(known, &tag) {
         return Ok(QueryOutcome::NotModified(tag));
     }
-    let stats = Stats::default();
+    let stats = FinalStats::default();
     let encoder = BodyEncoder::new(&shape, options, result, trailer_fn(&stats))?;
     let mut pieces = EncodedBody { encoder, compressor: Some(coding.compressor()?), stats: Arc::clone(&stats) };
     let (mut first, mut bytes, mut is_complete) = (Vec::new(), 0, false);
@@ -305,7 +305,7 @@ pub async fn query_response(
 /// Header or trailer with the scan statistics.
 const STATS: &str = "fastk-stats";
 
-fn stats_value(stats: &Stats) -> Option<HeaderValue> {
+fn stats_value(stats: &FinalStats) -> Option<HeaderValue> {
     let text = serde_json::to_string(stats.get()?).ok()?;
     HeaderValue::from_str(&text).ok()
 }

@@ -14,7 +14,7 @@ use super::problem::ProblemResponse;
 use super::state::RequestState;
 use super::{monitoring, ordinary, read, write};
 use crate::error::{Error, ErrorCode};
-use crate::service::operations::{Call, Entry, OPERATIONS, Route};
+use crate::service::operations::{Dispatch, Entry, OPERATIONS, Route};
 
 /// Paths of health and metrics.
 const MONITORING: [&str; 4] = ["/health", "/health/live", "/health/ready", "/metrics"];
@@ -38,9 +38,9 @@ fn router(is_served: fn(&Route) -> bool) -> Router<RequestState> {
 
 fn handler(entry: &'static Entry, route: &'static Route) -> Option<MethodRouter<RequestState>> {
     match &entry.call {
-        Call::Json(call) => Some(ordinary::json(route, call)),
-        Call::Job(call) => Some(ordinary::job(route, call)),
-        Call::Special => special(route),
+        Dispatch::Json(call) => Some(ordinary::json(route, call)),
+        Dispatch::Job(call) => Some(ordinary::job(route, call)),
+        Dispatch::Special => special(route),
     }
 }
 

@@ -9,7 +9,7 @@ use super::body::{BodyLimits, StagedBody};
 use super::etag::condition;
 use super::extract::SeriesPath;
 use super::params::{MergeScalarParams, Params, WriteParams};
-use super::problem::Outcome;
+use super::problem::HandlerResult;
 use super::state::AppState;
 use super::{body, idempotency, reply};
 use crate::error::{Error, ErrorCode, Result};
@@ -18,17 +18,29 @@ use crate::service::{Scope, Service, WriteMethod, WriteOptions};
 use crate::types::SeriesKey;
 
 /// Writes rows to the series in the path.
-pub async fn write(app: AppState, SeriesPath(key): SeriesPath, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn write(
+    app: AppState,
+    SeriesPath(key): SeriesPath,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> HandlerResult {
     write_rows(&app, key, &headers, write_head(&headers, &uri), body).await
 }
 
 /// Merges rows into those of the series in the path.
-pub async fn merge(app: AppState, SeriesPath(key): SeriesPath, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn merge(
+    app: AppState,
+    SeriesPath(key): SeriesPath,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> HandlerResult {
     write_rows(&app, key, &headers, merge_head(&headers, &uri), body).await
 }
 
 /// Writes rows to several series.
-pub async fn write_many(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> Outcome {
+pub async fn write_many(app: AppState, headers: HeaderMap, uri: Uri, body: Body) -> HandlerResult {
     app.service().caller().require_scope(Scope::Write)?;
     let head = write_head(&headers, &uri).and_then(|head| {
         if headers.contains_key(header::IF_MATCH) {
@@ -170,7 +182,7 @@ async fn write_rows(
     headers: &HeaderMap,
     head: Result<WriteHead>,
     body: Body,
-) -> Outcome {
+) -> HandlerResult {
     // Checked before a byte of the body is read.
     app.service().caller().require_series(Scope::Write, &key)?;
     // Everything that can be rejected without the body is, before it is staged.

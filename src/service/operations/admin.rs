@@ -132,9 +132,9 @@ impl JobOperation for Compact {
 
 /// Copies the store.
 #[derive(Debug)]
-pub struct Backup;
+pub struct StartBackup;
 
-impl JobOperation for Backup {
+impl JobOperation for StartBackup {
     const SPEC: Spec = Spec::new("backup", Scope::Admin)
         .whole_store()
         .rest(&[Route { body: BodyKind::Whole, ..JOB_ROUTE }.at("/v1/admin/backup", "backup", "Back up").about(

@@ -205,9 +205,9 @@ impl Operation for ChangeDataset {
 
 /// Reports what a record is derived from, and what from it.
 #[derive(Debug)]
-pub struct Lineage;
+pub struct ReadLineage;
 
-impl Lineage {
+impl ReadLineage {
     const ROUTE: Route = Route {
         success: &[(200, "The lineage")],
         errors: &[NotFound, CorruptData, UnsupportedFormat],
@@ -216,7 +216,7 @@ impl Lineage {
     };
 }
 
-impl Operation for Lineage {
+impl Operation for ReadLineage {
     const SPEC: Spec = Spec::new("lineage of a dataset, feature or factor", Scope::Read)
         .rest(&[
             Route { errors: ERRORS, ..Self::ROUTE }

@@ -14,12 +14,12 @@ use crate::service::{Job, Service};
 #[derive(Debug)]
 pub struct Entry {
     pub spec: Spec,
-    pub call: Call,
+    pub call: Dispatch,
 }
 
 /// How a protocol runs an operation.
 #[derive(Debug)]
-pub enum Call {
+pub enum Dispatch {
     /// One function from request to reply.
     Json(JsonCall),
     /// A job.
@@ -36,39 +36,39 @@ pub type IsKnown<'a> = &'a dyn Fn(&EntityTag) -> bool;
 pub struct JsonCall {
     pub schemas: fn() -> RequestSchemas,
     pub reply: fn() -> NamedSchema,
-    pub run: fn(&Service, Input, &Context, IsKnown<'_>) -> Result<Outcome>,
+    pub run: fn(&Service, RawRequest, &Context, IsKnown<'_>) -> Result<OperationResult>,
 }
 
 /// The functions of a [`JobOperation`].
 #[derive(Debug)]
 pub struct JobCall {
     pub schemas: fn() -> RequestSchemas,
-    pub start: fn(&Service, Input) -> Result<Job>,
+    pub start: fn(&Service, RawRequest) -> Result<Job>,
 }
 
 impl Entry {
     /// An operation with a request and a reply in JSON.
     pub const fn json<O: Operation>() -> Self {
         let call = JsonCall { schemas: O::schemas, reply: NamedSchema::of::<O::Reply>, run: run::<O> };
-        Self { spec: O::SPEC, call: Call::Json(call) }
+        Self { spec: O::SPEC, call: Dispatch::Json(call) }
     }
 
     /// An operation that a server runs as a job.
     pub const fn job<O: JobOperation>() -> Self {
         let schemas = RequestSchemas::body::<O::Request>;
         let call = JobCall { schemas, start: start::<O> };
-        Self { spec: O::SPEC, call: Call::Job(call) }
+        Self { spec: O::SPEC, call: Dispatch::Job(call) }
     }
 
     /// An operation that every interface implements itself.
     pub const fn special(spec: Spec) -> Self {
-        Self { spec, call: Call::Special }
+        Self { spec, call: Dispatch::Special }
     }
 }
 
 /// A request as a protocol received it.
 #[derive(Debug, Default)]
-pub struct Input {
+pub struct RawRequest {
     /// Fields of the request: from path and query string.
     pub fields: Vec<(&'static str, Value)>,
     /// The text of the JSON, if there is one.
@@ -79,7 +79,7 @@ pub struct Input {
     pub body_name: String,
 }
 
-impl Input {
+impl RawRequest {
     /// The request.
     ///
     /// # Errors
@@ -136,7 +136,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
 
 /// The end of a request.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum OperationResult {
     /// The client has the reply with this tag.
     NotModified(EntityTag),
     Reply(EncodedReply),
@@ -151,20 +151,25 @@ pub struct EncodedReply {
     pub etag: Option<EntityTag>,
 }
 
-fn run<O: Operation>(service: &Service, input: Input, context: &Context, is_known: IsKnown<'_>) -> Result<Outcome> {
+fn run<O: Operation>(
+    service: &Service,
+    input: RawRequest,
+    context: &Context,
+    is_known: IsKnown<'_>,
+) -> Result<OperationResult> {
     let request = input.parse::<O::Request>()?;
     let etag = O::etag(service, &request)?;
     if let Some(tag) = &etag
         && is_known(tag)
     {
-        return Ok(Outcome::NotModified(tag.clone()));
+        return Ok(OperationResult::NotModified(tag.clone()));
     }
     let reply = O::run(service, request, context)?;
     let (status, location) = (O::status(&reply), O::location(&reply));
-    Ok(Outcome::Reply(EncodedReply { json: encode(&reply)?, status, location, etag }))
+    Ok(OperationResult::Reply(EncodedReply { json: encode(&reply)?, status, location, etag }))
 }
 
-fn start<O: JobOperation>(service: &Service, input: Input) -> Result<Job> {
+fn start<O: JobOperation>(service: &Service, input: RawRequest) -> Result<Job> {
     let request = input.parse::<O::Request>()?;
     service.caller().require_scope(O::SPEC.scope)?;
     O::check(service, &request)?;

@@ -22,7 +22,7 @@ mod tools;
 pub use admin::*;
 pub use datasets::*;
 pub use definitions::*;
-pub use entry::{Call, EncodedReply, Entry, Input, JobCall, JsonCall, Outcome};
+pub use entry::{Dispatch, EncodedReply, Entry, JobCall, JsonCall, OperationResult, RawRequest};
 pub use operation::{Context, EntityTag, JobOperation, NamedSchema, Operation, RequestSchemas};
 pub use rows::*;
 pub use series::*;

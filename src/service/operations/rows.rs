@@ -209,9 +209,9 @@ impl Operation for Delete {
 
 /// Reports which intervals of a series have rows.
 #[derive(Debug)]
-pub struct Coverage;
+pub struct ReadCoverage;
 
-impl Coverage {
+impl ReadCoverage {
     const ROUTE: Route = Route {
         query: &["start", "end", "calendar", "min_missing", "limit", "times", "as_of"],
         headers: &[Header::AcceptEncoding, Header::IfNoneMatch],
@@ -222,7 +222,7 @@ impl Coverage {
     };
 }
 
-impl Operation for Coverage {
+impl Operation for ReadCoverage {
     const SPEC: Spec = Spec::new("coverage", Scope::Read).rest(&[
             Self::ROUTE.at("/v1/coverage/kline/{symbol}/{timeframe}", "getKlineCoverage", "Coverage of klines"),
             Self::ROUTE.at(

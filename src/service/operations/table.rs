@@ -4,12 +4,12 @@
 //! listed here.
 
 use super::admin::{
-    Backup, CancelJob, Compact, ExplainOverlaps, GetJob, ListFiles, ListJobs, ListOrphans, Scrub, Verify,
+    CancelJob, Compact, ExplainOverlaps, GetJob, ListFiles, ListJobs, ListOrphans, Scrub, StartBackup, Verify,
 };
-use super::datasets::{ChangeDataset, CreateDataset, DescribeDataset, Lineage, ListDatasetVersions, ListDatasets};
+use super::datasets::{ChangeDataset, CreateDataset, DescribeDataset, ListDatasetVersions, ListDatasets, ReadLineage};
 use super::definitions::{ChangeDefinition, Define, DescribeDefinition, ListDefinitionVersions, ListDefinitions};
 use super::entry::Entry;
-use super::rows::{Coverage, Delete, MERGE, PLAN, READ, WRITE};
+use super::rows::{Delete, MERGE, PLAN, READ, ReadCoverage, WRITE};
 use super::series::{ChangeSeries, DescribeSeries, DropSeries, ListSeries, Register};
 use super::snapshots::{CreateSnapshot, DropSnapshot, ListSnapshots};
 use super::store::{DESCRIBE_INTERFACE, HealthOf, InventoryOf, LIVENESS, METRICS, Readiness};
@@ -30,7 +30,7 @@ pub static OPERATIONS: &[Entry] = &[
     Entry::json::<CreateSnapshot>(),
     Entry::json::<DropSnapshot>(),
     Entry::json::<ListSnapshots>(),
-    Entry::json::<Coverage>(),
+    Entry::json::<ReadCoverage>(),
     Entry::json::<CreateDataset>(),
     Entry::json::<ListDatasets>(),
     Entry::json::<DescribeDataset>(),
@@ -41,7 +41,7 @@ pub static OPERATIONS: &[Entry] = &[
     Entry::json::<DescribeDefinition>(),
     Entry::json::<ListDefinitionVersions>(),
     Entry::json::<ChangeDefinition>(),
-    Entry::json::<Lineage>(),
+    Entry::json::<ReadLineage>(),
     Entry::json::<InventoryOf>(),
     Entry::json::<HealthOf>(),
     Entry::json::<Readiness>(),
@@ -50,7 +50,7 @@ pub static OPERATIONS: &[Entry] = &[
     Entry::job::<Verify>(),
     Entry::job::<Scrub>(),
     Entry::job::<Compact>(),
-    Entry::job::<Backup>(),
+    Entry::job::<StartBackup>(),
     Entry::json::<ListJobs>(),
     Entry::json::<GetJob>(),
     Entry::json::<CancelJob>(),
@@ -70,12 +70,12 @@ pub static OPERATIONS: &[Entry] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::operations::{Call, Method};
+    use crate::service::operations::{Dispatch, Method};
 
     #[test]
     fn the_query_parameters_of_a_route_are_documented_fields_of_its_request() {
         for entry in OPERATIONS {
-            let Call::Json(call) = &entry.call else { continue };
+            let Dispatch::Json(call) = &entry.call else { continue };
             let documented: Vec<String> = (call.schemas)().parameters.into_iter().map(|one| one.name).collect();
             for route in entry.spec.rest.ways() {
                 for name in route.query {
