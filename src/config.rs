@@ -1,7 +1,8 @@
 //! Configuration: built-in defaults < file < environment < flags, with the origin of every value.
 //!
-//! `config/fastk.toml` is the reference and equals [`Config::default`]; a test compares them. Loading reports all
-//! problems of all sources at once, and an unknown key names the nearest known one.
+//! Each section is the struct of the part that uses it. `config/fastk.toml` is made of their keys, defaults and texts;
+//! a test compares them. Loading reports all problems of all sources at once, and an unknown key names the nearest known
+//! one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,14 +16,15 @@ use serde_json::{Map, Value};
 
 use crate::disk::local;
 use crate::error::{Error, Result};
-use crate::store::{Durability, StoreOptions};
+use crate::server::flight::FlightSettings;
+use crate::server::http::HttpSettings;
+use crate::server::tls_stream::TlsSettings;
+use crate::service::{ServiceLimits, StoreOptions};
+use crate::settings::{Section, settings};
 use crate::types::similar::distance;
 
 /// Shorthand for the variable of `log.level`; it takes precedence over that variable.
 pub const LOG_VARIABLE: &str = "FASTK_LOG";
-const HOUR_MS: u64 = 3_600_000;
-/// Memory that one response may hold.
-const RESPONSE_BYTES: u64 = 4 << 20;
 
 /// Prefix of environment variables that set a key: `FASTK__SECTION__KEY`.
 pub const ENV_PREFIX: &str = "FASTK__";
@@ -37,172 +39,50 @@ const TEST_VARIABLES: [&str; 8] = ["BIN", "BLESS", "KEEP", "PLANTED_FAULT", "PRO
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    pub store: StoreConfig,
-    pub http: HttpConfig,
-    pub flight: FlightConfig,
-    pub limits: LimitsConfig,
-    pub tls: TlsConfig,
-    pub log: LogConfig,
+    pub store: StoreSettings,
+    pub http: HttpSettings,
+    pub flight: FlightSettings,
+    pub limits: ServiceLimits,
+    pub tls: TlsSettings,
+    pub log: LogSettings,
 }
 
 /// Section `[store]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreConfig {
-    /// Data directory.
-    pub root: PathBuf,
-    pub durability: Durability,
-    /// Longest time between two flushes under `durability = "interval"`, 1 to 60,000 ms.
-    pub sync_interval_ms: u64,
-    /// Size of one WAL segment, 64 KiB to 1 GiB.
-    pub wal_segment_bytes: u64,
-    /// Maximum size of the WAL, four segments to 1 TiB.
-    pub wal_bytes_max: u64,
-    /// Rows in the tail of one series that trigger a seal, 1 to 2^32; a sorted write of at least this many rows is
-    /// written directly to chunks.
-    pub tail_rows_max: u64,
-    /// Maximum bytes of rows in the run files of all tails, 1 MiB to 1 TiB; above it the longest tails are sealed.
-    pub tail_bytes_max: u64,
-    /// How long commits returned in replies, cursors and tickets stay readable, at most 7 days.
-    pub commit_retention_ms: u64,
-    /// Approximate maximum memory for retained commits, 0 to 1 TiB.
-    pub commit_retention_bytes_max: u64,
-    /// Directory below which clients may create backups; empty to forbid backups by clients.
-    pub backup_dir: PathBuf,
+#[serde(default)]
+pub struct StoreSettings {
+    #[serde(flatten)]
+    pub paths: StorePaths,
+    #[serde(flatten)]
+    pub options: StoreOptions,
 }
 
-/// Section `[http]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HttpConfig {
-    /// `address:port` of the REST listener; port 0 picks a free port.
-    pub listen: String,
-    /// `host:port` at which other machines and containers reach the REST listener; empty for the address of the
-    /// listener.
-    pub advertise: String,
-    /// Maximum size of a request body.
-    pub body_bytes_max: u64,
-    /// Maximum bytes of all bodies being received or written at one time; more are rejected as `overloaded`.
-    pub ingest_bytes_max: u64,
-    /// Rows of a JSON response without `limit`.
-    pub json_rows_default: u64,
-    /// Largest `limit` of a JSON response.
-    pub json_rows_max: u64,
-    /// Maximum number of concurrent reads.
-    pub reads_max: u64,
-    /// How long a read waits for one of these permits before it is rejected.
-    pub read_queue_timeout_ms: u64,
-    /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
-    pub connections_max: u64,
-    /// Maximum number of concurrent requests on one HTTP/2 connection.
-    pub connection_streams_max: u64,
-    /// Maximum length of a request target, in bytes.
-    pub uri_bytes_max: u64,
-    /// Maximum size of the headers of one request.
-    pub header_bytes_max: u64,
-    /// Maximum ratio of the decompressed to the compressed size of a body.
-    pub decompression_ratio_max: u64,
-    /// Maximum time from the first byte of a connection or request to the end of its headers.
-    pub header_timeout_ms: u64,
-    /// How long a connection may be idle between two requests.
-    pub idle_timeout_ms: u64,
-    /// Maximum pause between two reads of a body.
-    pub body_idle_timeout_ms: u64,
-    /// Maximum time to receive a body.
-    pub body_timeout_ms: u64,
-    /// How long a client may read nothing of its response.
-    pub stall_timeout_ms: u64,
-    /// `address:port` of a separate listener for health and metrics, served by its own threads; empty for none.
-    pub health_listen: String,
-    /// Whether that listener uses TLS when `[tls]` is set.
-    pub health_tls: bool,
-    /// Origins whose pages may send requests from a browser.
-    pub cors_origins: Vec<String>,
-}
-
-/// Section `[flight]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct FlightConfig {
-    /// `address:port` of the Flight listener; port 0 picks a free port.
-    pub listen: String,
-    /// Maximum size of the columns of one record batch of a `DoPut`.
-    pub message_bytes_max: u64,
-    /// Maximum bytes of record batches being written, of all clients together; further batches wait.
-    pub put_bytes_max: u64,
-    /// Maximum number of concurrent `DoGet` responses; more are rejected as `overloaded`.
-    pub gets_max: u64,
-    /// Maximum number of concurrent `DoPut` calls; more are rejected as `overloaded`.
-    pub puts_max: u64,
-    /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
-    pub connections_max: u64,
-    /// Maximum number of concurrent calls on one connection.
-    pub connection_streams_max: u64,
-    /// Maximum time for the TLS handshake, and then for the HTTP/2 preface, of a new connection.
-    pub handshake_timeout_ms: u64,
-    /// Maximum time to receive the request message of a call.
-    pub message_timeout_ms: u64,
-    /// How long a `DoPut` may send nothing.
-    pub put_idle_timeout_ms: u64,
-    /// How long a client may read nothing of a `DoGet` response.
-    pub stall_timeout_ms: u64,
-    /// Time without traffic after which a connection is pinged.
-    pub ping_interval_ms: u64,
-    /// How long a pinged connection may take to reply before it is closed.
-    pub ping_timeout_ms: u64,
-}
-
-/// Section `[limits]`: limits over both listeners together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LimitsConfig {
-    /// Maximum number of concurrent requests and calls.
-    pub requests_max: u64,
-    /// Maximum number of responses being sent and puts being received.
-    pub streams_max: u64,
-    /// Maximum number of concurrent requests and calls of one token.
-    pub token_requests_max: u64,
-    /// Maximum number of responses being sent and puts being received of one token.
-    pub token_streams_max: u64,
-    /// Maximum memory of all responses being sent, 4 MiB each.
-    pub response_bytes_max: u64,
-    /// Memory for the rows of all bodies and puts being decoded and written, 48 bytes per cell; a body that needs more
-    /// is rejected as `too_large`, one that would have to wait for others as `overloaded`.
-    pub decoded_bytes_max: u64,
-    /// Maximum time to process a request, from its last byte to the headers of its response.
-    pub request_timeout_ms: u64,
-    /// Maximum nesting depth of JSON.
-    pub json_depth_max: u64,
-    /// How long requests in flight may continue after the server begins to shut down.
-    pub drain_timeout_ms: u64,
-}
-
-/// Section `[tls]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TlsConfig {
-    /// PEM file with the certificate chain of the server; empty for no TLS.
-    pub cert: PathBuf,
-    /// PEM file with the private key of the certificate.
-    pub key: PathBuf,
-    /// PEM file with the authorities that sign client certificates; empty when clients need no certificate.
-    pub client_ca: PathBuf,
-}
-
-impl TlsConfig {
-    /// Whether both listeners use TLS.
-    pub fn is_on(&self) -> bool {
-        !self.cert.as_os_str().is_empty()
+impl Default for StoreSettings {
+    fn default() -> Self {
+        let options = StoreOptions { commit_retention_bytes_max: 64 << 20, ..StoreOptions::default() };
+        Self { paths: StorePaths::default(), options }
     }
 }
 
-/// Section `[log]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LogConfig {
-    pub format: LogFormat,
-    /// A level or `tracing` directives.
-    pub level: String,
+settings! {
+    /// The directories in the section `[store]`.
+    pub struct StorePaths {
+        /// Data directory. One process owns it at a time.
+        root: PathBuf = "fastk-data".into();
+        /// Directory below which clients of a server may create backups, best on another disk; "" forbids backups by
+        /// clients.
+        backup_dir: PathBuf = PathBuf::new();
+    }
+}
+
+settings! {
+    /// Section `[log]`.
+    pub struct LogSettings {
+        /// "text" or "json"; logs always go to standard error.
+        format: LogFormat = LogFormat::Text;
+        /// error, warn, info, debug, trace, or directives such as "info,fastk=debug". FASTK_LOG overrides it.
+        level: String = "info".into();
+    }
 }
 
 /// Format of log lines.
@@ -212,111 +92,6 @@ pub enum LogFormat {
     #[default]
     Text,
     Json,
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        let engine = StoreOptions::default();
-        Self {
-            root: "fastk-data".into(),
-            durability: engine.durability,
-            sync_interval_ms: engine.sync_interval_ms,
-            wal_segment_bytes: engine.wal_segment_bytes,
-            wal_bytes_max: engine.wal_bytes_max,
-            tail_rows_max: engine.tail_rows_max,
-            tail_bytes_max: engine.tail_bytes_max,
-            commit_retention_ms: engine.commit_retention_ms,
-            commit_retention_bytes_max: 64 << 20,
-            backup_dir: PathBuf::new(),
-        }
-    }
-}
-
-impl StoreConfig {
-    /// The settings of the engine.
-    pub fn options(&self) -> StoreOptions {
-        StoreOptions {
-            durability: self.durability,
-            sync_interval_ms: self.sync_interval_ms,
-            wal_segment_bytes: self.wal_segment_bytes,
-            wal_bytes_max: self.wal_bytes_max,
-            tail_rows_max: self.tail_rows_max,
-            tail_bytes_max: self.tail_bytes_max,
-            commit_retention_ms: self.commit_retention_ms,
-            commit_retention_bytes_max: self.commit_retention_bytes_max,
-            ..StoreOptions::default()
-        }
-    }
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:8080".into(),
-            advertise: String::new(),
-            body_bytes_max: 256 << 20,
-            ingest_bytes_max: 1 << 30,
-            json_rows_default: 10_000,
-            json_rows_max: 1_000_000,
-            reads_max: 256,
-            read_queue_timeout_ms: 5_000,
-            connections_max: 1_024,
-            connection_streams_max: 128,
-            uri_bytes_max: 8 << 10,
-            header_bytes_max: 32 << 10,
-            decompression_ratio_max: 250,
-            header_timeout_ms: 10_000,
-            idle_timeout_ms: 300_000,
-            body_idle_timeout_ms: 30_000,
-            body_timeout_ms: 600_000,
-            stall_timeout_ms: 60_000,
-            health_listen: String::new(),
-            health_tls: true,
-            cors_origins: Vec::new(),
-        }
-    }
-}
-
-impl Default for FlightConfig {
-    fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:8815".into(),
-            message_bytes_max: 64 << 20,
-            put_bytes_max: 256 << 20,
-            gets_max: 64,
-            puts_max: 64,
-            connections_max: 1_024,
-            connection_streams_max: 128,
-            handshake_timeout_ms: 20_000,
-            message_timeout_ms: 30_000,
-            put_idle_timeout_ms: 900_000,
-            stall_timeout_ms: 60_000,
-            ping_interval_ms: 15_000,
-            ping_timeout_ms: 15_000,
-        }
-    }
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        Self {
-            requests_max: 4_096,
-            streams_max: 512,
-            token_requests_max: 1_024,
-            token_streams_max: 128,
-            response_bytes_max: 2 << 30,
-            decoded_bytes_max: 2 << 30,
-            request_timeout_ms: 120_000,
-            json_depth_max: 32,
-            drain_timeout_ms: 10_000,
-        }
-    }
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".into() }
-    }
 }
 
 /// Source of a value.
@@ -559,85 +334,48 @@ impl ConfigMerge {
 }
 
 impl Config {
+    /// The keys of each section in order, each with the lines of its text. A section can be listed in parts.
+    pub fn keys() -> [(&'static str, &'static [(&'static str, &'static [&'static str])]); 7] {
+        [
+            ("store", StorePaths::KEYS),
+            ("store", StoreOptions::KEYS),
+            ("http", HttpSettings::KEYS),
+            ("flight", FlightSettings::KEYS),
+            ("limits", ServiceLimits::KEYS),
+            ("tls", TlsSettings::KEYS),
+            ("log", LogSettings::KEYS),
+        ]
+    }
+
     /// Values out of range, and values that contradict each other.
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut range = |path: &str, value: u64, min: u64, max: u64| {
-            if value < min || value > max {
-                problems.push(format!("{path} = {value} is outside {min} to {max}"));
-            }
-        };
-        let store = &self.store;
-        range("store.sync_interval_ms", store.sync_interval_ms, 1, 60_000);
-        range("store.wal_segment_bytes", store.wal_segment_bytes, 64 << 10, 1 << 30);
-        range("store.wal_bytes_max", store.wal_bytes_max, store.wal_segment_bytes.saturating_mul(4), 1 << 40);
-        range("store.tail_rows_max", store.tail_rows_max, 1, 1 << 32);
-        range("store.tail_bytes_max", store.tail_bytes_max, 1 << 20, 1 << 40);
-        range("store.commit_retention_ms", store.commit_retention_ms, 0, 7 * 86_400_000);
-        range("store.commit_retention_bytes_max", store.commit_retention_bytes_max, 0, 1 << 40);
-        range("http.body_bytes_max", self.http.body_bytes_max, 1 << 10, 1 << 40);
-        range("http.json_rows_max", self.http.json_rows_max, 1, 1 << 32);
-        range("http.json_rows_default", self.http.json_rows_default, 1, self.http.json_rows_max);
-        range("http.ingest_bytes_max", self.http.ingest_bytes_max, self.http.body_bytes_max, 1 << 42);
-        range("http.reads_max", self.http.reads_max, 1, 1 << 16);
-        range("http.connections_max", self.http.connections_max, 1, 1 << 16);
-        range("flight.message_bytes_max", self.flight.message_bytes_max, 1 << 16, 1 << 30);
-        range("flight.put_bytes_max", self.flight.put_bytes_max, self.flight.message_bytes_max, 1 << 42);
-        let http = &self.http;
-        range("http.read_queue_timeout_ms", http.read_queue_timeout_ms, 0, HOUR_MS);
-        range("http.connection_streams_max", http.connection_streams_max, 1, 1 << 16);
-        range("http.uri_bytes_max", http.uri_bytes_max, 256, 60 << 10);
-        range("http.header_bytes_max", http.header_bytes_max, 1 << 10, 128 << 10);
-        range("http.decompression_ratio_max", http.decompression_ratio_max, 1, 1 << 20);
-        range("http.header_timeout_ms", http.header_timeout_ms, 10, HOUR_MS);
-        range("http.idle_timeout_ms", http.idle_timeout_ms, 10, 24 * HOUR_MS);
-        range("http.body_idle_timeout_ms", http.body_idle_timeout_ms, 10, HOUR_MS);
-        range("http.body_timeout_ms", http.body_timeout_ms, 10, 24 * HOUR_MS);
-        range("http.stall_timeout_ms", http.stall_timeout_ms, 10, 24 * HOUR_MS);
-        let flight = &self.flight;
-        range("flight.gets_max", flight.gets_max, 1, 1 << 16);
-        range("flight.puts_max", flight.puts_max, 1, 1 << 16);
-        range("flight.connections_max", flight.connections_max, 1, 1 << 16);
-        range("flight.connection_streams_max", flight.connection_streams_max, 1, 1 << 16);
-        range("flight.handshake_timeout_ms", flight.handshake_timeout_ms, 10, HOUR_MS);
-        range("flight.message_timeout_ms", flight.message_timeout_ms, 10, HOUR_MS);
-        range("flight.put_idle_timeout_ms", flight.put_idle_timeout_ms, 10, 24 * HOUR_MS);
-        range("flight.stall_timeout_ms", flight.stall_timeout_ms, 10, 24 * HOUR_MS);
-        range("flight.ping_interval_ms", flight.ping_interval_ms, 10, HOUR_MS);
-        range("flight.ping_timeout_ms", flight.ping_timeout_ms, 10, HOUR_MS);
-        let limits = &self.limits;
-        range("limits.requests_max", limits.requests_max, 1, 1 << 20);
-        range("limits.streams_max", limits.streams_max, 1, 1 << 20);
-        range("limits.token_requests_max", limits.token_requests_max, 1, 1 << 20);
-        range("limits.token_streams_max", limits.token_streams_max, 1, 1 << 20);
-        range("limits.response_bytes_max", limits.response_bytes_max, RESPONSE_BYTES, 1 << 42);
-        range("limits.decoded_bytes_max", limits.decoded_bytes_max, 1 << 24, 1 << 42);
-        range("limits.request_timeout_ms", limits.request_timeout_ms, 10, 24 * HOUR_MS);
-        range("limits.json_depth_max", limits.json_depth_max, 8, 100);
-        range("limits.drain_timeout_ms", limits.drain_timeout_ms, 0, HOUR_MS);
+        let Self { store, http, flight, limits, tls, log: _ } = self;
+        let mut problems = store.options.out_of_range("store");
+        problems.extend(http.out_of_range("http"));
+        problems.extend(flight.out_of_range("flight"));
+        problems.extend(limits.out_of_range("limits"));
         let given = |path: &PathBuf| !path.as_os_str().is_empty();
-        let tls = &self.tls;
         if given(&tls.cert) != given(&tls.key) {
             problems.push("tls.cert and tls.key are given together or not at all".into());
         }
         if given(&tls.client_ca) && !given(&tls.cert) {
             problems.push("tls.client_ca needs tls.cert and tls.key".into());
         }
-        if store.root.as_os_str().is_empty() {
+        if store.paths.root.as_os_str().is_empty() {
             problems.push("store.root is empty".into());
         }
-        let advertise = &self.http.advertise;
+        let advertise = &http.advertise;
         let is_address = advertise
             .rsplit_once(':')
             .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
         if !advertise.is_empty() && !is_address {
             problems.push(format!("http.advertise: {advertise:?} is not host:port"));
         }
-        let health = &self.http.health_listen;
+        let health = &http.health_listen;
         if let Some(error) = (!health.is_empty()).then(|| address(health).err()).flatten() {
             problems.push(format!("http.health_listen: {}", error.detail()));
         }
-        for (path, text) in [("http.listen", &self.http.listen), ("flight.listen", &self.flight.listen)] {
+        for (path, text) in [("http.listen", &http.listen), ("flight.listen", &flight.listen)] {
             if let Err(error) = address(text) {
                 problems.push(format!("{path}: {}", error.detail()));
             }
@@ -667,7 +405,7 @@ mod tests {
         let flag = FlagValue { section: "http", key: "listen", flag: "--http", value: "127.0.0.1:0".into() };
         let loaded = load("[http]\nlisten = '127.0.0.1:9'\n[store]\ntail_rows_max = 7\n", &[flag]).unwrap();
         assert_eq!(loaded.config.http.listen, "127.0.0.1:0");
-        assert_eq!(loaded.config.store.tail_rows_max, 7);
+        assert_eq!(loaded.config.store.options.tail_rows_max, 7);
         assert_eq!(loaded.origin("http.listen"), &ValueOrigin::Flag("--http"));
         assert!(matches!(loaded.origin("store.tail_rows_max"), ValueOrigin::File(_)));
         assert_eq!(loaded.origin("store.root"), &ValueOrigin::Default);

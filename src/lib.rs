@@ -52,7 +52,7 @@
 //! ```
 //!
 //! Layers depend strictly downwards: `error` < `types` < `format`, `disk` < `store`, `registry` < `query`, `ingest` <
-//! `egress` < `service`, `config` < `server` < `cli`. `docs/architecture.md` describes each.
+//! `egress` < `service` < `server` < `config` < `cli`. `docs/architecture.md` describes each.
 
 #![warn(missing_debug_implementations)]
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -83,6 +83,7 @@ pub mod registry;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod service;
+pub mod settings;
 pub mod store;
 #[doc(hidden)]
 pub mod sync;

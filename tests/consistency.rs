@@ -13,6 +13,7 @@ mod docs;
 /// Height of each module. A module may use what is strictly lower.
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
+    ("settings", 0),
     ("sync", 0),
     ("types", 1),
     ("clock", 2),
@@ -24,10 +25,10 @@ const LAYERS: &[(&str, u8)] = &[
     ("ingest", 4),
     ("egress", 5),
     ("service", 6),
-    ("config", 6),
     ("access", 7),
     ("server", 8),
-    ("cli", 9),
+    ("config", 9),
+    ("cli", 10),
 ];
 
 /// Height of each wing of the store, and of each file beside the wings. A wing may use what is strictly lower.
@@ -540,20 +541,43 @@ fn the_documented_error_table_is_the_one_in_the_code() {
     assert_eq!(documented, coded);
 }
 
-#[test]
-fn the_configuration_reference_is_the_built_in_default() {
-    let text = read("config/fastk.toml");
-    let table: toml::Table = text.parse().unwrap();
-    let from_file: Config = table.clone().try_into().unwrap();
-    assert_eq!(from_file, Config::default());
-    let defaults = toml::Table::try_from(Config::default()).unwrap();
-    assert_eq!(table, defaults, "a key of the defaults is missing in config/fastk.toml");
-    let mut before = "";
-    for line in text.lines() {
-        if line.contains(" = ") && !line.starts_with('#') {
-            assert!(before.starts_with('#'), "no comment above {line}");
+/// Lines of at most 120 characters, each after `# `.
+fn comment(text: &[&str]) -> String {
+    let mut out = String::from("#");
+    let mut width = 1;
+    for word in text.iter().flat_map(|line| line.split_whitespace()) {
+        if width + 1 + word.len() > 120 {
+            out += "\n#";
+            width = 1;
         }
-        before = line;
+        out += " ";
+        out += word;
+        width += 1 + word.len();
+    }
+    out
+}
+
+#[test]
+fn the_configuration_reference_has_the_keys_texts_and_defaults_of_the_code() {
+    let text = read("config/fastk.toml");
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    let (head, _) = text.split_once("\n[").unwrap();
+    let (mut generated, mut section_before) = (head.to_owned(), "");
+    for (section, keys) in Config::keys() {
+        if section != section_before {
+            generated += &format!("\n[{section}]\n");
+        }
+        section_before = section;
+        for (key, about) in keys {
+            generated += &format!("{}\n{key} = {}\n", comment(about), defaults[section][key]);
+        }
+    }
+    let table: toml::Table = generated.parse().unwrap();
+    assert_eq!(table, defaults, "Config::keys() does not list every key");
+    if std::env::var_os("FASTK_BLESS").is_some() {
+        std::fs::write(root().join("config/fastk.toml"), &generated).unwrap();
+    } else {
+        assert_eq!(text, generated, "config/fastk.toml is stale: run this test with FASTK_BLESS=1");
     }
 }
 

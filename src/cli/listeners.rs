@@ -8,19 +8,19 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use crate::access::{Authenticator, fingerprint};
-use crate::config::{Config, TlsConfig};
+use crate::config::Config;
 use crate::disk;
 use crate::error::Result;
-use crate::server::flight::{self, FlightLimits};
-use crate::server::http::{self, HttpLimits};
-use crate::server::settings::{self, health_connections, millis};
+use crate::server::flight;
+use crate::server::http::{self, HttpSettings};
+use crate::server::open_files::fit_connections;
 use crate::server::tls_stream::Tls;
 use crate::service::{OpenProgress, Service};
 
 /// Raises the soft limit on open files to the hard limit, and lowers the connection limits to fit.
 pub fn fit_open_files(config: &mut Config) {
     let files_max = disk::raise_open_files_limit();
-    if settings::fit_connections(config, files_max) {
+    if fit_connections(&mut config.http, &mut config.flight, files_max) {
         tracing::warn!(
             files_max,
             http = config.http.connections_max,
@@ -43,10 +43,10 @@ pub fn cancel_jobs(service: &Service) {
     service.cancel_jobs();
 }
 
-/// Accepts only local host names when the listener is on a loopback address.
-fn with_host_check(config: HttpLimits, listen: &str) -> HttpLimits {
+/// The settings of a listener, which accepts only local host names when it is on a loopback address.
+fn with_host_check(config: &Config, listen: &str) -> HttpSettings {
     let local_names_only = listen.parse().is_ok_and(|listen: SocketAddr| listen.ip().is_loopback());
-    HttpLimits { local_names_only, ..config }
+    HttpSettings { local_names_only, ..config.http.clone() }
 }
 
 /// Time between two checks of the certificate files.
@@ -68,11 +68,9 @@ pub fn serve_health(
     config: &Config,
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Shutdown) -> Serving + Send + use<> {
-    let all = HttpLimits::of(config, tls);
-    let limited = HttpLimits { connections_max: health_connections(all.connections_max), ..all };
-    let config = with_host_check(limited, &config.http.health_listen);
+    let config = with_host_check(config, &config.http.health_listen);
     let (service, gate) = (Arc::clone(service), Arc::clone(gate));
-    move |listener, shutdown| Box::pin(http::serve_health(listener, service, gate, config, shutdown))
+    move |listener, shutdown| Box::pin(http::serve_health(listener, service, gate, config, tls, shutdown))
 }
 
 /// Serves `not_ready` while a store is being opened, on the listener that the returned function receives.
@@ -81,28 +79,14 @@ pub fn serve_opening(
     config: &Config,
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Shutdown) -> Serving + Send + use<> {
-    // Short: every response only says that the store is not open yet.
-    let config = HttpLimits { drain_timeout: Duration::from_millis(100), ..HttpLimits::of(config, tls) };
+    let config = config.http.clone();
     move |listener, opened| {
         Box::pin(async move {
             // Aborted responses are logged by the listener.
-            let _ = http::serve_opening(listener, opening, config, opened).await;
+            let _ = http::serve_opening(listener, opening, &config, tls, opened).await;
             Ok(())
         })
     }
-}
-
-/// The TLS settings of both listeners, REST and Flight.
-///
-/// # Errors
-/// Those of [`Tls::load`].
-pub fn secured(config: &TlsConfig) -> Result<(Tls, Tls)> {
-    if !config.is_on() {
-        return Ok((Tls::off(), Tls::off()));
-    }
-    let client_ca = (!config.client_ca.as_os_str().is_empty()).then_some(config.client_ca.as_path());
-    let load = |protocols: &[&str]| Tls::load(&config.cert, &config.key, client_ca, protocols);
-    Ok((load(&["h2", "http/1.1"])?, load(&["h2"])?))
 }
 
 /// Polls the certificate files until `stopped` resolves. All listeners use a changed certificate from then on;
@@ -138,7 +122,7 @@ pub fn serve_http(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let at = listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
-    http::serve(listener, service, gate, with_host_check(HttpLimits::of(config, tls), &at), shutdown)
+    http::serve(listener, service, gate, with_host_check(config, &at), tls, shutdown)
 }
 
 /// Serves Arrow Flight until `shutdown`.
@@ -150,10 +134,5 @@ pub fn serve_flight(
     tls: Tls,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
-    flight::serve(listener, service, gate, FlightLimits::of(config, tls), shutdown)
-}
-
-/// How long requests in flight may continue after a stop.
-pub fn drain(config: &Config) -> Duration {
-    millis(config.limits.drain_timeout_ms)
+    flight::serve(listener, service, gate, config.flight.clone(), tls, shutdown)
 }

@@ -9,8 +9,7 @@ use crate::config::Config;
 use crate::disk::local;
 use crate::error::Result;
 use crate::format::FORMAT_VERSION;
-use crate::server::settings::{count, millis};
-use crate::service::{OpenProgress, Service, ServiceLimits, StoreOptions};
+use crate::service::{OpenProgress, Service, StoreOptions};
 use crate::store::ReadOnly;
 
 /// The process that owns a store, from its `LOCK` file.
@@ -41,7 +40,12 @@ pub fn owner(root: &Path) -> Option<StoreOwner> {
 ///
 /// A directory without write permission is opened read-only.
 pub fn open(root: &Path, create: bool, config: &Config) -> Result<Arc<Service>> {
-    open_with_options(root, create, config, StoreOptions { read_only: ReadOnly::Opened, ..config.store.options() })
+    open_with_options(
+        root,
+        create,
+        config,
+        StoreOptions { read_only: ReadOnly::Opened, ..config.store.options.clone() },
+    )
 }
 
 /// Opens the store for a server, which needs a writable directory; reports the progress to `opening`.
@@ -51,13 +55,13 @@ pub fn open_with_progress(
     config: &Config,
     opening: Option<Arc<OpenProgress>>,
 ) -> Result<Arc<Service>> {
-    open_with_options(root, create, config, StoreOptions { opening, ..config.store.options() })
+    open_with_options(root, create, config, StoreOptions { opening, ..config.store.options.clone() })
 }
 
 fn open_with_options(root: &Path, create: bool, config: &Config, options: StoreOptions) -> Result<Arc<Service>> {
     let service = Service::open(root, create, options)?;
-    service.set_limits(limits(config));
-    service.allow_backups(&config.store.backup_dir);
+    service.set_limits(config.limits);
+    service.allow_backups(&config.store.paths.backup_dir);
     let holder = serde_json::json!({ "pid": std::process::id(), "format": FORMAT_VERSION });
     service.store().describe_holder(&format!("{holder}\n"))?;
     Ok(service)
@@ -71,30 +75,5 @@ pub fn close(service: Arc<Service>) {
     if !service.close() {
         // Acknowledged writes are safe; the next open replays the log.
         tracing::warn!("a request is still running; the next open replays the log");
-    }
-}
-
-/// The limits of service operations.
-fn limits(config: &Config) -> ServiceLimits {
-    let limits = &config.limits;
-    ServiceLimits {
-        requests_max: limits.requests_max,
-        streams_max: limits.streams_max,
-        token_requests_max: limits.token_requests_max,
-        token_streams_max: limits.token_streams_max,
-        response_bytes_max: limits.response_bytes_max,
-        decoded_bytes_max: limits.decoded_bytes_max,
-        request_timeout: millis(limits.request_timeout_ms),
-        json_depth_max: count(limits.json_depth_max),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_settings_give_the_default_service_limits() {
-        assert_eq!(limits(&Config::default()), ServiceLimits::default());
     }
 }

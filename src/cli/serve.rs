@@ -94,14 +94,14 @@ pub fn run(args: ServeArgs) -> Result<u8> {
     };
     listeners::fit_open_files(&mut config);
     crate::server::metrics::start();
-    let tls = listeners::secured(&config.tls)?;
+    let tls = config.tls.load()?;
     let opening = Arc::new(OpenProgress::default());
     let start =
         |address, tls| StartupListener::start(address, listeners::serve_opening(Arc::clone(&opening), &config, tls));
     let startup_http = start(http, tls.0.clone())?;
     let startup_health =
         health.map(|health| start(health, listeners::health_tls(&config, &tls.0))).transpose()?.flatten();
-    let service = open_store::open_with_progress(&config.store.root, true, &config, Some(Arc::clone(&opening)))?;
+    let service = open_store::open_with_progress(&config.store.paths.root, true, &config, Some(Arc::clone(&opening)))?;
     let listeners =
         [startup_http.map(StartupListener::end).transpose()?, startup_health.map(StartupListener::end).transpose()?];
     let running = RunningServer::start_on(listeners, service, &config, tls, http, flight)?;
@@ -117,9 +117,9 @@ fn problems(config: &Config, insecure: bool) -> Vec<String> {
     for text in &config.http.cors_origins {
         note(crate::server::http::cors::origin(text).map(drop));
     }
-    note(listeners::secured(&config.tls).map(drop));
+    note(config.tls.load().map(drop));
     if !insecure {
-        match access::list(&config.store.root) {
+        match access::list(&config.store.paths.root) {
             Ok(tokens) if tokens.is_empty() => open_addresses(config).into_iter().for_each(|open| note(Err(open))),
             Ok(_) => {}
             Err(error) => note(Err(error)),
@@ -175,7 +175,7 @@ impl std::fmt::Debug for RunningServer {
 impl RunningServer {
     /// Binds both listeners and starts to serve.
     pub fn start(service: Arc<Service>, config: &Config, http: SocketAddr, flight: SocketAddr) -> Result<Self> {
-        Self::start_on([None, None], service, config, listeners::secured(&config.tls)?, http, flight)
+        Self::start_on([None, None], service, config, config.tls.load()?, http, flight)
     }
 
     /// Starts on already bound listeners for REST and for health, if given.
@@ -189,7 +189,7 @@ impl RunningServer {
     ) -> Result<Self> {
         let announced = http_tls.clone();
         let certificates = (http_tls.clone(), flight_tls.clone());
-        let gate = Arc::new(Authenticator::open(&config.store.root)?);
+        let gate = Arc::new(Authenticator::open(&config.store.paths.root)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("fastk")
@@ -265,8 +265,8 @@ impl RunningServer {
             }
         };
         runtime.spawn(listeners::renew_certificates(certificates, Box::pin(when_stopped(stopped)), renewed));
-        tracing::info!(%http, %flight, root = %config.store.root.display(), "ready");
-        let drain = listeners::drain(config);
+        tracing::info!(%http, %flight, root = %config.store.paths.root.display(), "ready");
+        let drain = config.limits.drain_timeout();
         Ok(Self { runtime, service, http, flight, health, health_thread, stop, signals, listeners, drain })
     }
 
@@ -411,7 +411,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let with = |http: &str, flight: &str, health: &str, insecure| {
             let mut config = Config::default();
-            config.store.root = root.path().into();
+            config.store.paths.root = root.path().into();
             (config.http.listen, config.flight.listen) = (http.into(), flight.into());
             config.http.health_listen = health.into();
             problems(&config, insecure)
@@ -437,7 +437,7 @@ mod tests {
         config.tls.cert = "/nonexistent/cert.pem".into();
         config.tls.key = "/nonexistent/key.pem".into();
         let root = tempfile::tempdir().unwrap();
-        config.store.root = root.path().into();
+        config.store.paths.root = root.path().into();
         let found = problems(&config, false);
         let expected = ["fastk=loud", "\"*\"", "http://bad/", "/nonexistent/", "0.0.0.0:1"];
         assert_eq!(found.len(), expected.len(), "{found:?}");

@@ -81,7 +81,7 @@ pub fn root_of(args: &TargetArgs) -> Result<PathBuf> {
 pub fn root_or_configured(root: Option<&Path>) -> Result<PathBuf> {
     match root {
         Some(root) => Ok(root.to_path_buf()),
-        None => Ok(config()?.store.root),
+        None => Ok(config()?.store.paths.root),
     }
 }
 
@@ -93,7 +93,7 @@ impl CommandTarget {
             return Ok(CommandTarget::Remote(Box::new(args.client(server, None)?)));
         }
         let config = config()?;
-        let root = args.root.clone().unwrap_or_else(|| config.store.root.clone());
+        let root = args.root.clone().unwrap_or_else(|| config.store.paths.root.clone());
         match open_store::open(&root, create, &config) {
             Ok(service) => Ok(CommandTarget::Local(service)),
             Err(error) if error.code() == ErrorCode::StoreLocked => Self::through_owner(&root, args, error),

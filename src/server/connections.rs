@@ -201,8 +201,8 @@ impl Connection {
         (state.requests == 0).then_some(state.since)
     }
 
-    /// Waits until the connection must be closed. Checks at least every `request_timeout`, so it may notice that much
-    /// late.
+    /// Waits until the connection must be closed. Checks at least every `request_timeout`, so it notices a request that
+    /// begins meanwhile before that request times out.
     pub async fn wait_to_close(&self, request_timeout: Duration, idle_timeout: Duration) -> CloseReason {
         let closed = poll_fn(|context| if self.poll_closed(context) { Poll::Ready(()) } else { Poll::Pending });
         tokio::pin!(closed);

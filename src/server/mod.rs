@@ -6,8 +6,8 @@ pub mod flight;
 pub mod http;
 mod ids;
 pub mod metrics;
+pub mod open_files;
 mod problem;
-pub mod settings;
 pub mod tls_stream;
 
 pub use crate::access::AUDIT;

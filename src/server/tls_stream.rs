@@ -19,6 +19,35 @@ use tokio_rustls::server::TlsStream;
 
 use crate::disk::local::FileState;
 use crate::error::{Error, Result};
+use crate::settings::settings;
+
+settings! {
+    /// Section `[tls]`.
+    pub struct TlsSettings {
+        /// PEM file with the certificate chain of the server. Both listeners then speak TLS 1.2 and 1.3; "" for no TLS.
+        cert: PathBuf = PathBuf::new();
+        /// PEM file with the private key of the certificate.
+        key: PathBuf = PathBuf::new();
+        /// PEM file with the authorities that sign client certificates: every client then needs a certificate; "" when
+        /// clients need none.
+        client_ca: PathBuf = PathBuf::new();
+    }
+}
+
+impl TlsSettings {
+    /// The identities of the REST and the Flight listener.
+    ///
+    /// # Errors
+    /// Those of [`Tls::load`].
+    pub fn load(&self) -> Result<(Tls, Tls)> {
+        if self.cert.as_os_str().is_empty() {
+            return Ok((Tls::off(), Tls::off()));
+        }
+        let client_ca = (!self.client_ca.as_os_str().is_empty()).then_some(self.client_ca.as_path());
+        let load = |protocols: &[&str]| Tls::load(&self.cert, &self.key, client_ca, protocols);
+        Ok((load(&["h2", "http/1.1"])?, load(&["h2"])?))
+    }
+}
 
 /// TLS settings of a listener; `None` inside for plain connections. Clones share the certificate and its renewal.
 #[derive(Clone, Default)]

@@ -161,7 +161,7 @@ impl Service {
     /// # Errors
     /// Those of [`Reservation::grow`].
     pub fn reserve_rows(&self, rows: u64, columns: u64) -> Result<Reservation> {
-        let mut reservation = self.admission().reservation(self.limits().request_timeout);
+        let mut reservation = self.admission().reservation(self.limits().request_timeout());
         reservation.grow_cells(rows, columns)?;
         Ok(reservation)
     }

@@ -1,44 +1,50 @@
-//! How a store behaves.
+//! How a store behaves: the keys of the section `[store]` that the engine uses, and what its program sets.
 
 use std::sync::Arc;
 
 use crate::clock::Clock;
+use crate::settings::settings;
 use crate::store::open_progress::OpenProgress;
 
-/// How a store behaves. The defaults are those of `config/fastk.toml`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreOptions {
-    /// When a write is acknowledged.
-    pub durability: Durability,
-    /// Longest time written rows stay unsynced under `interval`.
-    pub sync_interval_ms: u64,
-    /// Bytes of a log segment.
-    pub wal_segment_bytes: u64,
-    /// Bytes of log frames after which the tail is moved out and the log trimmed.
-    pub wal_bytes_max: u64,
-    /// Tail rows of one series after which it is sealed.
-    pub tail_rows_max: u64,
-    /// Bytes of rows that all tails may hold in run files; beyond it the longest are sealed.
-    pub tail_bytes_max: u64,
-    /// How long the commits of replies, cursors and tickets stay readable.
-    pub commit_retention_ms: u64,
-    /// Approximate bytes of memory for earlier commits that only a response can have named: 8 KiB each and the rows
-    /// written since. 0 keeps those of cursors and tickets alone, and their files no longer than they are needed.
-    pub commit_retention_bytes_max: u64,
-    /// Most chunk files mapped at once.
-    pub maps_max: usize,
-    /// Whether maintenance (sealing, trimming, compaction) runs in the background.
-    pub background_maintenance: bool,
-    /// Whether blocks are brought into memory when they are read, so that no consumer waits for the disk. A
-    /// server needs this; a program whose own thread reads the cells does not.
-    pub prefetch: bool,
-    /// Where the opening reports its progress.
-    pub opening: Option<Arc<OpenProgress>>,
-    /// What becomes of the attempt to open a directory that this process may not write to.
-    pub read_only: ReadOnly,
-    /// By which retained commits, receipts and rows expire.
-    #[doc(hidden)]
-    pub clock: Clock,
+settings! {
+    /// How a store behaves. The keys of the section `[store]` have its defaults, except that a server retains commits
+    /// (`commit_retention_bytes_max`).
+    pub struct StoreOptions {
+        /// When a write is acknowledged: "sync" after its bytes are flushed to disk, "interval" after they are written
+        /// (flushed every sync_interval_ms), "none" after they are written (flushed when the operating system decides).
+        durability: Durability = Durability::Sync;
+        /// Maximum time between two flushes under durability = "interval".
+        sync_interval_ms: u64 = 200, 1..=60_000;
+        /// Size of one write-ahead log segment.
+        wal_segment_bytes: u64 = 16 << 20, 64 << 10..=1 << 30;
+        /// Size of the write-ahead log above which rows are moved out of it so that segments can be deleted.
+        wal_bytes_max: u64 = 64 << 20, |store: &Self| store.wal_segment_bytes.saturating_mul(4)..=1 << 40;
+        /// Rows in the tail of one series that trigger a seal; a sorted write of at least this many rows is written
+        /// directly to chunks.
+        tail_rows_max: u64 = 262_144, 1..=1 << 32;
+        /// Maximum bytes of rows in the run files of all tails; above it the longest tails are sealed into chunks.
+        tail_bytes_max: u64 = 1 << 30, 1 << 20..=1 << 40;
+        /// How long the commits named by replies, cursors and tickets stay readable.
+        commit_retention_ms: u64 = 600_000, 0..=7 * 86_400_000;
+        /// Approximate maximum memory for retained commits: 8 KiB each plus the rows written since; above it the oldest
+        /// expire early. Up to 256 commits named by a cursor or ticket are retained in addition. 0 retains only these.
+        commit_retention_bytes_max: u64 = 0, 0..=1 << 40;
+    } and {
+        /// Most chunk files mapped at once.
+        maps_max: usize = 8_192;
+        /// Whether maintenance (sealing, trimming, compaction) runs in the background.
+        background_maintenance: bool = true;
+        /// Whether blocks are brought into memory when they are read, so that no consumer waits for the disk. A
+        /// server needs this; a program whose own thread reads the cells does not.
+        prefetch: bool = false;
+        /// Where the opening reports its progress.
+        opening: Option<Arc<OpenProgress>> = None;
+        /// What becomes of the attempt to open a directory that this process may not write to.
+        read_only: ReadOnly = ReadOnly::Refused;
+        /// By which retained commits, receipts and rows expire.
+        #[doc(hidden)]
+        clock: Clock = Clock::default();
+    }
 }
 
 /// What becomes of the attempt to open a directory that this process may not write to.
@@ -49,27 +55,6 @@ pub enum ReadOnly {
     Refused,
     /// The store is opened for reading, and nothing on disk changes. Every write is refused.
     Opened,
-}
-
-impl Default for StoreOptions {
-    fn default() -> Self {
-        Self {
-            durability: Durability::Sync,
-            sync_interval_ms: 200,
-            wal_segment_bytes: 16 << 20,
-            wal_bytes_max: 64 << 20,
-            tail_rows_max: 262_144,
-            tail_bytes_max: 1 << 30,
-            commit_retention_ms: 600_000,
-            commit_retention_bytes_max: 0,
-            maps_max: 8_192,
-            background_maintenance: true,
-            prefetch: false,
-            opening: None,
-            read_only: ReadOnly::Refused,
-            clock: Clock::default(),
-        }
-    }
 }
 
 /// When a commit is acknowledged.

@@ -70,12 +70,12 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
         ("body of a control request over REST", &[(body, "const MEMORY_BYTES_MAX: usize =")]),
         ("body that creates a dataset, feature or factor", &[(body, "const RECORD_BYTES_MAX: u64 =")]),
         ("ticket, command or body of an action", &[("src/server/flight/describe.rs", "const JSON_BYTES_MAX: usize =")]),
-        ("headers of a Flight call", &[("src/server/flight/mod.rs", "const HEADER_BYTES_MAX: u32 =")]),
+        ("headers of a Flight call", &[("src/server/flight/listen.rs", "const HEADER_BYTES_MAX: u32 =")]),
         (
             "HTTP/2 streams reset by the client before they were looked at",
             &[
                 ("src/server/http/listen.rs", ".max_pending_accept_reset_streams("),
-                ("src/server/flight/mod.rs", "const RESET_STREAMS_MAX: usize ="),
+                ("src/server/flight/listen.rs", "const RESET_STREAMS_MAX: usize ="),
             ],
         ),
         (
@@ -86,6 +86,7 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
             ],
         ),
         ("globs of one query", &[("src/query/select.rs", "const GLOBS_MAX: usize =")]),
+        ("endpoints of one query ([flight.md](flight.md))", &[("src/service/read.rs", "const ENDPOINTS_MAX: u64 =")]),
         (
             "row ranges of one list of files (`fastk files`)",
             &[("src/store/read/files.rs", "const ROW_RANGES_MAX: usize =")],

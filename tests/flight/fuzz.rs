@@ -13,7 +13,7 @@ use std::time::Duration;
 use arrow_flight::{Action, Criteria, FlightDescriptor, HandshakeRequest, Ticket};
 use bytes::Bytes;
 use fastk::access::{self, Authenticator};
-use fastk::server::flight::{ACTIONS, CODE_KEY, FlightLimits, METHODS, without_listener};
+use fastk::server::flight::{ACTIONS, CODE_KEY, FlightSettings, METHODS, without_listener};
 use fastk::service::{Durability, Scope, Service, StoreOptions};
 use http_body_util::{BodyExt, Full};
 use prost::Message;
@@ -427,7 +427,7 @@ async fn world() -> World {
         StoreOptions { durability: Durability::None, background_maintenance: false, ..StoreOptions::default() };
     let service = Service::open(root.path(), true, options).unwrap();
     let gate = Arc::new(Authenticator::open(root.path()).unwrap());
-    let face = InProcess(BoxCloneService::new(without_listener(service.clone(), gate, &FlightLimits::default())));
+    let face = InProcess(BoxCloneService::new(without_listener(service.clone(), gate, &FlightSettings::default())));
     let world = World { face, tokens, service, root };
     let spec = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
     let act = |name: &str, body: Value| call("DoAction", &Action::new(name, Bytes::from(body.to_string())));

@@ -5,8 +5,8 @@ use std::time::Duration;
 use arrow_flight::{Action, Ticket};
 use fastk::access;
 use fastk::disk::DiskPath;
-use fastk::server::flight::FlightLimits;
-use fastk::service::{Scope, Service, ServiceLimits, StoreOptions};
+use fastk::server::flight::FlightSettings;
+use fastk::service::Scope;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,7 +16,7 @@ use super::*;
 use crate::hooked_disk::Stalling;
 
 /// A server with these limits of operations.
-async fn within(root: tempfile::TempDir, config: FlightLimits, limits: ServiceLimits) -> Running {
+pub async fn within(root: tempfile::TempDir, config: FlightSettings, limits: ServiceLimits) -> Running {
     let service = Service::open(root.path(), true, StoreOptions::default()).unwrap();
     limited(service, root, config, limits).await
 }
@@ -25,7 +25,7 @@ async fn within(root: tempfile::TempDir, config: FlightLimits, limits: ServiceLi
 async fn limited(
     service: Arc<Service>,
     root: tempfile::TempDir,
-    config: FlightLimits,
+    config: FlightSettings,
     limits: ServiceLimits,
 ) -> Running {
     service.set_limits(limits);
@@ -33,7 +33,7 @@ async fn limited(
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = oneshot::channel();
-    let served = tokio::spawn(flight::serve(listener, service, gate, config, async {
+    let served = tokio::spawn(flight::serve(listener, service, gate, config, Tls::off(), async {
         let _ = stopped.await;
     }));
     Running { address, stop, served, root }
@@ -60,7 +60,7 @@ async fn failed_put(client: &mut Client) -> Status {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn puts_have_a_limit_and_idle_ones_are_ended() {
-    let config = FlightLimits { puts_max: 1, put_idle_timeout: Duration::from_secs(5), ..FlightLimits::default() };
+    let config = FlightSettings { puts_max: 1, put_idle_timeout_ms: 5_000, ..FlightSettings::default() };
     let server = Running::with(config).await;
     let mut client = registered(&server).await;
     let (held, mut acks) = open_put(&mut client).await;
@@ -77,7 +77,7 @@ async fn puts_have_a_limit_and_idle_ones_are_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_without_its_ticket_ends_and_takes_no_permit_of_a_reader() {
-    let config = FlightLimits { gets_max: 1, message_timeout: Duration::from_secs(2), ..FlightLimits::default() };
+    let config = FlightSettings { gets_max: 1, message_timeout_ms: 2_000, ..FlightSettings::default() };
     let server = Running::with(config).await;
     let mut client = registered(&server).await;
     put(&mut client, &[klines(0..10, 0)]).await;
@@ -110,7 +110,7 @@ async fn limits_apply_per_token_and_in_total() {
         let root = tempfile::tempdir().unwrap();
         let make = |name: &str| access::create(root.path(), name, Scope::Admin, &[]).unwrap().token;
         let (one, other) = (make("one"), make("other"));
-        let server = within(root, FlightLimits::default(), limits).await;
+        let server = within(root, FlightSettings::default(), limits).await;
         let channel = server.channel().await;
         let client = |token: &str| {
             FlightServiceClient::with_interceptor(channel.clone(), with_header(&access::bearer_header(token)))
@@ -153,7 +153,7 @@ async fn limits_apply_per_token_and_in_total() {
 async fn too_deeply_nested_json_is_refused_in_tickets_descriptors_commands_and_actions() {
     let root = tempfile::tempdir().unwrap();
     let server =
-        within(root, FlightLimits::default(), ServiceLimits { json_depth_max: 8, ..ServiceLimits::default() }).await;
+        within(root, FlightSettings::default(), ServiceLimits { json_depth_max: 8, ..ServiceLimits::default() }).await;
     let mut client = registered(&server).await;
     let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     let query = |levels: usize| format!(r#"{{"series":{}}}"#, deep(levels));
@@ -183,11 +183,10 @@ async fn work_over_the_time_limit_is_cancelled_and_releases_its_permit() {
         drop(client);
         server.stop().await
     };
-    let limits =
-        ServiceLimits { request_timeout: Duration::from_millis(200), streams_max: 1, ..ServiceLimits::default() };
+    let limits = ServiceLimits { request_timeout_ms: 200, streams_max: 1, ..ServiceLimits::default() };
     let stalling = Stalling::default();
     let service = Service::open_on(&DiskPath::new(stalling.disk(), root.path()), true, StoreOptions::default());
-    let server = limited(service.unwrap(), root, FlightLimits::default(), limits).await;
+    let server = limited(service.unwrap(), root, FlightSettings::default(), limits).await;
     let mut client = server.client().await;
     let slow = json!({"series": [KEY], "where": [{"column": "close", "op": "in", "value": [1, 2]}, {"column": "open", "op": "ne", "value": 1}]});
     stalling.stall(true);
@@ -203,17 +202,19 @@ async fn work_over_the_time_limit_is_cancelled_and_releases_its_permit() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(client);
-    let server = Running::over(server.stop().await, FlightLimits::default()).await;
+    let server = Running::over(server.stop().await, FlightSettings::default()).await;
     assert_eq!(get(&mut server.client().await, slow).await.unwrap().num_rows(), 0);
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_longest_idle_connection_is_closed_for_a_new_one() {
-    let greeting = Duration::from_secs(3_600);
-    let server =
-        Running::with(FlightLimits { connections_max: 3, handshake_timeout: greeting, ..FlightLimits::default() })
-            .await;
+    let server = Running::with(FlightSettings {
+        connections_max: 3,
+        handshake_timeout_ms: 3_600_000,
+        ..FlightSettings::default()
+    })
+    .await;
     let address = server.address.trim_start_matches("http://").to_owned();
     let mut client = registered(&server).await;
     let (held, mut acks) = open_put(&mut client).await;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::{Criteria, Empty, Ticket};
-use fastk::server::flight::FlightLimits;
+use fastk::server::flight::FlightSettings;
 use fastk::service::{Service, StoreOptions, TaskControl};
 use futures::TryStreamExt;
 use rand::rngs::StdRng;
@@ -243,13 +243,12 @@ fn flight_wire() {
     watch_panics();
     let proof = Proof::new("flight_wire", STATED);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let half_a_second = Duration::from_millis(500);
-    let config = FlightLimits {
-        handshake_timeout: half_a_second,
-        message_timeout: half_a_second,
-        ping_interval: half_a_second,
-        ping_timeout: half_a_second,
-        ..FlightLimits::default()
+    let config = FlightSettings {
+        handshake_timeout_ms: 500,
+        message_timeout_ms: 500,
+        ping_interval_ms: 500,
+        ping_timeout_ms: 500,
+        ..FlightSettings::default()
     };
     let (server, mut client, scripts) = runtime.block_on(async {
         let server = Running::with(config).await;

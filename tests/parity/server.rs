@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow_flight::FlightClient;
 use fastk::access::Authenticator;
 use fastk::cli::remote::RestClient;
+use fastk::server::tls_stream::Tls;
 use fastk::service::Service;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -31,8 +32,22 @@ impl Served {
             stop.push(send);
             async move { drop(receive.await) }
         };
-        runtime.spawn(fastk::server::http::serve(http, Arc::clone(service), gate.clone(), Default::default(), until()));
-        runtime.spawn(fastk::server::flight::serve(grpc, Arc::clone(service), gate, Default::default(), until()));
+        runtime.spawn(fastk::server::http::serve(
+            http,
+            Arc::clone(service),
+            gate.clone(),
+            Default::default(),
+            Tls::off(),
+            until(),
+        ));
+        runtime.spawn(fastk::server::flight::serve(
+            grpc,
+            Arc::clone(service),
+            gate,
+            Default::default(),
+            Tls::off(),
+            until(),
+        ));
         let channel = runtime.block_on(tonic::transport::Endpoint::from_shared(uri).unwrap().connect()).unwrap();
         let (rest, flight) = (RestClient::new(&format!("http://{rest}")).unwrap(), FlightClient::new(channel));
         Self { runtime, rest, flight, stop }

@@ -232,10 +232,7 @@ fn pages_of_other_origins_are_served_only_if_listed() {
     let preflight = [("access-control-request-method", "GET"), ("access-control-request-headers", "authorization")];
     let closed = Server::start();
     assert_eq!(request(&closed, "GET", listed, &[]).expect(200).header("access-control-allow-origin"), None);
-    let config = fastk::server::http::HttpLimits {
-        cors_origins: vec![fastk::server::http::cors::origin(listed).unwrap()],
-        ..Default::default()
-    };
+    let config = fastk::server::http::HttpSettings { cors_origins: vec![listed.into()], ..Default::default() };
     let root = tempfile::tempdir().unwrap();
     let token = access::create(root.path(), "page", Scope::Read, &[]).unwrap().token;
     let server = Server::over(root.into(), config);

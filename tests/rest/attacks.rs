@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastk::access;
-use fastk::server::http::HttpLimits;
+use fastk::server::http::HttpSettings;
 use fastk::service::Scope;
 
 use crate::client::{Server, csv_body};
@@ -241,7 +241,7 @@ fn files(server: &Server) -> Vec<String> {
 
 #[test]
 fn endless_bodies_are_refused_at_the_limit() {
-    let server = Server::with(HttpLimits { body_bytes_max: 4 << 20, ..HttpLimits::default() });
+    let server = Server::with(HttpSettings { body_bytes_max: 4 << 20, ..HttpSettings::default() });
     server.kline("X");
     for target in ["/v1/klines/X/1m?format=csv", "/v1/series", "/v1/query"] {
         let mut stream = server.connect();
@@ -271,7 +271,7 @@ fn arrow_bombs_in_compressed_buffers_are_refused() {
     use arrow::array::{Float64Array, Int64Array, RecordBatch};
     use arrow::ipc::CompressionType;
     use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
-    let server = Server::with(HttpLimits { body_bytes_max: 8 << 20, ..HttpLimits::default() });
+    let server = Server::with(HttpSettings { body_bytes_max: 8 << 20, ..HttpSettings::default() });
     server.kline("X");
     let rows = 8 << 20;
     let zeros = || Arc::new(Float64Array::from(vec![0.0; rows]));
@@ -297,7 +297,7 @@ fn arrow_bombs_in_compressed_buffers_are_refused() {
 fn all_invalid_tokens_get_the_same_response() {
     let root = Arc::new(tempfile::tempdir().unwrap());
     let good = access::create(root.path(), "t", Scope::Read, &[]).unwrap().token;
-    let server = Server::over(root, HttpLimits::default());
+    let server = Server::over(root, HttpSettings::default());
     let mut nearly = good.clone().into_bytes();
     *nearly.last_mut().unwrap() ^= 1;
     let nearly = String::from_utf8(nearly).unwrap();
@@ -322,11 +322,7 @@ fn all_invalid_tokens_get_the_same_response() {
 
 #[test]
 fn headers_and_bodies_sent_byte_by_byte_are_aborted() {
-    let config = HttpLimits {
-        header_timeout: Duration::from_secs(2),
-        body_timeout: Duration::from_secs(3),
-        ..HttpLimits::default()
-    };
+    let config = HttpSettings { header_timeout_ms: 2_000, body_timeout_ms: 3_000, ..HttpSettings::default() };
     let server = Server::with(config);
     server.kline("X");
     let drip = |head: &[u8], drops: &[u8]| {
@@ -361,7 +357,7 @@ fn headers_and_bodies_sent_byte_by_byte_are_aborted() {
 #[test]
 fn pages_of_other_origins_cannot_write() {
     let own = "http://charts.example.com";
-    let config = HttpLimits { cors_origins: vec![own.parse().unwrap()], ..HttpLimits::default() };
+    let config = HttpSettings { cors_origins: vec![own.into()], ..HttpSettings::default() };
     let server = Server::with(config);
     server.kline("X");
     let rows = csv_body(0, 1);
@@ -391,10 +387,10 @@ fn pages_of_other_origins_cannot_write() {
 
 #[test]
 fn a_server_without_tokens_accepts_only_local_host_names() {
-    let local = || HttpLimits {
+    let local = || HttpSettings {
         local_names_only: true,
-        cors_origins: vec!["https://charts.example.com".parse().unwrap()],
-        ..HttpLimits::default()
+        cors_origins: vec!["https://charts.example.com".into()],
+        ..HttpSettings::default()
     };
     let server = Server::with(local());
     let send = |server: &Server, host: &str| {

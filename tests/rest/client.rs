@@ -9,7 +9,8 @@ use fastk::Result;
 use fastk::access::Authenticator;
 use fastk::disk::os::OsDisk;
 use fastk::disk::{Disk, DiskPath};
-use fastk::server::http::{HttpLimits, serve};
+use fastk::server::http::{HttpSettings, serve};
+use fastk::server::tls_stream::Tls;
 use fastk::service::{Service, ServiceLimits, StoreOptions};
 use serde_json::Value;
 
@@ -24,10 +25,10 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
-        Self::with(HttpLimits::default())
+        Self::with(HttpSettings::default())
     }
 
-    pub fn with(config: HttpLimits) -> Self {
+    pub fn with(config: HttpSettings) -> Self {
         Self::over(Arc::new(tempfile::tempdir().unwrap()), config)
     }
 
@@ -36,20 +37,20 @@ impl Server {
         self.stop().unwrap();
         let root = Arc::clone(&self.root);
         drop(self);
-        Self::over(root, HttpLimits::default())
+        Self::over(root, HttpSettings::default())
     }
 
-    pub fn over(root: Arc<tempfile::TempDir>, config: HttpLimits) -> Self {
+    pub fn over(root: Arc<tempfile::TempDir>, config: HttpSettings) -> Self {
         Self::within(root, config, ServiceLimits::default())
     }
 
     /// A server over an existing store, with these limits of operations.
-    pub fn within(root: Arc<tempfile::TempDir>, config: HttpLimits, limits: ServiceLimits) -> Self {
+    pub fn within(root: Arc<tempfile::TempDir>, config: HttpSettings, limits: ServiceLimits) -> Self {
         Self::on(Arc::new(OsDisk), root, config, limits)
     }
 
     /// A server over a store on this disk.
-    pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpLimits, limits: ServiceLimits) -> Self {
+    pub fn on(disk: Arc<dyn Disk>, root: Arc<tempfile::TempDir>, config: HttpSettings, limits: ServiceLimits) -> Self {
         let options = StoreOptions {
             background_maintenance: false,
             commit_retention_bytes_max: 64 << 20,
@@ -64,10 +65,10 @@ impl Server {
         let options =
             StoreOptions { background_maintenance: false, commit_retention_bytes_max: 0, ..StoreOptions::default() };
         let service = Service::open(root.path(), true, options).unwrap();
-        Self::of(service, root, HttpLimits::default(), ServiceLimits::default())
+        Self::of(service, root, HttpSettings::default(), ServiceLimits::default())
     }
 
-    fn of(service: Arc<Service>, root: Arc<tempfile::TempDir>, config: HttpLimits, limits: ServiceLimits) -> Self {
+    fn of(service: Arc<Service>, root: Arc<tempfile::TempDir>, config: HttpSettings, limits: ServiceLimits) -> Self {
         service.set_limits(limits);
         let gate = Arc::new(Authenticator::open(root.path()).unwrap());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -79,7 +80,7 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                serve(listener, served, gate, config, async { drop(stopped.await) }).await
+                serve(listener, served, gate, config, Tls::off(), async { drop(stopped.await) }).await
             })
         });
         Self { address, service, root, stop: Some(stop), thread: Some(thread) }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array};
 use arrow::record_batch::RecordBatch;
-use fastk::server::http::HttpLimits;
+use fastk::server::http::HttpSettings;
 
 use crate::client::{Reply, Server, csv_body};
 
@@ -148,7 +148,7 @@ fn unknown_series_are_not_found_by_any_operation() {
 
 #[test]
 fn bodies_over_the_limit_are_refused() {
-    let config = HttpLimits { body_bytes_max: 1 << 20, ..HttpLimits::default() };
+    let config = HttpSettings { body_bytes_max: 1 << 20, ..HttpSettings::default() };
     let server = Server::with(config);
     server.kline("X");
     let before = server.state("kline/X/1m");

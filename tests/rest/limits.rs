@@ -6,22 +6,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastk::access;
-use fastk::server::http::{HttpLimits, serve_opening};
+use fastk::server::http::{HttpSettings, serve_opening};
+use fastk::server::tls_stream::Tls;
 use fastk::service::{OpenProgress, RESPONSE_BYTES, Scope, ServiceLimits};
 
 use crate::client::{Reply, Server, csv_body};
 use crate::hooked_disk::Stalling;
 
-const HOUR: Duration = Duration::from_secs(3_600);
+const HOUR_MS: u64 = 3_600_000;
 /// Timeout on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn server(limits: ServiceLimits) -> Server {
-    Server::within(Arc::new(tempfile::tempdir().unwrap()), HttpLimits::default(), limits)
+    Server::within(Arc::new(tempfile::tempdir().unwrap()), HttpSettings::default(), limits)
 }
 
 /// A server with a response larger than sockets and buffers.
-fn loaded(config: HttpLimits, limits: ServiceLimits) -> Server {
+fn loaded(config: HttpSettings, limits: ServiceLimits) -> Server {
     let mut server = Server::start();
     server.kline("X");
     for part in 0..3 {
@@ -115,7 +116,7 @@ fn requests_in_flight_have_a_limit_per_token() {
     let token = |name: &str| access::create(root.path(), name, Scope::Admin, &[]).unwrap().token;
     let (one, other) = (token("one"), token("other"));
     let limits = ServiceLimits { token_requests_max: 1, ..ServiceLimits::default() };
-    let server = Server::within(Arc::clone(&root), HttpLimits::default(), limits);
+    let server = Server::within(Arc::clone(&root), HttpSettings::default(), limits);
     let spec = br#"{"kind":"kline","symbol":"X","timeframe":"1m"}"#;
     server.send("POST", "/v1/series", &[("authorization", &access::bearer_header(&one))], spec).expect(201);
     let held = start_write(&server, &one, || request(&server, &one, "/v1/series").status == 429);
@@ -136,12 +137,12 @@ fn responses_in_progress_have_limits_in_total_per_token_and_in_memory() {
         (ServiceLimits { token_streams_max: 1, ..plenty }, true, "rate_limited"),
     ] {
         let root = {
-            let server = loaded(HttpLimits::default(), plenty);
+            let server = loaded(HttpSettings::default(), plenty);
             Arc::clone(&server.root)
         };
         let token = |name: &str| access::create(root.path(), name, Scope::Read, &[]).unwrap().token;
         let (one, other) = (token("one"), token("other"));
-        let server = Server::within(Arc::clone(&root), HttpLimits::default(), limits);
+        let server = Server::within(Arc::clone(&root), HttpSettings::default(), limits);
         let small = "/v1/klines/X/1m?latest=1";
         request(&server, &one, small).expect(200);
         let held = half_a_read(&server, &one);
@@ -154,15 +155,14 @@ fn responses_in_progress_have_limits_in_total_per_token_and_in_memory() {
 
 #[test]
 fn work_over_the_time_limit_is_cancelled_and_releases_its_permit() {
-    let request_timeout = Duration::from_millis(200);
-    let limits = ServiceLimits { request_timeout, streams_max: 1, ..ServiceLimits::default() };
+    let limits = ServiceLimits { request_timeout_ms: 200, streams_max: 1, ..ServiceLimits::default() };
     let root = {
-        let server = loaded(HttpLimits::default(), ServiceLimits::default());
+        let server = loaded(HttpSettings::default(), ServiceLimits::default());
         server.post("/v1/admin/compact?wait=true", "application/json", "{}").expect(200);
         Arc::clone(&server.root)
     };
     let stalling = Stalling::default();
-    let server = Server::on(stalling.disk(), Arc::clone(&root), HttpLimits::default(), limits);
+    let server = Server::on(stalling.disk(), Arc::clone(&root), HttpSettings::default(), limits);
     stalling.stall(true);
     // No row matches, so no byte is sent before the whole scan.
     let slow = "/v1/klines/X/1m?format=csv&where=close:in:1,2,3&where=open:ne:1";
@@ -175,7 +175,7 @@ fn work_over_the_time_limit_is_cancelled_and_releases_its_permit() {
     stalling.stall(false);
     until("the permit was not released", || server.get(short).status == 200);
     drop(server);
-    Server::over(root, HttpLimits::default()).get(slow).expect(200);
+    Server::over(root, HttpSettings::default()).get(slow).expect(200);
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn too_deeply_nested_json_is_refused_everywhere() {
 
 #[test]
 fn a_body_that_expands_too_much_is_refused_and_rows_are_not() {
-    let config = HttpLimits { decompression_ratio_max: 60, ..HttpLimits::default() };
+    let config = HttpSettings { decompression_ratio_max: 60, ..HttpSettings::default() };
     let server = Server::with(config);
     server.kline("X");
     let send = |coding: &str, body: &[u8]| {
@@ -246,12 +246,11 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 
 #[test]
 fn an_idle_connection_may_wait_longer_than_the_timeout_of_request_headers() {
-    let header_timeout = Duration::from_secs(2);
-    let config = HttpLimits { header_timeout, idle_timeout: HOUR, ..HttpLimits::default() };
+    let config = HttpSettings { header_timeout_ms: 2_000, idle_timeout_ms: HOUR_MS, ..HttpSettings::default() };
     let server = Server::with(config);
     let mut idle = server.connect();
     assert!(is_served_on(&mut idle));
-    std::thread::sleep(2 * header_timeout);
+    std::thread::sleep(Duration::from_secs(4));
     assert!(is_served_on(&mut idle), "an idle connection was closed");
     // But a started request must arrive in time.
     idle.write_all(b"GET /health").unwrap();
@@ -269,7 +268,7 @@ fn an_idle_connection_may_wait_longer_than_the_timeout_of_request_headers() {
 
 #[test]
 fn an_idle_connection_is_closed_after_the_idle_timeout() {
-    let server = Server::with(HttpLimits { idle_timeout: Duration::from_secs(2), ..HttpLimits::default() });
+    let server = Server::with(HttpSettings { idle_timeout_ms: 2_000, ..HttpSettings::default() });
     let mut idle = server.connect();
     assert!(is_served_on(&mut idle));
     assert!(is_closed(&mut idle));
@@ -277,7 +276,7 @@ fn an_idle_connection_is_closed_after_the_idle_timeout() {
 
 #[test]
 fn the_longest_idle_connection_is_closed_for_a_new_one_and_an_active_one_is_not() {
-    let server = loaded(HttpLimits { connections_max: 3, ..HttpLimits::default() }, ServiceLimits::default());
+    let server = loaded(HttpSettings { connections_max: 3, ..HttpSettings::default() }, ServiceLimits::default());
     let mut reading = half_a_read(&server, "any");
     let mut first = server.connect();
     assert!(is_served_on(&mut first));
@@ -294,7 +293,8 @@ fn the_longest_idle_connection_is_closed_for_a_new_one_and_an_active_one_is_not(
 
 #[test]
 fn a_stopping_server_refuses_new_requests_and_finishes_requests_in_flight() {
-    let server = loaded(HttpLimits { drain_timeout: TIMEOUT, ..HttpLimits::default() }, ServiceLimits::default());
+    let server =
+        loaded(HttpSettings::default(), ServiceLimits { drain_timeout_ms: 60_000, ..ServiceLimits::default() });
     let address = server.address;
     server.get("/health/ready").expect(200);
     let mut reading = half_a_read(&server, "any");
@@ -346,7 +346,7 @@ fn a_store_being_opened_reports_its_progress() {
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let until = async { drop(is_opened.await) };
-            serve_opening(listener, progress, HttpLimits::default(), until).await
+            serve_opening(listener, progress, &HttpSettings::default(), Tls::off(), until).await
         })
     });
     let request = |path: &str| {

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Decimal64Type, Float64Type, Int64Type, Timestam
 use arrow::ipc::reader::StreamReader;
 use arrow::record_batch::RecordBatch;
 use fastk::query::{Query, TimeValue};
-use fastk::server::http::HttpLimits;
+use fastk::server::http::HttpSettings;
 use fastk::types::SeriesKey;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -178,7 +178,7 @@ fn pages_join_without_gap_and_never_mix_commits() {
 
 #[test]
 fn json_has_a_default_limit_and_other_formats_have_none() {
-    let config = HttpLimits { json_rows_default: 10, json_rows_max: 20, ..HttpLimits::default() };
+    let config = HttpSettings { json_rows_default: 10, json_rows_max: 20, ..HttpSettings::default() };
     let server = Server::with(config);
     server.kline("X");
     server.post(X, "text/csv", csv_body(0, 50)).expect(200);
@@ -326,7 +326,7 @@ fn a_damaged_block_aborts_a_response_and_never_completes_it() {
 
 #[test]
 fn a_client_that_disconnects_frees_its_slot() {
-    let config = HttpLimits { reads_max: 1, ..HttpLimits::default() };
+    let config = HttpSettings { reads_max: 1, ..HttpSettings::default() };
     let server = Server::with(config);
     server.kline("X");
     for part in 0..4 {
@@ -344,8 +344,7 @@ fn a_client_that_disconnects_frees_its_slot() {
 
 #[test]
 fn too_many_concurrent_responses_are_refused() {
-    let wait = std::time::Duration::from_millis(200);
-    let server = Server::with(HttpLimits { reads_max: 1, read_queue_timeout: wait, ..HttpLimits::default() });
+    let server = Server::with(HttpSettings { reads_max: 1, read_queue_timeout_ms: 200, ..HttpSettings::default() });
     server.kline("X");
     for part in 0..4 {
         server.post(X, "text/csv", csv_body(part * 100_000, 100_000)).expect(200);
@@ -361,8 +360,7 @@ fn too_many_concurrent_responses_are_refused() {
 
 #[test]
 fn a_stalled_client_is_disconnected() {
-    let stall = std::time::Duration::from_millis(300);
-    let server = Server::with(HttpLimits { stall_timeout: stall, reads_max: 1, ..HttpLimits::default() });
+    let server = Server::with(HttpSettings { stall_timeout_ms: 300, reads_max: 1, ..HttpSettings::default() });
     server.kline("X");
     for part in 0..4 {
         server.post(X, "text/csv", csv_body(part * 100_000, 100_000)).expect(200);
@@ -374,7 +372,7 @@ fn a_stalled_client_is_disconnected() {
     let started_at = std::time::Instant::now();
     while server.get(&format!("{X}?limit=1")).status != 200 {
         assert!(started_at.elapsed().as_secs() < 60, "the slot of a stalled client is not released");
-        std::thread::sleep(stall / 10);
+        std::thread::sleep(std::time::Duration::from_millis(30));
     }
     let cut = Reply::read(stream, false);
     assert!(!cut.is_whole);
@@ -604,7 +602,7 @@ fn statistics_are_in_every_format() {
 
 #[test]
 fn a_response_limited_by_the_server_has_a_header_for_it() {
-    let server = Server::with(HttpLimits { json_rows_default: 5, ..HttpLimits::default() });
+    let server = Server::with(HttpSettings { json_rows_default: 5, ..HttpSettings::default() });
     server.kline("X");
     server.post(X, "text/csv", csv_body(0, 12)).expect(200);
     for target in [X.to_string(), format!("{X}?order=desc&where=volume:gt:0"), "/v1/query?series=kline/*/1m".into()] {

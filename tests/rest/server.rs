@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use fastk::server::http::{HttpLimits, openapi_json};
+use fastk::server::http::{HttpSettings, openapi_json};
 
 use crate::client::{Reply, Server, csv_body};
 
@@ -193,8 +193,7 @@ fn two_requests_share_a_connection() {
 
 #[test]
 fn incomplete_requests_are_aborted() {
-    let header_timeout = Duration::from_millis(400);
-    let server = Server::with(HttpLimits { header_timeout, ..HttpLimits::default() });
+    let server = Server::with(HttpSettings { header_timeout_ms: 400, ..HttpSettings::default() });
     for opening in ["", "P", "GET /health HTTP/1.1\r\nhost:", "PRI * HTTP/2.0\r\n\r\n"] {
         let mut stream = server.connect();
         stream.write_all(opening.as_bytes()).unwrap();
@@ -207,8 +206,7 @@ fn incomplete_requests_are_aborted() {
 
 #[test]
 fn a_stalled_body_times_out() {
-    let body_idle = Duration::from_secs(1);
-    let server = Server::with(HttpLimits { body_idle_timeout: body_idle, ..HttpLimits::default() });
+    let server = Server::with(HttpSettings { body_idle_timeout_ms: 1_000, ..HttpSettings::default() });
     server.kline("X");
     let before = server.state("kline/X/1m");
     let mut stream = server.connect();

@@ -48,12 +48,12 @@ pub fn run(args: DemoArgs) -> Result<u8> {
     }
     listeners::fit_open_files(&mut config);
     let directory = temporary_dir(&temp_bases())?;
-    config.store.root = directory.path().join("store");
+    config.store.paths.root = directory.path().join("store");
     // Small enough for a file system in memory.
-    config.store.wal_segment_bytes = WAL_SEGMENT_BYTES;
+    config.store.options.wal_segment_bytes = WAL_SEGMENT_BYTES;
     // The directory does not outlive the process, so syncs are pointless.
-    config.store.durability = Durability::None;
-    let service = open_store::open(&config.store.root, true, &config)?;
+    config.store.options.durability = Durability::None;
+    let service = open_store::open(&config.store.paths.root, true, &config)?;
     fill(&service)?;
     let running = RunningServer::start(service, &config, http, flight)?;
     print::out(&running.ready_line())?;
@@ -61,7 +61,7 @@ pub fn run(args: DemoArgs) -> Result<u8> {
         let printed = print_results(&running);
         return running.stop().and_then(|status| printed.map(|()| status));
     }
-    print::out(&lines::printed(running.http, running.flight, &config.store.root))?;
+    print::out(&lines::printed(running.http, running.flight, &config.store.paths.root))?;
     running.until_signal()
 }
 

@@ -88,7 +88,7 @@ impl AckSender {
 impl Drop for AckSender {
     fn drop(&mut self) {
         if lock(&self.0).end.is_none() {
-            self.end(Err(super::status::status(&Error::internal("a put ended without a result"))));
+            self.end(Err(crate::server::flight::status::status(&Error::internal("a put ended without a result"))));
         }
     }
 }

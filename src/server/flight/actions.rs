@@ -5,9 +5,9 @@ use std::sync::{Arc, LazyLock};
 use arrow_flight::{Action, ActionType};
 use bytes::Bytes;
 
-use super::describe::json_text;
-use super::status::unimplemented;
 use crate::error::{Error, Result};
+use crate::server::flight::describe::json_text;
+use crate::server::flight::status::unimplemented;
 use crate::service::Service;
 use crate::service::operations::{Context, Dispatch, Entry, FlightWay, OPERATIONS, OperationResult, RawRequest};
 

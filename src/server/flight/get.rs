@@ -23,12 +23,12 @@ use tokio::sync::mpsc::error::{SendTimeoutError, TrySendError};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tonic::{Code, Status};
 
-use super::connection::Disconnect;
-use super::encode::{FlightEncoder, FlightMessage};
-use super::status::{status, status_for};
 use crate::egress::OutputBuffer;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::Block;
+use crate::server::flight::connection::Disconnect;
+use crate::server::flight::encode::{FlightEncoder, FlightMessage};
+use crate::server::flight::status::{status, status_for};
 use crate::service::{Caller, Permit, QueryResult};
 
 /// Parts queued for the client, at most about 1 MiB each.
@@ -304,7 +304,7 @@ fn stalled() -> Error {
 
 /// All pieces of a result.
 #[cfg(test)]
-pub(super) fn pieces(result: QueryResult) -> Vec<Bytes> {
+pub(in crate::server) fn pieces(result: QueryResult) -> Vec<Bytes> {
     let StartedGet { first, mut scan } = start(result, Caller::trusted());
     let rest = std::iter::from_fn(|| scan.next().unwrap());
     first.unwrap().into_iter().chain(rest).flatten().collect()

@@ -21,15 +21,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::Instrument;
 
-use super::FlightLimits;
-use super::acks::{AckReceiver, AckSender, queue};
-use super::decode;
-use super::describe::{DescriptorTarget, json, target as parse_target};
-use super::status::{blocking, input_status, status, too_large};
 use crate::access::Authenticator;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, Known, ParsedRows};
 use crate::server::blocking::{PERMIT, current_permit};
+use crate::server::flight::acks::{AckReceiver, AckSender, queue};
+use crate::server::flight::decode;
+use crate::server::flight::describe::{DescriptorTarget, json, target as parse_target};
+use crate::server::flight::settings::FlightSettings;
+use crate::server::flight::status::{blocking, input_status, status, too_large};
 use crate::service::{IdempotencyKey, PendingWrite, Precondition, Scope, Service, WriteMethod, WriteOptions};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
@@ -122,7 +122,7 @@ pub(super) struct PutLimits {
 }
 
 impl PutLimits {
-    pub(super) fn new(config: &FlightLimits, stop: CancellationToken) -> Self {
+    pub(super) fn new(config: &FlightSettings, stop: CancellationToken) -> Self {
         let budget_units = u32::try_from(config.put_bytes_max / BUDGET_UNIT_BYTES).unwrap_or(u32::MAX).max(1);
         let message_bytes_max = config.message_bytes_max;
         Self { message_bytes_max, budget: Arc::new(Semaphore::new(budget_units as usize)), budget_units, stop }

@@ -25,20 +25,20 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tracing::Instrument;
 
-use super::acks::AckReceiver;
-use super::connection::Disconnect;
-use super::get;
-use super::put::PutLimits;
-use super::status::{blocking_within, status, unimplemented};
-use super::{actions, describe};
 use crate::access::{Authenticator, bearer_header, token_from_header};
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{CancelFlag, NumberFormat, ResultSchema};
 use crate::server::blocking::{PERMIT, run};
 use crate::server::connections::{InFlight, ResponseInProgress};
+use crate::server::flight::acks::AckReceiver;
+use crate::server::flight::connection::Disconnect;
+use crate::server::flight::put::PutLimits;
+use crate::server::flight::settings::FlightSettings;
+use crate::server::flight::status::{blocking_within, status, unimplemented};
+use crate::server::flight::{actions, describe, get};
 use crate::server::ids::{REQUEST_ID, request_id};
 use crate::server::{AUDIT, metrics};
-use crate::service::{Permit, PermitKind, SeriesFilter, Service, ServiceLimits};
+use crate::service::{Permit, PermitKind, SeriesFilter, Service};
 
 /// Series per page of ListFlights.
 const LIST_PAGE: u64 = 500;
@@ -50,16 +50,9 @@ pub(super) struct FlightApi {
     pub puts: PutLimits,
     /// One permit per DoGet response being sent.
     pub gets: Arc<Semaphore>,
-    pub gets_max: usize,
     /// One permit per put being received.
     pub put_permits: Arc<Semaphore>,
-    pub puts_max: usize,
-    /// Maximum time to receive the request message of a call.
-    pub message_timeout: Duration,
-    /// How long a put may send nothing.
-    pub put_idle_timeout: Duration,
-    /// How long a client may read nothing of a response before its connection is closed.
-    pub stall_timeout: Duration,
+    pub settings: FlightSettings,
 }
 
 /// Path of the method that [`FlightServer`] handles.
@@ -193,7 +186,8 @@ impl tower::Service<http::Request<Body>> for FlightServer {
         };
         let is_put = request.uri().path() == DO_PUT;
         let (api, is_get) = (self.api.clone(), request.uri().path() == DO_GET);
-        let timeout = if is_put { api.put_idle_timeout } else { api.message_timeout };
+        let FlightSettings { put_idle_timeout_ms, message_timeout_ms, .. } = api.settings;
+        let timeout = Duration::from_millis(if is_put { put_idle_timeout_ms } else { message_timeout_ms });
         let request = request.map(|body| Body::new(ReadTimeout::new(body, timeout, is_put)));
         let forwarded = if is_get { Err(request) } else { Ok(self.inner.call(request).instrument(span.clone())) };
         // A client need not read acknowledgements.
@@ -229,7 +223,7 @@ impl FlightApi {
         let query = describe::query_of_ticket(&ticket, limits.json_depth_max).map_err(|error| status(&error))?;
         // Acquired only now: a call whose ticket does not arrive uses no permit.
         let permit = self.gets.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("{} DoGet responses are already being sent", self.gets_max);
+            let detail = format!("{} DoGet responses are already being sent", self.settings.gets_max);
             status(&Error::new(ErrorCode::Overloaded, detail).with_hint("retry shortly"))
         })?;
         let permit = (permit, service.acquire_permit(PermitKind::Response).map_err(|error| status(&error))?);
@@ -241,9 +235,10 @@ impl FlightApi {
             let result = service.read_until(&query, &cancel)?;
             Ok((get::start(result, service.caller().clone()), permit))
         };
-        let started = run(is_quick, limits.request_timeout, stop, move || work(&service));
+        let started = run(is_quick, limits.request_timeout(), stop, move || work(&service));
         let (started, permit) = started.await.map_err(|error| status(&error))?;
-        let mut response = http::Response::new(Body::new(get::stream(started, self.stall_timeout, connection, permit)));
+        let stall_timeout = Duration::from_millis(self.settings.stall_timeout_ms);
+        let mut response = http::Response::new(Body::new(get::stream(started, stall_timeout, connection, permit)));
         response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
         Ok(response)
     }
@@ -370,7 +365,7 @@ impl FlightService for FlightApi {
             ..SeriesFilter::default()
         };
         let permit = service.acquire_permit(PermitKind::Response).map_err(|error| status(&error))?;
-        let timeout = service.limits().request_timeout;
+        let timeout = service.limits().request_timeout();
         let first = Some((service, filter));
         let pages = stream::try_unfold(first, move |state| async move {
             let Some((service, filter)) = state else { return Ok(None) };
@@ -389,9 +384,9 @@ impl FlightService for FlightApi {
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
         let (service, descriptor) = (admitted(request.extensions())?, request.into_inner());
-        let ServiceLimits { request_timeout, json_depth_max, .. } = *service.limits();
-        blocking_within(request_timeout, move || {
-            let plan = service.plan(&describe::query_of_descriptor(&descriptor, json_depth_max)?)?;
+        let limits = *service.limits();
+        blocking_within(limits.request_timeout(), move || {
+            let plan = service.plan(&describe::query_of_descriptor(&descriptor, limits.json_depth_max)?)?;
             describe::of_plan(&plan, descriptor).map(Response::new)
         })
         .await
@@ -403,9 +398,9 @@ impl FlightService for FlightApi {
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let service = admitted(request.extensions())?;
-        let ServiceLimits { request_timeout, json_depth_max, .. } = *service.limits();
-        blocking_within(request_timeout, move || {
-            let query = describe::query_of_descriptor(request.get_ref(), json_depth_max)?;
+        let limits = *service.limits();
+        blocking_within(limits.request_timeout(), move || {
+            let query = describe::query_of_descriptor(request.get_ref(), limits.json_depth_max)?;
             let schema = describe::schema_bytes(&service.result_schema(&query)?.arrow_schema());
             Ok(Response::new(SchemaResult { schema }))
         })
@@ -420,7 +415,7 @@ impl FlightService for FlightApi {
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         let service = admitted(request.extensions())?;
         let permit = self.put_permits.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("{} puts are already being received", self.puts_max);
+            let detail = format!("{} puts are already being received", self.settings.puts_max);
             status(&Error::new(ErrorCode::Overloaded, detail).with_hint("retry shortly"))
         })?;
         let permit = (permit, service.acquire_permit(PermitKind::Put).map_err(|error| status(&error))?);
@@ -440,7 +435,7 @@ impl FlightService for FlightApi {
         let (caller, verb) = (service.caller().id.clone(), request.get_ref().r#type.clone());
         // The duration of a job depends on the size of the store; a client may set its own deadline.
         let is_job = actions::is_job(&request.get_ref().r#type);
-        let timeout = if is_job { Duration::MAX } else { service.limits().request_timeout };
+        let timeout = if is_job { Duration::MAX } else { service.limits().request_timeout() };
         let body = blocking_within(timeout, move || {
             let action = request.get_ref();
             let outcome = actions::run(&service, action);

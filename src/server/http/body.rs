@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::io::StreamReader;
 
+use super::settings::HttpSettings;
 use super::state::{AppState, BUDGET_UNIT};
 use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
@@ -153,17 +154,21 @@ fn ratio_exceeded(decompression_ratio_max: u64) -> Error {
 #[derive(Debug)]
 pub struct BodyLimits<'a> {
     pub bytes_max: u64,
-    /// Maximum ratio of the decompressed to the compressed size.
-    pub decompression_ratio_max: u64,
-    /// Maximum pause between two reads.
-    pub idle_timeout: Duration,
-    /// Maximum time to receive the body.
-    pub timeout: Duration,
+    pub settings: &'a HttpSettings,
     pub budget: &'a Arc<Semaphore>,
     /// Permits of bodies staged in files.
     pub files: &'a Arc<Semaphore>,
     /// Directory of staged bodies.
     pub staging_dir: &'a Path,
+}
+
+impl<'a> BodyLimits<'a> {
+    /// The limits of a body of rows.
+    pub fn of(app: &'a AppState, staging_dir: &'a Path) -> Self {
+        let (settings, shared) = (app.config(), &app.shared);
+        let bytes_max = settings.body_bytes_max;
+        Self { bytes_max, settings, budget: &shared.ingest, files: &shared.staged_files, staging_dir }
+    }
 }
 
 /// Receives a body.
@@ -210,7 +215,9 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> 
     let (mut length, mut permit) = (0_u64, None);
     // The window of a zstd body uses memory too.
     let window = if coding == BodyCoding::Zstd { 1_u64 << ZSTD_WINDOW_LOG_MAX } else { 0 };
-    let deadline = tokio::time::Instant::now() + limits.timeout;
+    let idle_timeout = Duration::from_millis(limits.settings.body_idle_timeout_ms);
+    let timeout = Duration::from_millis(limits.settings.body_timeout_ms);
+    let deadline = tokio::time::Instant::now() + timeout;
     loop {
         if memory.len() >= MEMORY_BYTES_MAX {
             let (file, _) = match &mut file {
@@ -231,9 +238,9 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> 
         if memory.capacity() == memory.len() {
             memory.reserve(64 * 1024);
         }
-        let read_timeout = limits.idle_timeout.min(deadline.saturating_duration_since(tokio::time::Instant::now()));
+        let read_timeout = idle_timeout.min(deadline.saturating_duration_since(tokio::time::Instant::now()));
         let read = tokio::time::timeout(read_timeout, reader.read_buf(&mut memory)).await.map_err(|_| {
-            let (idle, timeout) = (limits.idle_timeout.as_secs(), limits.timeout.as_secs());
+            let (idle, timeout) = (idle_timeout.as_secs(), timeout.as_secs());
             Error::new(
                 ErrorCode::RequestTimeout,
                 format!("the body did not arrive within {timeout} seconds, or paused for {idle}"),
@@ -250,9 +257,9 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> 
             }
             return Err(too_large(limits.bytes_max));
         }
-        let allowed = sent.load(Ordering::Relaxed).saturating_mul(limits.decompression_ratio_max);
+        let allowed = sent.load(Ordering::Relaxed).saturating_mul(limits.settings.decompression_ratio_max);
         if coding != BodyCoding::Identity && length > allowed.max(MEMORY_BYTES_MAX as u64) {
-            return Err(ratio_exceeded(limits.decompression_ratio_max));
+            return Err(ratio_exceeded(limits.settings.decompression_ratio_max));
         }
         reserve(limits.budget, &mut permit, length.max(window))?;
     }
@@ -357,7 +364,6 @@ pub async fn json<T: serde::de::DeserializeOwned>(app: &AppState, headers: &Head
 pub async fn receive_json(app: &AppState, headers: &HeaderMap, body: Body, is_long: bool) -> Result<StagedBody> {
     let bytes_max = if is_long { RECORD_BYTES_MAX } else { MEMORY_BYTES_MAX as u64 - 1 };
     let staging_dir = app.service().staging_dir();
-    let (config, budget) = (app.config(), &app.shared.ingest);
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
     if let Some(kind) = kind {
         let essence = kind.split(';').next().unwrap_or_default().trim();
@@ -370,16 +376,8 @@ pub async fn receive_json(app: &AppState, headers: &HeaderMap, body: Body, is_lo
             .with_hint("send the header Content-Type: application/json"));
         }
     }
-    let limits = BodyLimits {
-        bytes_max: bytes_max.min(config.body_bytes_max),
-        decompression_ratio_max: config.decompression_ratio_max,
-        idle_timeout: config.body_idle_timeout,
-        timeout: config.body_timeout,
-        budget,
-        files: &app.shared.staged_files,
-        staging_dir: &staging_dir,
-    };
-    stage(headers, body, &limits).await
+    let limits = BodyLimits::of(app, &staging_dir);
+    stage(headers, body, &BodyLimits { bytes_max: bytes_max.min(limits.bytes_max), ..limits }).await
 }
 
 #[cfg(test)]
@@ -412,9 +410,7 @@ mod tests {
         let budget = budget(budget_bytes);
         let limits = BodyLimits {
             bytes_max,
-            decompression_ratio_max,
-            idle_timeout: Duration::from_secs(5),
-            timeout: Duration::from_secs(60),
+            settings: &HttpSettings { decompression_ratio_max, ..HttpSettings::default() },
             budget: &budget,
             files: &Arc::new(Semaphore::new(1)),
             staging_dir: dir.path(),

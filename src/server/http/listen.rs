@@ -23,25 +23,27 @@ use tower::ServiceExt;
 use super::head_refusal::HeadRefusal;
 use super::openapi::operations;
 use super::router::{health_router, router};
-use super::settings::HttpLimits;
+use super::settings::HttpSettings;
 use crate::access::Authenticator;
 use crate::error::{Error, Result};
 use crate::server::connections::{Connection, ConnectionPermit, ConnectionTable, InFlight, ResponseInProgress};
-use crate::server::tls_stream::ServerStream;
+use crate::server::open_files::HEALTH_CONNECTIONS;
+use crate::server::tls_stream::{ServerStream, Tls};
 use crate::service::{Permit, Service};
 
-/// Serves HTTP/1.1 and HTTP/2 until `shutdown` completes, then lets open requests finish for
-/// [`HttpLimits::drain_timeout`].
+/// Serves HTTP/1.1 and HTTP/2 until `shutdown` completes, then lets open requests finish for `limits.drain_timeout_ms`.
 pub async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
     auth: Arc<Authenticator>,
-    config: HttpLimits,
+    config: HttpSettings,
+    tls: Tls,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     crate::server::metrics::declare_http(&operations());
     let app = router(service.clone(), auth, config.clone());
-    serve_router(listener, app, config, shutdown, || service.drain()).await
+    let drain_timeout = service.limits().drain_timeout();
+    serve_router(listener, app, &config, tls, drain_timeout, shutdown, || service.drain()).await
 }
 
 /// Serves health and metrics alone, on its own runtime, so that it responds even when the main one is saturated.
@@ -49,29 +51,36 @@ pub async fn serve_health(
     listener: TcpListener,
     service: Arc<Service>,
     auth: Arc<Authenticator>,
-    config: HttpLimits,
+    mut config: HttpSettings,
+    tls: Tls,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
+    config.connections_max = config.connections_max.min(HEALTH_CONNECTIONS);
     let app = health_router(service.clone(), auth, config.clone());
-    serve_router(listener, app, config, shutdown, || service.drain()).await
+    let drain_timeout = service.limits().drain_timeout();
+    serve_router(listener, app, &config, tls, drain_timeout, shutdown, || service.drain()).await
 }
 
-/// Serves an app until `shutdown` completes; then calls `drain`, and lets requests finish for
-/// [`HttpLimits::drain_timeout`].
+/// Serves an app until `shutdown` completes; then calls `drain`, and lets requests finish for `drain_timeout`.
 pub(super) async fn serve_router(
     listener: TcpListener,
     app: Router,
-    config: HttpLimits,
+    config: &HttpSettings,
+    tls: Tls,
+    drain_timeout: Duration,
     shutdown: impl Future<Output = ()>,
     drain: impl FnOnce(),
 ) -> Result<()> {
     let (graceful, draining) = (GracefulShutdown::new(), CancellationToken::new());
     let listener_state = HttpListener {
         app,
-        builder: Arc::new(builder(&config)),
+        builder: Arc::new(builder(config)),
         connections: ConnectionTable::new(config.connections_max),
         draining: draining.clone(),
-        config,
+        tls,
+        header_timeout: Duration::from_millis(config.header_timeout_ms),
+        idle_timeout: Duration::from_millis(config.idle_timeout_ms),
+        stall_timeout: Duration::from_millis(config.stall_timeout_ms),
     };
     tokio::pin!(shutdown);
     loop {
@@ -85,7 +94,7 @@ pub(super) async fn serve_router(
     drain();
     draining.cancel();
     let late = GracefulShutdown::new();
-    let finishing = tokio::time::timeout(listener_state.config.drain_timeout, graceful.shutdown());
+    let finishing = tokio::time::timeout(drain_timeout, graceful.shutdown());
     tokio::pin!(finishing);
     let finished = loop {
         let (stream, slot) = tokio::select! {
@@ -99,10 +108,7 @@ pub(super) async fn serve_router(
     if finished.is_err() {
         return Err(Error::new(
             crate::ErrorCode::DeadlineExceeded,
-            format!(
-                "requests were still open {} ms after the shutdown was requested",
-                listener_state.config.drain_timeout.as_millis()
-            ),
+            format!("requests were still open {} ms after the shutdown was requested", drain_timeout.as_millis()),
         ));
     }
     Ok(())
@@ -115,7 +121,10 @@ struct HttpListener {
     builder: Arc<Builder<TokioExecutor>>,
     connections: ConnectionTable,
     draining: CancellationToken,
-    config: HttpLimits,
+    tls: Tls,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    stall_timeout: Duration,
 }
 
 impl HttpListener {
@@ -138,12 +147,12 @@ impl HttpListener {
 
     /// Serves a connection until it closes.
     async fn serve(self, stream: TcpStream, slot: ConnectionPermit, watcher: Watcher) {
-        let HttpLimits { header_timeout, idle_timeout, stall_timeout, ref tls, .. } = self.config;
+        let Self { header_timeout, idle_timeout, stall_timeout, .. } = self;
         let state = Arc::clone(&slot.connection);
         let has_request = Arc::new(AtomicBool::new(false));
         let service = service_of(self.app, has_request.clone(), state.clone());
         let accepted = tokio::select! {
-            accepted = tls.accept(stream, header_timeout) => accepted,
+            accepted = self.tls.accept(stream, header_timeout) => accepted,
             _ = state.wait_to_close(header_timeout, idle_timeout) => return,
             // A connection without a request does not delay the shutdown.
             () = self.draining.cancelled() => return,
@@ -178,14 +187,14 @@ impl HttpListener {
     }
 }
 
-fn builder(config: &HttpLimits) -> Builder<TokioExecutor> {
+fn builder(config: &HttpSettings) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     // The timeouts are those of `Connection`: hyper's own for headers would include the wait for the next request.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_headers(100).max_buf_size(256 << 10);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(config.connection_streams_max)
+        .max_concurrent_streams(u32::try_from(config.connection_streams_max).unwrap_or(u32::MAX))
         .max_local_error_reset_streams(1_024)
         .max_pending_accept_reset_streams(64)
         .keep_alive_interval(Duration::from_secs(15))

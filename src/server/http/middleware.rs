@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use crate::access::Authenticator;
     use crate::server::http::problem::Problem;
-    use crate::server::http::settings::HttpLimits;
+    use crate::server::http::settings::HttpSettings;
     use crate::server::http::state::AppState;
     use crate::service::{Service, StoreOptions};
 
@@ -182,7 +182,7 @@ mod tests {
             Service::open(root.path(), true, StoreOptions { background_maintenance: false, ..Default::default() })
                 .unwrap();
         let auth = Arc::new(Authenticator::open(root.path()).unwrap());
-        let state = RequestState::new(service.clone(), auth, HttpLimits::default());
+        let state = RequestState::new(service.clone(), auth, HttpSettings::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let layer = axum::middleware::from_fn_with_state(state.clone(), handle);

@@ -37,4 +37,4 @@ pub use not_ready::serve_opening;
 pub use openapi::openapi_json;
 pub use problem::{PROBLEM, Problem};
 pub use router::router;
-pub use settings::HttpLimits;
+pub use settings::HttpSettings;

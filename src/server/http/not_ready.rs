@@ -1,6 +1,7 @@
 //! Responses while the store is being opened, with the progress of the open.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -11,10 +12,14 @@ use tokio::net::TcpListener;
 use super::listen::serve_router;
 use super::problem::{ProblemResponse, render};
 use super::reply;
-use super::settings::HttpLimits;
+use super::settings::HttpSettings;
 use crate::error::{Error, ErrorCode, Result};
 use crate::server::ids::{REQUEST_ID, random_id};
+use crate::server::tls_stream::Tls;
 use crate::service::{OpenProgress, StatusReply};
+
+/// How long responses may continue once the store is open. Short: each only says that it is not.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Serves until `opened` completes: `/health/live` with 200, every other path with `not_ready`.
 ///
@@ -23,14 +28,15 @@ use crate::service::{OpenProgress, StatusReply};
 pub async fn serve_opening(
     listener: TcpListener,
     opening: Arc<OpenProgress>,
-    config: HttpLimits,
+    config: &HttpSettings,
+    tls: Tls,
     opened: impl Future<Output = ()>,
 ) -> Result<()> {
     let app = Router::new().fallback(move |request: Request| {
         let opening = Arc::clone(&opening);
         async move { respond(&request, &opening) }
     });
-    serve_router(listener, app, config, opened, || {}).await
+    serve_router(listener, app, config, tls, DRAIN_TIMEOUT, opened, || {}).await
 }
 
 fn respond(request: &Request, opening: &OpenProgress) -> Response {

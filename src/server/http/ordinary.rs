@@ -94,7 +94,7 @@ impl Handler {
         let outcome = if route.creates_version {
             app.blocking_without_timeout(move |_| work()).await?
         } else {
-            run(false, app.service().limits().request_timeout, stop, work).await?
+            run(false, app.service().limits().request_timeout(), stop, work).await?
         };
         match outcome {
             OperationResult::NotModified(tag) => Ok(not_modified(&text_of(&tag, &headers))),

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorCode, Result};
 /// # Errors
 /// `permission_denied` naming the origin or the host.
 pub(super) fn check(app: &RequestState, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<()> {
-    let listed = &app.config().cors_origins;
+    let listed = &app.0.cors_origins;
     let host = host_of(uri, headers);
     let origin = headers.get(header::ORIGIN).filter(|origin| !listed.contains(origin));
     let changes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);

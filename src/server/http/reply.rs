@@ -248,19 +248,20 @@ pub async fn query_response(
         }
     }
     let config = app.config();
-    let read_permit = tokio::time::timeout(config.read_queue_timeout, app.shared.reads.clone().acquire_owned())
-        .await
-        .ok()
-        .and_then(std::result::Result::ok)
-        .ok_or_else(|| {
-            Error::new(ErrorCode::Overloaded, format!("{} reads are already in progress", config.reads_max))
-        })?;
+    let read_permit = tokio::time::timeout(
+        Duration::from_millis(config.read_queue_timeout_ms),
+        app.shared.reads.clone().acquire_owned(),
+    )
+    .await
+    .ok()
+    .and_then(std::result::Result::ok)
+    .ok_or_else(|| Error::new(ErrorCode::Overloaded, format!("{} reads are already in progress", config.reads_max)))?;
     let service = Arc::clone(app.service());
     let permits = (read_permit, service.acquire_permit(PermitKind::Response)?);
     let (series, limit) = (query.series.clone(), query.limit);
     // JSON has the statistics in its body.
     let sends_stats = query.explain && options.format != OutFormat::Json;
-    let (timeout, stop) = (service.limits().request_timeout, CancelFlag::default());
+    let (timeout, stop) = (service.limits().request_timeout(), CancelFlag::default());
     let cancel = stop.clone();
     let is_quick =
         coding == ResponseCoding::Identity && options.format != OutFormat::Parquet && service.is_in_memory(&query);
@@ -272,7 +273,8 @@ pub async fn query_response(
         QueryOutcome::Response(opened) => *opened,
         QueryOutcome::NotModified(tag) => return Ok(not_modified(&tag)),
     };
-    let rest = (!head.is_complete).then(|| produce(pieces, series, permits, config.stall_timeout));
+    let rest =
+        (!head.is_complete).then(|| produce(pieces, series, permits, Duration::from_millis(config.stall_timeout_ms)));
     let mut response = Response::new(body_of(head.first, rest));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(options.format.content_type()));

@@ -4,23 +4,23 @@ use std::sync::Arc;
 
 use axum::Router;
 
-use super::settings::HttpLimits;
+use super::settings::HttpSettings;
 use super::state::RequestState;
 use super::{cors, middleware, routes};
 use crate::access::Authenticator;
 use crate::service::Service;
 
 /// A router with health and metrics alone.
-pub fn health_router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpLimits) -> Router {
+pub fn health_router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpSettings) -> Router {
     let app = RequestState::new(service, auth, config);
     let middleware = axum::middleware::from_fn_with_state(app.clone(), middleware::handle);
     routes::health().with_state(app).fallback(routes::not_found).layer(middleware)
 }
 
 /// The complete REST router.
-pub fn router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpLimits) -> Router {
-    let origins = config.cors_origins.clone();
+pub fn router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpSettings) -> Router {
     let app = RequestState::new(service, auth, config);
+    let origins = app.0.cors_origins.clone();
     let middleware = axum::middleware::from_fn_with_state(app.clone(), middleware::handle);
     let router = routes::all().with_state(app).merge(routes::docs()).fallback(routes::not_found).layer(middleware);
     // Outermost: a browser sends preflight requests without a token.

@@ -1,95 +1,69 @@
-//! Limits of the REST interface.
+//! The section `[http]`: the REST listener.
 
-use std::time::Duration;
+use crate::settings::settings;
 
-use axum::http::HeaderValue;
+const HOUR_MS: u64 = 3_600_000;
+/// Connections per body staged in its own file.
+const CONNECTIONS_PER_BODY: usize = 4;
 
-use super::cors;
-use crate::config::Config;
-use crate::server::settings::{count, millis, small, staged_files};
-use crate::server::tls_stream::Tls;
-
-/// Limits of the REST interface.
-#[derive(Clone, Debug)]
-pub struct HttpLimits {
-    /// Maximum size of a decompressed body of a write.
-    pub body_bytes_max: u64,
-    /// Maximum bytes of all bodies being received or written at one time.
-    pub ingest_bytes_max: u64,
-    /// Rows of a JSON response without a limit.
-    pub json_rows_default: u64,
-    /// Maximum number of rows of a JSON response.
-    pub json_rows_max: u64,
-    /// Maximum number of concurrent reads.
-    pub reads_max: usize,
-    /// How long a read waits for one of these permits.
-    pub read_queue_timeout: Duration,
-    /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
-    pub connections_max: usize,
-    /// Maximum number of bodies staged in files at one time; more are rejected as `overloaded`.
-    pub staged_files_max: usize,
-    /// Maximum number of concurrent requests on one HTTP/2 connection.
-    pub connection_streams_max: u32,
-    /// Maximum ratio of the decompressed to the compressed size of a body.
-    pub decompression_ratio_max: u64,
-    /// Maximum time to receive the head of a request.
-    pub header_timeout: Duration,
-    /// How long a connection may be idle between two requests.
-    pub idle_timeout: Duration,
-    /// Maximum pause between two reads of a body.
-    pub body_idle_timeout: Duration,
-    /// Maximum time to receive a body.
-    pub body_timeout: Duration,
-    /// How long a client may read nothing of a response.
-    pub stall_timeout: Duration,
-    /// How long open requests may continue after the shutdown was requested.
-    pub drain_timeout: Duration,
-    /// Maximum length of a request target.
-    pub uri_bytes_max: usize,
-    /// Maximum size of the headers of a request.
-    pub header_bytes_max: usize,
-    /// TLS settings.
-    pub tls: Tls,
-    /// Origins whose pages may send requests from a browser.
-    pub cors_origins: Vec<HeaderValue>,
-    /// Whether a server without tokens accepts only local host names.
-    pub local_names_only: bool,
-}
-
-impl HttpLimits {
-    /// The limits in the configuration, with TLS settings.
-    pub fn of(config: &Config, tls: Tls) -> Self {
-        let http = &config.http;
-        Self {
-            body_bytes_max: http.body_bytes_max,
-            ingest_bytes_max: http.ingest_bytes_max,
-            json_rows_default: http.json_rows_default,
-            json_rows_max: http.json_rows_max,
-            reads_max: count(http.reads_max),
-            read_queue_timeout: millis(http.read_queue_timeout_ms),
-            connections_max: count(http.connections_max),
-            staged_files_max: staged_files(count(http.connections_max)),
-            connection_streams_max: small(http.connection_streams_max),
-            decompression_ratio_max: http.decompression_ratio_max,
-            header_timeout: millis(http.header_timeout_ms),
-            idle_timeout: millis(http.idle_timeout_ms),
-            body_idle_timeout: millis(http.body_idle_timeout_ms),
-            body_timeout: millis(http.body_timeout_ms),
-            stall_timeout: millis(http.stall_timeout_ms),
-            drain_timeout: millis(config.limits.drain_timeout_ms),
-            uri_bytes_max: count(http.uri_bytes_max),
-            header_bytes_max: count(http.header_bytes_max),
-            tls,
-            // Validated when the configuration was read.
-            cors_origins: http.cors_origins.iter().filter_map(|text| cors::origin(text).ok()).collect(),
-            local_names_only: false,
-        }
+settings! {
+    /// Section `[http]`: addresses, limits and timeouts of the REST listener.
+    pub struct HttpSettings {
+        /// Address of the REST listener; port 0 picks a free port.
+        listen: String = "127.0.0.1:8080".into();
+        /// host:port at which other machines and containers reach the REST listener, such as "fastk:8080"; other
+        /// commands on the same data directory connect there. "" for the address of the listener.
+        advertise: String = String::new();
+        /// Maximum size of a request body.
+        body_bytes_max: u64 = 256 << 20, 1 << 10..=1 << 40;
+        /// Maximum bytes of all bodies being received or written at one time; more are rejected as overloaded.
+        ingest_bytes_max: u64 = 1 << 30, |http: &Self| http.body_bytes_max..=1 << 42;
+        /// Rows of a JSON response without `limit`.
+        json_rows_default: u64 = 10_000, |http: &Self| 1..=http.json_rows_max;
+        /// Largest `limit` of a JSON response.
+        json_rows_max: u64 = 1_000_000, 1..=1 << 32;
+        /// Maximum number of concurrent reads.
+        reads_max: usize = 256, 1..=1 << 16;
+        /// How long a read above reads_max waits before it is rejected as overloaded.
+        read_queue_timeout_ms: u64 = 5_000, 0..=HOUR_MS;
+        /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
+        connections_max: usize = 1_024, 1..=1 << 16;
+        /// Maximum number of concurrent requests on one HTTP/2 connection.
+        connection_streams_max: usize = 128, 1..=1 << 16;
+        /// Maximum length of a request target, in bytes.
+        uri_bytes_max: usize = 8 << 10, 256..=60 << 10;
+        /// Maximum size of the headers of one request.
+        header_bytes_max: usize = 32 << 10, 1 << 10..=128 << 10;
+        /// Maximum ratio of the decompressed to the compressed size of a body; applies to bodies above 1 MiB.
+        decompression_ratio_max: u64 = 250, 1..=1 << 20;
+        /// Maximum time from the first byte of a connection or request to the end of its headers.
+        header_timeout_ms: u64 = 10_000, 10..=HOUR_MS;
+        /// How long a connection may be idle between two requests.
+        idle_timeout_ms: u64 = 300_000, 10..=24 * HOUR_MS;
+        /// Maximum pause between two reads of a body.
+        body_idle_timeout_ms: u64 = 30_000, 10..=HOUR_MS;
+        /// Maximum time to receive a body.
+        body_timeout_ms: u64 = 600_000, 10..=24 * HOUR_MS;
+        /// How long a client may read nothing of its response before its connection is closed.
+        stall_timeout_ms: u64 = 60_000, 10..=24 * HOUR_MS;
+        /// Address of a separate listener for /health, /health/live, /health/ready and /metrics, which responds even
+        /// when the server is saturated; "" for none.
+        health_listen: String = String::new();
+        /// Whether that listener uses TLS, and requires client certificates, where `[tls]` does. false is plain HTTP,
+        /// for probes without TLS; tokens for /health and /metrics then cross the network unencrypted.
+        health_tls: bool = true;
+        /// Origins whose pages may send requests from a browser, such as `["https://charts.example.com"]`; `[]` for
+        /// none.
+        cors_origins: Vec<String> = Vec::new();
+    } and {
+        /// Whether a server without tokens accepts only local host names.
+        local_names_only: bool = false;
     }
 }
 
-impl Default for HttpLimits {
-    /// The defaults of the configuration.
-    fn default() -> Self {
-        Self::of(&Config::default(), Tls::off())
+impl HttpSettings {
+    /// Maximum number of bodies staged in files at one time; more are rejected as `overloaded`.
+    pub fn staged_files_max(&self) -> usize {
+        self.connections_max.div_ceil(CONNECTIONS_PER_BODY).max(1)
     }
 }

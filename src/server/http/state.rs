@@ -7,8 +7,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use tokio::sync::Semaphore;
 
+use super::cors;
 use super::problem::ProblemResponse;
-use super::settings::HttpLimits;
+use super::settings::HttpSettings;
 use crate::access::Authenticator;
 use crate::error::{Error, Result};
 use crate::server::blocking::{deadline_exceeded, panicked, with_request_context};
@@ -23,7 +24,9 @@ pub struct RequestState(pub Arc<HttpShared>);
 pub struct HttpShared {
     pub service: Arc<Service>,
     pub auth: Arc<Authenticator>,
-    pub config: HttpLimits,
+    pub config: HttpSettings,
+    /// Origins whose pages may send requests from a browser.
+    pub cors_origins: Vec<HeaderValue>,
     pub ingest: Arc<Semaphore>,
     /// Permits of bodies staged in files.
     pub staged_files: Arc<Semaphore>,
@@ -46,14 +49,16 @@ const MONITORING_PATHS: [&str; 2] = ["/health", "/metrics"];
 const PUBLIC_PREFIX: &str = "/docs/";
 
 impl RequestState {
-    pub fn new(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpLimits) -> Self {
+    pub fn new(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpSettings) -> Self {
         let ingest = budget(config.ingest_bytes_max);
         let reads = Arc::new(Semaphore::new(config.reads_max));
-        let staged_files = Arc::new(Semaphore::new(config.staged_files_max));
-        Self(Arc::new(HttpShared { service, auth, config, ingest, staged_files, reads }))
+        let staged_files = Arc::new(Semaphore::new(config.staged_files_max()));
+        // Validated when the configuration was read.
+        let cors_origins = config.cors_origins.iter().filter_map(|text| cors::origin(text).ok()).collect();
+        Self(Arc::new(HttpShared { service, auth, config, cors_origins, ingest, staged_files, reads }))
     }
 
-    pub fn config(&self) -> &HttpLimits {
+    pub fn config(&self) -> &HttpSettings {
         &self.0.config
     }
 
@@ -93,7 +98,7 @@ impl FromRequestParts<RequestState> for AppState {
 }
 
 impl AppState {
-    pub fn config(&self) -> &HttpLimits {
+    pub fn config(&self) -> &HttpSettings {
         &self.shared.config
     }
 
@@ -107,7 +112,7 @@ impl AppState {
         T: Send + 'static,
         F: FnOnce(&Service) -> Result<T> + Send + 'static,
     {
-        let timeout = self.service.limits().request_timeout;
+        let timeout = self.service.limits().request_timeout();
         tokio::time::timeout(timeout, self.blocking_without_timeout(operation))
             .await
             .unwrap_or_else(|_| Err(deadline_exceeded(timeout)))

@@ -79,17 +79,7 @@ pub async fn write_many(app: AppState, headers: HeaderMap, uri: Uri, body: Body)
 
 /// Receives the rows of a write.
 async fn stage(app: &AppState, headers: &HeaderMap, body: Body, staging_dir: &Path) -> Result<StagedBody> {
-    let config = app.config();
-    let limits = BodyLimits {
-        bytes_max: config.body_bytes_max,
-        decompression_ratio_max: config.decompression_ratio_max,
-        idle_timeout: config.body_idle_timeout,
-        timeout: config.body_timeout,
-        budget: &app.shared.ingest,
-        files: &app.shared.staged_files,
-        staging_dir,
-    };
-    body::stage(headers, body, &limits).await
+    body::stage(headers, body, &BodyLimits::of(app, staging_dir)).await
 }
 
 /// Options of a write from its parameters and headers.
