@@ -63,6 +63,7 @@
 
 #[cfg(feature = "server")]
 pub mod access;
+pub mod cancel;
 #[cfg(feature = "server")]
 pub mod cli;
 #[doc(hidden)]

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::result::{NumberFormat, ResultColumn};
-use crate::types::{ColumnType, SeriesDef};
+use crate::types::{ColumnType, SeriesDef, cells};
 
 /// How the words of one column of one series are converted, so that all series have the same type in the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,17 @@ pub fn common(
             first.columns.iter().map(|column| column.name.as_str()).filter(|name| is_common(name)).collect()
         }
     };
+    if let [only] = defs {
+        let mut columns = Vec::with_capacity(names.len());
+        let mut positions = Vec::with_capacity(names.len());
+        for name in names {
+            let position = only.column_named(name)?;
+            columns.push(ResultColumn { name: name.to_owned(), kind: cells::column(&only.columns, position).kind });
+            positions.push(position);
+        }
+        let casts = vec![ColumnCast::Keep; positions.len()];
+        return Ok(CommonColumns { columns, members: vec![(positions, casts)] });
+    }
     let mut columns = Vec::with_capacity(names.len());
     let mut members = vec![(Vec::with_capacity(names.len()), Vec::with_capacity(names.len())); defs.len()];
     for name in names {
@@ -94,8 +105,7 @@ pub fn common(
 fn kinds_of(defs: &[&SeriesDef], name: &str) -> Result<Vec<(usize, ColumnType)>> {
     let position_and_kind = |def: &&SeriesDef| {
         let position = def.column_named(name)?;
-        let kind = def.columns.get(position).map_or(ColumnType::Int64, |column| column.kind);
-        Ok((position, kind))
+        Ok((position, cells::column(&def.columns, position).kind))
     };
     defs.iter().map(position_and_kind).collect()
 }

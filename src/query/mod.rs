@@ -1,6 +1,5 @@
 //! Queries and results: the query object, the planner, and the scan that merges chunks and tail into blocks.
 
-pub mod cancel;
 pub mod columns;
 pub mod coverage;
 pub mod multi;
@@ -14,7 +13,6 @@ pub mod scan;
 pub mod select;
 
 pub use crate::store::{Block, SeriesIndexes, StoredMessage};
-pub use cancel::CancelFlag;
 pub use multi::{MultiScan, PagePosition, RowSubject, ScanMember};
 pub use plan::{Planner, RangeSpec, ReadPlan, RowSpec};
 pub use predicate::{KeyRanges, Operator, Predicate};

@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use arrow::buffer::Buffer;
 
+use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
 use crate::format::chunk::block_rows;
-use crate::query::cancel::CancelFlag;
 use crate::query::columns::{ColumnCast, mismatch};
 use crate::query::predicate::KeyRanges;
 use crate::query::request::{MultiLayout, RowOrder};
@@ -157,7 +157,7 @@ impl MultiScan {
     pub fn new(
         members: Vec<ScanMember>,
         subject: RowSubject,
-        cache: &Arc<MapCache>,
+        cache: Arc<MapCache>,
         layout: MultiLayout,
         order: RowOrder,
         limit: Option<u64>,
@@ -169,7 +169,7 @@ impl MultiScan {
         Self {
             members,
             subject,
-            cache: Arc::clone(cache),
+            cache,
             order,
             rows_left: limit.unwrap_or(u64::MAX),
             is_limited: limit.is_some(),

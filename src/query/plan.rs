@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use arrow::array::StringArray;
 
+use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::cancel::CancelFlag;
 use crate::query::columns::{check_raw, common};
 use crate::query::coverage::last_complete;
 use crate::query::multi::{MultiScan, PagePosition, RowSubject, ScanMember};
@@ -196,26 +196,33 @@ impl Planner<'_> {
 
     /// The predicates for each series. Thousands of series mostly have the same columns: they share them.
     fn compile(&self, defs: &[&SeriesDef], spec: &RowSpec<'_>) -> Result<Vec<Arc<Vec<KeyRanges>>>> {
-        let mut compiled: HashMap<&[Column], (Arc<Vec<KeyRanges>>, usize)> = HashMap::new();
+        // Neighbours mostly have the same columns, and are compared with each other before any is hashed.
+        let mut last: Option<(&[Column], Arc<Vec<KeyRanges>>, usize)> = None;
+        let mut earlier: HashMap<&[Column], (Arc<Vec<KeyRanges>>, usize)> = HashMap::new();
         let mut values_left = COMPILED_VALUES_MAX;
         let mut ranges_total = 0_usize;
         let mut filters = Vec::with_capacity(defs.len());
         for def in defs {
-            let (filter, values) = match compiled.get(def.columns.as_slice()) {
-                Some(found) => found.clone(),
-                None => {
-                    self.stop.check()?;
-                    let filter = Arc::new(predicate::compile(def, spec.predicates, spec.numbers)?);
-                    let values: usize = filter.iter().map(|filter| filter.ranges.len()).sum();
-                    values_left = values_left.checked_sub(values).ok_or_else(|| {
-                        let detail =
-                            format!("{values} predicate values are too many for series with so many different columns");
-                        Error::new(ErrorCode::TooLarge, detail).with_hint("query fewer series, or with fewer values")
-                    })?;
-                    compiled.insert(&def.columns, (Arc::clone(&filter), values));
-                    (filter, values)
+            let columns = def.columns.as_slice();
+            let (filter, values) = match last.take() {
+                Some((same, filter, values)) if same == columns => (filter, values),
+                other => {
+                    if let Some((columns, filter, values)) = other {
+                        earlier.insert(columns, (filter, values));
+                    }
+                    match earlier.get(columns) {
+                        Some(found) => found.clone(),
+                        None => {
+                            self.stop.check()?;
+                            let filter = Arc::new(predicate::compile(def, spec.predicates, spec.numbers)?);
+                            let values: usize = filter.iter().map(|filter| filter.ranges.len()).sum();
+                            values_left = values_left.checked_sub(values).ok_or_else(|| too_many_values(values))?;
+                            (filter, values)
+                        }
+                    }
                 }
             };
+            last = Some((columns, Arc::clone(&filter), values));
             ranges_total += values;
             filters.push(filter);
         }
@@ -415,8 +422,14 @@ impl ReadPlan {
 
     /// Starts the scan; nothing is read before the first block is requested.
     pub fn scan(self) -> MultiScan {
+        self.into_result().1
+    }
+
+    /// The schema of the result and the started scan.
+    pub fn into_result(self) -> (ResultSchema, MultiScan) {
         let subject = self.subject();
-        MultiScan::new(self.members, subject, &self.cache, self.layout, self.order, self.limit)
+        let scan = MultiScan::new(self.members, subject, self.cache, self.layout, self.order, self.limit);
+        (self.schema, scan)
     }
 
     /// The same rows without number columns.
@@ -424,6 +437,11 @@ impl ReadPlan {
         let without = |member: &ScanMember| ScanMember { columns: Vec::new(), casts: Vec::new(), ..member.clone() };
         Self { members: self.members.iter().map(without).collect(), ..self.clone() }
     }
+}
+
+fn too_many_values(values: usize) -> Error {
+    let detail = format!("{values} predicate values are too many for series with so many different columns");
+    Error::new(ErrorCode::TooLarge, detail).with_hint("query fewer series, or with fewer values")
 }
 
 /// Bytes of a cell as sent, except as text.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 
+use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
-use crate::query::cancel::CancelFlag;
 use crate::query::coverage::{CoverageReport, CoverageSpec, coverage};
 use crate::query::multi::MultiScan;
 use crate::query::plan::{Planner, RangeSpec, ReadPlan, RowSpec};
@@ -162,7 +162,8 @@ impl StoreReader {
         };
         let series = Arc::clone(self.series(key)?);
         let plan = self.planner(&CancelFlag::default()).plan_rows(Selection::One(series), &[], &spec)?;
-        Ok(RowStream { shape: plan.schema().clone(), scan: plan.scan() })
+        let (shape, scan) = plan.into_result();
+        Ok(RowStream { shape, scan })
     }
 
     /// Plans a query of any number of series. `as_of`, `commit` and `cursor` have no effect: the reader is the state.

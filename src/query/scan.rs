@@ -11,9 +11,9 @@ use std::sync::Arc;
 use arrow::buffer::Buffer;
 use serde::{Deserialize, Serialize};
 
+use crate::cancel::CancelFlag;
 use crate::error::Result;
 use crate::format::chunk::block_rows;
-use crate::query::cancel::CancelFlag;
 use crate::query::predicate::KeyRanges;
 use crate::store::{Block, BlockRows, MapCache, Merge, RUN_ROWS, SeriesState, WantedKeys};
 use crate::types::cells;

@@ -1,4 +1,4 @@
-//! Runs the first part of a response, inline or on a blocking thread.
+//! Runs blocking work for both protocols, inline or on a blocking thread.
 //!
 //! Handing a small response to another thread and back takes longer than producing it. Work known not to block
 //! therefore runs on the thread that has the request, all other work on a blocking thread.
@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Error, ErrorCode, Result};
-use crate::query::CancelFlag;
+use crate::cancel::CancelFlag;
+use crate::error::{Error, ErrorCode, Result, panic_message};
 use crate::service::Permit;
 
 tokio::task_local! {
@@ -25,12 +25,35 @@ pub(super) fn current_permit() -> Option<Arc<Permit>> {
 
 /// Wraps work for another thread: it holds the permit of the current request until it ends, and its log lines name the
 /// request.
-pub(super) fn with_request_context<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+fn with_request_context<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     let (permit, span) = (current_permit(), tracing::Span::current());
     move || {
         let _permit = permit;
         span.in_scope(work)
     }
+}
+
+/// Runs work on a blocking thread. It holds the permit of its request until it ends, even after the client is gone.
+///
+/// # Errors
+/// Those of the work; `internal` for a panic, `not_ready` when the runtime ends before the work begins.
+pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(with_request_context(work)).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => Err(panicked(error.into_panic().as_ref())),
+        Err(_) => Err(Error::new(ErrorCode::NotReady, "the server is shutting down")),
+    }
+}
+
+/// Runs work on a blocking thread and waits for it at most for `timeout`; work that has begun is not interrupted.
+///
+/// # Errors
+/// Those of [`on_thread`]; `deadline_exceeded`.
+pub(super) async fn within<T: Send + 'static>(
+    timeout: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::time::timeout(timeout, on_thread(work)).await.unwrap_or_else(|_| Err(deadline_exceeded(timeout)))
 }
 
 /// Runs the first part of a response; a panic in it becomes `internal`. Work that exceeds `timeout`, or whose request
@@ -44,20 +67,15 @@ pub(super) async fn run<T: Send + 'static>(
     stop: CancelFlag,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let task = with_request_context(move || {
-        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
-    });
     if is_quick {
-        return task();
+        return catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
     }
     let mut guard = CancelOnDrop(Some(stop));
-    match tokio::time::timeout(timeout, tokio::task::spawn_blocking(task)).await {
-        Ok(joined) => {
-            guard.0 = None;
-            joined.unwrap_or_else(|error| Err(Error::internal(format!("a blocking task ended early: {error}"))))
-        }
-        Err(_) => Err(deadline_exceeded(timeout)),
+    let result = tokio::time::timeout(timeout, on_thread(work)).await;
+    if result.is_ok() {
+        guard.0 = None;
     }
+    result.unwrap_or_else(|_| Err(deadline_exceeded(timeout)))
 }
 
 /// Cancels the work when the future guard for it is dropped.
@@ -72,7 +90,7 @@ impl Drop for CancelOnDrop {
 }
 
 /// The error of a request that exceeded its processing time.
-pub(super) fn deadline_exceeded(timeout: Duration) -> Error {
+fn deadline_exceeded(timeout: Duration) -> Error {
     let detail = format!("the request did not finish within {} ms", timeout.as_millis());
     Error::new(ErrorCode::DeadlineExceeded, detail).with_hint(
         "request less at a time; a change may still be applied: check, or repeat it with its idempotency key",
@@ -81,12 +99,7 @@ pub(super) fn deadline_exceeded(timeout: Duration) -> Error {
 
 /// The error of a panic; its message goes only to the log.
 pub(super) fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(ToString::to_string)
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".into());
-    Error::internal(format!("panic: {text}"))
+    Error::internal(format!("panic: {}", panic_message(panic)))
 }
 
 #[cfg(test)]

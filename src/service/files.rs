@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cancel::CancelFlag;
 use crate::error::Result;
-use crate::query::CancelFlag;
 use crate::service::caller::Scope;
 use crate::service::shared::Service;
 use crate::store::SeriesFile;

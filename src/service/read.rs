@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
 use crate::query::{
-    Block, CancelFlag, MultiScan, Planner, Query, ReadPlan, ResultSchema, RowOrder, RowSubject, ScanStats, TimeValue,
+    Block, MultiScan, Planner, Query, ReadPlan, ResultSchema, RowOrder, RowSubject, ScanStats, TimeValue,
 };
 use crate::service::caller::Scope;
 use crate::service::cursor::{PageCursor, foreign_cursor, hash_query};
@@ -226,8 +227,8 @@ impl Service {
             scan.by_ref().try_for_each(|block| block.map(drop))?;
             lookahead_cursor = resume.cursor_after(&scan);
         }
-        let (shape, etag_stem) = (plan.schema().clone(), self.stem_of(&plan));
-        let mut scan = plan.scan();
+        let etag_stem = self.stem_of(&plan);
+        let (shape, mut scan) = plan.into_result();
         let mut buffered = VecDeque::new();
         if lookahead_rows.is_some_and(|rows| rows <= LOOKAHEAD_ROWS_MAX) {
             buffered = scan.by_ref().collect::<Result<_>>()?;

@@ -1,9 +1,10 @@
 //! Control of long work: progress, rate and cancellation.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorCode, Result};
 
 /// Longest sleep between two checks for cancellation.
@@ -14,7 +15,7 @@ const SLEEP_INTERVAL: Duration = Duration::from_millis(50);
 pub struct TaskControl {
     done: AtomicU64,
     total: AtomicU64,
-    cancelled: AtomicBool,
+    cancel: CancelFlag,
     /// Bytes per second; 0 for unlimited.
     rate: u64,
     /// When the work may continue, so that it keeps to its rate.
@@ -73,12 +74,12 @@ impl TaskControl {
 
     /// Requests cancellation.
     pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
+        self.cancel.cancel();
     }
 
     /// Whether cancellation was requested.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire)
+        self.cancel.is_cancelled()
     }
 
     /// Fails once cancellation was requested.

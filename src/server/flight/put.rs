@@ -24,12 +24,12 @@ use tracing::Instrument;
 use crate::access::Authenticator;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::{self, Known, ParsedRows};
-use crate::server::blocking::{PERMIT, current_permit};
+use crate::server::blocking::{PERMIT, current_permit, on_thread};
 use crate::server::flight::acks::{AckReceiver, AckSender, queue};
 use crate::server::flight::decode;
 use crate::server::flight::describe::{DescriptorTarget, json, target as parse_target};
 use crate::server::flight::settings::FlightSettings;
-use crate::server::flight::status::{blocking, input_status, status, too_large};
+use crate::server::flight::status::{input_status, status, too_large};
 use crate::service::{IdempotencyKey, PendingWrite, Precondition, Scope, Service, WriteMethod, WriteOptions};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
@@ -171,12 +171,12 @@ impl Deref for PutCall {
 impl PutCall {
     async fn run(&self, mut input: Streaming<FlightData>, acks: &AckSender) -> Result<(), Status> {
         // Checked before the command is parsed.
-        self.service.caller().require_scope(Scope::Write).map_err(|error| status(&error))?;
+        self.service.caller().require_scope(Scope::Write)?;
         let Some(first) = self.message(&mut input).await? else {
             return Err(status(&Error::invalid("the put has no message; the first one must carry the schema")));
         };
         let service = self.service.clone();
-        let (target, schema, def, mut stored) = blocking(move || {
+        let (target, schema, def, mut stored) = on_thread(move || {
             let target = PutTarget::of(&first, service.limits().json_depth_max)?;
             let schema = decode::schema(&first)?;
             let (def, stored) = series_and_bounds(&service, &target)?;
@@ -198,12 +198,12 @@ impl PutCall {
                     return Err(status(&too_large(self.message_bytes_max)));
                 }
                 // A put can last for days: the token may be revoked or expire meanwhile.
-                self.auth.recheck(self.service.caller()).map_err(|error| status(&error))?;
+                self.auth.recheck(self.service.caller())?;
                 let units = u32::try_from(message.data_body.len() / BUDGET_UNIT_BYTES + 1).unwrap_or(u32::MAX);
                 let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
                 let (schema, def) = (schema.clone(), def.clone());
                 let service = self.service.clone();
-                let (next, memory, seen) = blocking(move || {
+                let (next, memory, seen) = on_thread(move || {
                     let rows = decode::rows(&message)?;
                     let memory = service.reserve_rows(rows, schema.fields().len() as u64)?;
                     let batch = decode::batch(&message, &schema)?;
@@ -270,7 +270,7 @@ impl PutCall {
             };
             is_empty = false;
             let service = self.service.clone();
-            let (updated, next) = blocking(move || {
+            let (updated, next) = on_thread(move || {
                 let next = begin_write(&service, &target, next)?;
                 Ok((target, next))
             })
@@ -293,7 +293,7 @@ impl PutCall {
     async fn finish<P>(&self, mut unfinished: Receiver<(PendingWrite, P)>, acks: &AckSender) -> Result<(), Status> {
         while let Some((write, budget)) = unfinished.recv().await {
             let service = self.service.clone();
-            let acknowledged = blocking(move || service.finish_write(write)).await?;
+            let acknowledged = on_thread(move || service.finish_write(write)).await?;
             acks.push(acknowledged);
             drop(budget);
         }

@@ -26,15 +26,16 @@ use tonic_prost::ProstCodec;
 use tracing::Instrument;
 
 use crate::access::{Authenticator, bearer_header, token_from_header};
+use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{CancelFlag, NumberFormat, ResultSchema};
-use crate::server::blocking::{PERMIT, run};
+use crate::query::{NumberFormat, ResultSchema};
+use crate::server::blocking::{PERMIT, run, within};
 use crate::server::connections::{InFlight, ResponseInProgress};
 use crate::server::flight::acks::AckReceiver;
 use crate::server::flight::connection::Disconnect;
 use crate::server::flight::put::PutLimits;
 use crate::server::flight::settings::FlightSettings;
-use crate::server::flight::status::{blocking_within, status, unimplemented};
+use crate::server::flight::status::{status, unimplemented};
 use crate::server::flight::{actions, describe, get};
 use crate::server::ids::{REQUEST_ID, request_id};
 use crate::server::{AUDIT, metrics};
@@ -220,13 +221,13 @@ impl FlightApi {
         let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(TICKET_BYTES_MAX));
         let ticket = messages.message().await?.ok_or_else(|| status(&Error::invalid("the request has no ticket")))?;
         let limits = *service.limits();
-        let query = describe::query_of_ticket(&ticket, limits.json_depth_max).map_err(|error| status(&error))?;
+        let query = describe::query_of_ticket(&ticket, limits.json_depth_max)?;
         // Acquired only now: a call whose ticket does not arrive uses no permit.
         let permit = self.gets.clone().try_acquire_owned().map_err(|_| {
             let detail = format!("{} DoGet responses are already being sent", self.settings.gets_max);
             status(&Error::new(ErrorCode::Overloaded, detail).with_hint("retry shortly"))
         })?;
-        let permit = (permit, service.acquire_permit(PermitKind::Response).map_err(|error| status(&error))?);
+        let permit = (permit, service.acquire_permit(PermitKind::Response)?);
         let is_quick = service.is_in_memory(&query);
         let stop = CancelFlag::default();
         let cancel = stop.clone();
@@ -236,7 +237,7 @@ impl FlightApi {
             Ok((get::start(result, service.caller().clone()), permit))
         };
         let started = run(is_quick, limits.request_timeout(), stop, move || work(&service));
-        let (started, permit) = started.await.map_err(|error| status(&error))?;
+        let (started, permit) = started.await?;
         let stall_timeout = Duration::from_millis(self.settings.stall_timeout_ms);
         let mut response = http::Response::new(Body::new(get::stream(started, stall_timeout, connection, permit)));
         response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
@@ -364,17 +365,18 @@ impl FlightService for FlightApi {
             limit: Some(LIST_PAGE),
             ..SeriesFilter::default()
         };
-        let permit = service.acquire_permit(PermitKind::Response).map_err(|error| status(&error))?;
+        let permit = service.acquire_permit(PermitKind::Response)?;
         let timeout = service.limits().request_timeout();
         let first = Some((service, filter));
         let pages = stream::try_unfold(first, move |state| async move {
             let Some((service, filter)) = state else { return Ok(None) };
-            blocking_within(timeout, move || {
+            within(timeout, move || {
                 let (infos, next) = page(&service, &filter)?;
                 let rest = next.map(|cursor| (service, SeriesFilter { cursor: Some(cursor), ..filter }));
                 Ok(Some((stream::iter(infos.into_iter().map(Ok)), rest)))
             })
             .await
+            .map_err(Status::from)
         });
         let infos = pages.try_flatten().inspect(move |_| {
             let _hold = &permit;
@@ -385,11 +387,12 @@ impl FlightService for FlightApi {
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
         let (service, descriptor) = (admitted(request.extensions())?, request.into_inner());
         let limits = *service.limits();
-        blocking_within(limits.request_timeout(), move || {
+        within(limits.request_timeout(), move || {
             let plan = service.plan(&describe::query_of_descriptor(&descriptor, limits.json_depth_max)?)?;
             describe::of_plan(&plan, descriptor).map(Response::new)
         })
         .await
+        .map_err(Status::from)
     }
 
     async fn poll_flight_info(&self, _request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
@@ -399,12 +402,13 @@ impl FlightService for FlightApi {
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let service = admitted(request.extensions())?;
         let limits = *service.limits();
-        blocking_within(limits.request_timeout(), move || {
+        within(limits.request_timeout(), move || {
             let query = describe::query_of_descriptor(request.get_ref(), limits.json_depth_max)?;
             let schema = describe::schema_bytes(&service.result_schema(&query)?.arrow_schema());
             Ok(Response::new(SchemaResult { schema }))
         })
         .await
+        .map_err(Status::from)
     }
 
     /// [`FlightServer`] handles DoGet before a request arrives here.
@@ -418,7 +422,7 @@ impl FlightService for FlightApi {
             let detail = format!("{} puts are already being received", self.settings.puts_max);
             status(&Error::new(ErrorCode::Overloaded, detail).with_hint("retry shortly"))
         })?;
-        let permit = (permit, service.acquire_permit(PermitKind::Put).map_err(|error| status(&error))?);
+        let permit = (permit, service.acquire_permit(PermitKind::Put)?);
         Ok(Response::new(self.puts.start(service, self.auth.clone(), request.into_inner(), permit)))
     }
 
@@ -436,7 +440,7 @@ impl FlightService for FlightApi {
         // The duration of a job depends on the size of the store; a client may set its own deadline.
         let is_job = actions::is_job(&request.get_ref().r#type);
         let timeout = if is_job { Duration::MAX } else { service.limits().request_timeout() };
-        let body = blocking_within(timeout, move || {
+        let body = within(timeout, move || {
             let action = request.get_ref();
             let outcome = actions::run(&service, action);
             // Logged here, so that a client that disconnects does not suppress the connection.

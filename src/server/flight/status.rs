@@ -6,15 +6,14 @@
 //! details are the message `google.rpc.Status` that gRPC libraries expect. The total stays below what clients accept,
 //! because they reject trailers of more than 8 KiB and would report that instead.
 
-use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
-use crate::error::{Error, ErrorCode, GrpcCode, Result, RowError};
-use crate::server::blocking::{current_permit, deadline_exceeded, with_request_context};
+use crate::error::{Error, ErrorCode, GrpcCode, RowError};
+use crate::server::blocking::current_permit;
 use crate::server::problem::Problem;
 use crate::service::Caller;
 
@@ -35,6 +34,13 @@ const DECODER_TOO_LARGE: &str = "message length too large";
 /// ids or ranges.
 pub(super) fn status(error: &Error) -> Status {
     status_for(current_permit().as_ref().map(|permit| permit.caller()), error)
+}
+
+impl From<Error> for Status {
+    /// As [`status`].
+    fn from(error: Error) -> Self {
+        status(&error)
+    }
 }
 
 /// Like [`status`], for a caller whose call may be served by another task.
@@ -157,25 +163,6 @@ pub(super) fn too_large(message_bytes_max: usize) -> Error {
 /// The error of a method or action that is not supported.
 pub(super) fn unimplemented(what: &str) -> Error {
     Error::new(ErrorCode::Unimplemented, format!("{what} is not supported by this version"))
-}
-
-/// Runs blocking work off the async workers, at most for `timeout`. A panic in it becomes `internal`.
-pub(super) async fn blocking_within<T: Send + 'static>(
-    timeout: Duration,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T, Status> {
-    tokio::time::timeout(timeout, blocking(work)).await.unwrap_or_else(|_| Err(status(&deadline_exceeded(timeout))))
-}
-
-/// Runs blocking work off the async workers. A panic in it becomes `internal`.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T, Status> {
-    // The work holds the permit of its call, even after the client is gone.
-    match tokio::task::spawn_blocking(with_request_context(work)).await {
-        Ok(result) => result.map_err(|error| status(&error)),
-        Err(join) => Err(status(&Error::internal(format!("a blocking task ended early: {join}")))),
-    }
 }
 
 fn grpc(code: ErrorCode) -> Code {

@@ -28,6 +28,7 @@ use super::state::{AppState, BUDGET_UNIT};
 use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::check_depth;
+use crate::server::blocking::on_thread;
 
 /// Bodies up to this length stay in memory.
 pub const MEMORY_BYTES_MAX: usize = 1 << 20;
@@ -309,9 +310,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 /// A file without a name: the system frees it when it is closed, whatever happens to this process.
 async fn nameless_file(dir: &Path) -> Result<tokio::fs::File> {
     let dir = dir.to_owned();
-    let created = tokio::task::spawn_blocking(move || local::nameless(&dir)).await;
-    let file = created.map_err(|error| Error::internal(format!("a blocking task ended early: {error}")))??;
-    Ok(tokio::fs::File::from_std(file))
+    Ok(tokio::fs::File::from_std(on_thread(move || local::nameless(&dir)).await?))
 }
 
 /// Reads what a client is still sending, so that it receives the response instead of a connection reset. Limited in

@@ -16,7 +16,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, Sleep};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -161,7 +161,7 @@ impl HttpListener {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "TLS handshake failed"),
         };
-        let io = TokioIo::new(WriteTimeout::new(stream, stall_timeout, state.clone()));
+        let io = TokioIo::new(HttpStream::new(stream, stall_timeout, state.clone()));
         let connection = watcher.watch(self.builder.serve_connection(io, service).into_owned());
         tokio::pin!(connection);
         let close = state.wait_to_close(header_timeout, idle_timeout);
@@ -265,40 +265,26 @@ impl http_body::Body for TrackedBody {
     }
 }
 
-/// A stream whose writes fail when the peer reads nothing for `stall_timeout`. It notifies its connection of received
-/// bytes, and replaces the responses of hyper to unparsable heads by problem documents.
-struct WriteTimeout {
-    stream: ServerStream,
+/// The stream of a connection. Its writes fail when the peer reads nothing for `stall_timeout`. It notifies its
+/// connection of received bytes, and replaces the responses of hyper to unparsable heads by problem documents.
+struct HttpStream {
+    stream: Pin<Box<TimeoutStream<ServerStream>>>,
     connection: Arc<Connection>,
     has_read: bool,
     head_refusal: HeadRefusal,
-    stall_timeout: Duration,
-    deadline: Pin<Box<Sleep>>,
-    is_waiting: bool,
 }
 
-impl WriteTimeout {
+impl HttpStream {
     fn new(stream: ServerStream, stall_timeout: Duration, connection: Arc<Connection>) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(stall_timeout));
-        Self {
-            stream,
-            connection,
-            has_read: false,
-            head_refusal: HeadRefusal::default(),
-            stall_timeout,
-            deadline,
-            is_waiting: false,
-        }
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(stall_timeout));
+        Self { stream: Box::pin(stream), connection, has_read: false, head_refusal: HeadRefusal::default() }
     }
 
     /// Writes the problem document in place of a response of `bytes` bytes.
     fn write_refusal(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<usize>> {
         while let Some(refusal) = self.head_refusal.refusal.as_mut().filter(|refusal| !refusal.is_empty()) {
-            let written = Pin::new(&mut self.stream).poll_write(cx, refusal);
-            let written = match written {
-                Poll::Ready(Ok(written)) => written,
-                other => return self.with_timeout(cx, other),
-            };
+            let written = ready!(self.stream.as_mut().poll_write(cx, refusal))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -307,25 +293,12 @@ impl WriteTimeout {
         self.head_refusal.refusal = None;
         Poll::Ready(Ok(bytes))
     }
-
-    fn with_timeout<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if result.is_ready() {
-            self.is_waiting = false;
-            return result;
-        }
-        if !self.is_waiting {
-            self.is_waiting = true;
-            self.deadline.as_mut().reset(Instant::now() + self.stall_timeout);
-        }
-        ready!(self.deadline.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
-    }
 }
 
-impl AsyncRead for WriteTimeout {
+impl AsyncRead for HttpStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = self.stream.as_mut().poll_read(cx, buf);
         let received = buf.filled().get(before..).unwrap_or_default();
         if !received.is_empty() {
             // No HTTP/1 method begins like the HTTP/2 preface; hyper detects the version itself.
@@ -339,7 +312,7 @@ impl AsyncRead for WriteTimeout {
     }
 }
 
-impl AsyncWrite for WriteTimeout {
+impl AsyncWrite for HttpStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.connection.is_idle_http1() {
             self.head_refusal.replace_response(buf);
@@ -347,8 +320,7 @@ impl AsyncWrite for WriteTimeout {
         if self.head_refusal.refusal.is_some() {
             return self.write_refusal(cx, buf.len());
         }
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.with_timeout(cx, result)
+        self.stream.as_mut().poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -359,8 +331,7 @@ impl AsyncWrite for WriteTimeout {
         if let [only] = bufs {
             return self.poll_write(cx, only);
         }
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.with_timeout(cx, result)
+        self.stream.as_mut().poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -369,12 +340,10 @@ impl AsyncWrite for WriteTimeout {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Under TLS written bytes can be buffered here.
-        let result = Pin::new(&mut self.stream).poll_flush(cx);
-        self.with_timeout(cx, result)
+        self.stream.as_mut().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.with_timeout(cx, result)
+        self.stream.as_mut().poll_shutdown(cx)
     }
 }

@@ -19,8 +19,8 @@ use super::params::Params;
 use super::problem::ProblemResponse;
 use super::state::{AppState, RequestState};
 use super::{body, idempotency, reply};
+use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
-use crate::query::CancelFlag;
 use crate::server::blocking::run;
 use crate::service::operations::{
     BodyKind, Context, EncodedReply, EntityTag, Header, JobCall, JsonCall, Method, OperationResult, RawRequest, Route,

@@ -24,9 +24,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::content_encoding::{BodyCompressor, ResponseCoding};
 use super::etag::{entity_tag, is_known, not_modified, tag_headers};
 use super::state::AppState;
+use crate::cancel::CancelFlag;
 use crate::egress::{BodyEncoder, EncodeOptions, OutFormat, PIECE_BYTES, Trailer};
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Block, CancelFlag, Query, ScanStats};
+use crate::query::{Block, Query, ScanStats};
 use crate::server::blocking::run;
 use crate::service::{Permit, PermitKind, QueryResult, Service};
 

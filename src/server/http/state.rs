@@ -12,7 +12,7 @@ use super::problem::ProblemResponse;
 use super::settings::HttpSettings;
 use crate::access::Authenticator;
 use crate::error::{Error, Result};
-use crate::server::blocking::{deadline_exceeded, panicked, with_request_context};
+use crate::server::blocking::{on_thread, within};
 use crate::service::{Permit, PermitKind, Service};
 use crate::types::width::to_usize;
 
@@ -112,10 +112,8 @@ impl AppState {
         T: Send + 'static,
         F: FnOnce(&Service) -> Result<T> + Send + 'static,
     {
-        let timeout = self.service.limits().request_timeout();
-        tokio::time::timeout(timeout, self.blocking_without_timeout(operation))
-            .await
-            .unwrap_or_else(|_| Err(deadline_exceeded(timeout)))
+        let service = Arc::clone(&self.service);
+        within(self.service.limits().request_timeout(), move || operation(&service)).await
     }
 
     /// Like [`blocking`](Self::blocking) without a timeout, for work whose duration depends on the number of rows. It
@@ -126,10 +124,6 @@ impl AppState {
         F: FnOnce(&Service) -> Result<T> + Send + 'static,
     {
         let service = Arc::clone(&self.service);
-        match tokio::task::spawn_blocking(with_request_context(move || operation(&service))).await {
-            Ok(result) => result,
-            Err(error) if error.is_panic() => Err(panicked(error.into_panic().as_ref())),
-            Err(_) => Err(Error::new(crate::ErrorCode::NotReady, "the server is shutting down")),
-        }
+        on_thread(move || operation(&service)).await
     }
 }

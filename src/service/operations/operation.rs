@@ -10,8 +10,8 @@ use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use super::spec::Spec;
+use crate::cancel::CancelFlag;
 use crate::error::Result;
-use crate::query::CancelFlag;
 use crate::service::{Precondition, Service};
 use crate::store::TaskControl;
 
