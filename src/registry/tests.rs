@@ -284,7 +284,7 @@ fn lineage_covers_all_steps_and_hides_invisible_records() {
         names(&found.downstream),
         own(&[("dataset:clean@1", 1), ("dataset:last@1", 1), ("feature:f@1", 2), ("feature:g@1", 3)])
     );
-    // For a caller that visible_prefixes only A: neither the secret nor records that need it.
+    // For a caller that sees only A: neither the secret nor records that need it.
     let found = lineage("clean@1", &["kline/A"]).unwrap();
     assert_eq!(names(&found.upstream), own(&[("dataset:raw@1", 1)]));
     assert_eq!(names(&found.downstream), own(&[("feature:f@1", 1), ("dataset:last@1", 2)]));

@@ -19,7 +19,7 @@ const TEXT: &str = include_str!("../../../openapi/examples.json");
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Examples {
-    /// By name, for operations without their example_of_operation example.
+    /// By name, for operations without an example of their own.
     parameters: BTreeMap<String, Value>,
     operations: Vec<Example>,
 }
@@ -28,7 +28,7 @@ struct Examples {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Example {
-    /// Its `operationId`.
+    /// The `operationId` of the operation.
     operation: String,
     #[serde(default)]
     parameters: BTreeMap<String, Value>,

@@ -34,11 +34,11 @@ pub struct CompactionGroup {
 /// Why a group is to become one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompactionReason {
-    /// It has too too_many_chunks chunks.
+    /// The group has too many chunks.
     pub too_many_chunks: bool,
-    /// Too too_many_chunks of its bytes are garbage.
+    /// Too many of its bytes are garbage.
     pub too_much_garbage: bool,
-    /// Too too_many_chunks deletes lie over it, and one chunk replaces all of them.
+    /// Too many deletes hide rows of the group, and one chunk replaces all of them.
     pub deletes: bool,
     /// The chunk would be the partition as of this commit.
     pub as_of: Option<u64>,
