@@ -64,13 +64,13 @@ pub fn health_tls(config: &Config, tls: &Tls) -> Tls {
 /// Serves only health and metrics, on the listener that the returned function receives.
 pub fn serve_health(
     service: &Arc<Service>,
-    gate: &Arc<Authenticator>,
+    authenticator: &Arc<Authenticator>,
     config: &Config,
     tls: Tls,
 ) -> impl FnOnce(TcpListener, Shutdown) -> Serving + Send + use<> {
     let config = with_host_check(config, &config.http.health_listen);
-    let (service, gate) = (Arc::clone(service), Arc::clone(gate));
-    move |listener, shutdown| Box::pin(http::serve_health(listener, service, gate, config, tls, shutdown))
+    let (service, authenticator) = (Arc::clone(service), Arc::clone(authenticator));
+    move |listener, shutdown| Box::pin(http::serve_health(listener, service, authenticator, config, tls, shutdown))
 }
 
 /// Serves `not_ready` while a store is being opened, on the listener that the returned function receives.
@@ -116,23 +116,23 @@ pub async fn renew_certificates(tls: (Tls, Tls), mut stopped: Shutdown, renewed:
 pub fn serve_http(
     listener: TcpListener,
     service: Arc<Service>,
-    gate: Arc<Authenticator>,
+    authenticator: Arc<Authenticator>,
     config: &Config,
     tls: Tls,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let at = listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
-    http::serve(listener, service, gate, with_host_check(config, &at), tls, shutdown)
+    http::serve(listener, service, authenticator, with_host_check(config, &at), tls, shutdown)
 }
 
 /// Serves Arrow Flight until `shutdown`.
 pub fn serve_flight(
     listener: TcpListener,
     service: Arc<Service>,
-    gate: Arc<Authenticator>,
+    authenticator: Arc<Authenticator>,
     config: &Config,
     tls: Tls,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
-    flight::serve(listener, service, gate, config.flight.clone(), tls, shutdown)
+    flight::serve(listener, service, authenticator, config.flight.clone(), tls, shutdown)
 }

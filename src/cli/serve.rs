@@ -189,7 +189,7 @@ impl RunningServer {
     ) -> Result<Self> {
         let announced = http_tls.clone();
         let certificates = (http_tls.clone(), flight_tls.clone());
-        let gate = Arc::new(Authenticator::open(&config.store.paths.root)?);
+        let authenticator = Arc::new(Authenticator::open(&config.store.paths.root)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("fastk")
@@ -232,7 +232,7 @@ impl RunningServer {
                 };
                 let at = listener.local_addr().map_err(health_error)?;
                 let tls = listeners::health_tls(config, &http_tls);
-                let serving = listeners::serve_health(&service, &gate, config, tls);
+                let serving = listeners::serve_health(&service, &authenticator, config, tls);
                 (Some(at), Some(spawn_listener("fastk-health", listener, serving, when_stopped(stopped.clone()))?))
             }
         };
@@ -240,7 +240,7 @@ impl RunningServer {
             runtime.spawn(listeners::serve_http(
                 http_listener,
                 service.clone(),
-                gate.clone(),
+                authenticator.clone(),
                 config,
                 http_tls,
                 when_stopped(stopped.clone()),
@@ -248,7 +248,7 @@ impl RunningServer {
             runtime.spawn(listeners::serve_flight(
                 flight_listener,
                 service.clone(),
-                gate,
+                authenticator,
                 config,
                 flight_tls,
                 when_stopped(stopped.clone()),

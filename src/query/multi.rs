@@ -424,9 +424,9 @@ impl TimeMerge {
                 }
                 continue;
             }
-            let rival = self.heads.peek().map(|Reverse(rival)| *rival);
+            let other = self.heads.peek().map(|Reverse(other)| *other);
             let Some(piece) = &input.piece else { continue };
-            let count = rows_before_rival(piece, &input.rest, position, rival, order).min(rows_max - rows);
+            let count = rows_before_other(piece, &input.rest, position, other, order).min(rows_max - rows);
             let slot = *input.slot.get_or_insert_with(|| {
                 used.push(UsedBlock { member: position, piece: piece.clone() });
                 used.len() - 1
@@ -455,15 +455,15 @@ impl TimeMerge {
 }
 
 /// Number of the remaining rows of a piece that come before the next row of all other inputs; at least one.
-fn rows_before_rival(
+fn rows_before_other(
     piece: &BlockRows,
     rows: &Range<usize>,
     position: usize,
-    rival: Option<(i64, usize)>,
+    other: Option<(i64, usize)>,
     order: RowOrder,
 ) -> usize {
-    let Some(rival) = rival else { return rows.len() };
-    let is_before = |n: usize| nth_ts(piece, rows, n, order).is_some_and(|ts| (time_key(ts, order), position) < rival);
+    let Some(other) = other else { return rows.len() };
+    let is_before = |n: usize| nth_ts(piece, rows, n, order).is_some_and(|ts| (time_key(ts, order), position) < other);
     if !is_before(1) {
         return 1;
     }

@@ -56,7 +56,7 @@ impl Service {
         check("upkeep", self.store.maintenance_failed());
         let recovery = self.store.recovery();
         check("recovery", (!recovery.damage.is_empty()).then(|| recovery.damage.join("; ")));
-        check("redundancy", (!recovery.spare.is_empty()).then(|| recovery.spare.join("; ")));
+        check("redundancy", (!recovery.redundant_damage.is_empty()).then(|| recovery.redundant_damage.join("; ")));
         check("integrity", if is_root_present { self.last_verify.current() } else { self.last_verify.findings() });
         check("registry", self.catalog.problem());
         let damaged = self.store.cache().damage.unresolved();

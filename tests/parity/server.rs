@@ -22,7 +22,7 @@ pub struct Served {
 impl Served {
     pub fn start(service: &Arc<Service>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let gate = Arc::new(Authenticator::open(service.store().root()).unwrap());
+        let authenticator = Arc::new(Authenticator::open(service.store().root()).unwrap());
         let bind = || runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let (http, grpc) = (bind(), bind());
         let (rest, uri) = (http.local_addr().unwrap(), format!("http://{}", grpc.local_addr().unwrap()));
@@ -35,7 +35,7 @@ impl Served {
         runtime.spawn(fastk::server::http::serve(
             http,
             Arc::clone(service),
-            gate.clone(),
+            authenticator.clone(),
             Default::default(),
             Tls::off(),
             until(),
@@ -43,7 +43,7 @@ impl Served {
         runtime.spawn(fastk::server::flight::serve(
             grpc,
             Arc::clone(service),
-            gate,
+            authenticator,
             Default::default(),
             Tls::off(),
             until(),

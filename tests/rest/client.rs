@@ -70,7 +70,7 @@ impl Server {
 
     fn of(service: Arc<Service>, root: Arc<tempfile::TempDir>, config: HttpSettings, limits: ServiceLimits) -> Self {
         service.set_limits(limits);
-        let gate = Arc::new(Authenticator::open(root.path()).unwrap());
+        let authenticator = Arc::new(Authenticator::open(root.path()).unwrap());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -80,7 +80,7 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                serve(listener, served, gate, config, Tls::off(), async { drop(stopped.await) }).await
+                serve(listener, served, authenticator, config, Tls::off(), async { drop(stopped.await) }).await
             })
         });
         Self { address, service, root, stop: Some(stop), thread: Some(thread) }

@@ -48,8 +48,8 @@ pub fn body<const N: usize>(columns: [&str; N], rows: &[[i64; N]]) -> Vec<u8> {
 
 /// Upserts a body; returns the number of rows stored.
 pub fn write(target: &CommandTarget, key: &SeriesKey, body: Vec<u8>) -> Result<u64> {
-    let terms = WriteOptions { method: WriteMethod::Mode(RowMode::Upsert), ..WriteOptions::default() };
-    Ok(target.write(key, body.into(), &write_options(), &terms)?.reply.rows_written)
+    let upsert = WriteOptions { method: WriteMethod::Mode(RowMode::Upsert), ..WriteOptions::default() };
+    Ok(target.write(key, body.into(), &write_options(), &upsert)?.reply.rows_written)
 }
 
 /// Refuses several rows with one timestamp, since it is unknown which of them is valid.

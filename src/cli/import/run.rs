@@ -68,7 +68,7 @@ pub fn import(
     settings: &ImportSettings,
     staged: Option<&Path>,
     mut sink: Option<&mut dyn Sink>,
-    tell: &mut dyn FnMut(&str),
+    report_findings: &mut dyn FnMut(&str),
 ) -> Result<ImportOutcome> {
     let registered = match &mut sink {
         Some(sink) => sink.registered(&settings.key)?,
@@ -90,7 +90,7 @@ pub fn import(
             (spec.clone().resolve()?, Some(spec))
         }
     };
-    tell(&report::findings(&plan, &def, known));
+    report_findings(&report::findings(&plan, &def, known));
     let bar = progress(&plan, "checking");
     let checked = check::check(&plan, &Converter::new(&def, settings.rules, first_stored), settings, &bar)?;
     bar.finish_and_clear();

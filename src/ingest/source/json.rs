@@ -192,8 +192,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonMembers<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
-        struct CountedRead;
-        impl<'de> Visitor<'de> for CountedRead {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
             type Value = JsonMembers<'de>;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
@@ -206,7 +206,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonMembers<'a> {
                 Ok(JsonMembers(members))
             }
         }
-        deserializer.deserialize_map(CountedRead)
+        deserializer.deserialize_map(MembersVisitor)
     }
 }
 

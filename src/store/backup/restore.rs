@@ -40,12 +40,12 @@ use crate::store::task_control::TaskControl;
 pub struct RestoreOptions {
     /// Applies the restore; else the backup is only checked and the result reported.
     pub apply: bool,
-    /// The store as this named snapshot showed it: what came later is left out.
+    /// Restores the state of this named snapshot; later commits are left out.
     pub as_of: Option<String>,
-    /// Hard links files of the backup instead of copying them, where that is possible: it costs no space, and
-    /// damage of the disk hits both.
+    /// Hard links files of the backup instead of copying them, where possible. A linked file takes no more space, and
+    /// damage on the disk affects store and backup alike.
     pub link: bool,
-    /// Takes damaged chunks as they are, and leaves damaged sidecars out.
+    /// Restores damaged chunks as they are, and leaves damaged sidecars out.
     pub allow_damaged: bool,
 }
 
@@ -53,21 +53,22 @@ pub struct RestoreOptions {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestoreReport {
     pub applied: bool,
-    /// The store at this commit of the one that was backed up.
+    /// Commit of the backed-up store whose state the restored store has.
     pub commit: u64,
-    /// Epoch of the store that was backed up, and of the restored one.
+    /// Epoch of the store that was backed up.
     pub epoch_before: String,
+    /// Epoch of the restored store; `None` unless applied.
     pub epoch: Option<String>,
     /// Registered series, and their rows.
     pub series: u64,
     pub rows: u64,
     pub chunks: u64,
-    /// Names of the snapshots it has.
+    /// Names of the snapshots of the restored store.
     pub snapshots: Vec<String>,
     /// Files taken from the backup.
     pub files: u64,
     pub bytes: u64,
-    /// What a restore as of a snapshot leaves out.
+    /// Series, chunks and snapshots that a restore as of a snapshot leaves out.
     pub series_left_out: u64,
     pub chunks_left_out: u64,
     pub snapshots_left_out: Vec<String>,
@@ -141,9 +142,9 @@ pub fn restore_on(
         if !options.link {
             watch.plan(report.bytes);
         }
-        let made = !root.exists();
+        let root_created = !root.exists();
         let work = RestoreWork { backup, root, options, watch };
-        report.epoch = Some(work.run(contents, &taken, &report.damaged, made)?);
+        report.epoch = Some(work.run(contents, &taken, &report.damaged, root_created)?);
         report.applied = true;
     }
     report.duration_ms = elapsed_ms(started);
@@ -167,7 +168,8 @@ fn check_unused(root: &DiskPath) -> Result<()> {
     }
 }
 
-/// Reads every file the listing names. Returns the damaged ones by path, where those are allowed.
+/// Reads every file that the listing names. Returns the damaged files by path; one that `allow_damaged` does not cover
+/// is an error.
 fn check_files(
     backup: &DiskPath,
     listing: &Backup,
@@ -175,10 +177,10 @@ fn check_files(
     watch: &TaskControl,
 ) -> Result<BTreeMap<String, BackupDamage>> {
     let mut damage = BTreeMap::new();
-    let mut note = |path: &str, reason: String, may: bool| {
-        if !(options.allow_damaged && may) {
+    let mut note = |path: &str, reason: String, is_allowable: bool| {
+        if !(options.allow_damaged && is_allowable) {
             let error = Error::corrupt(format!("the backup is damaged: {reason}"));
-            return Err(match may {
+            return Err(match is_allowable {
                 true => error.with_hint("restore another backup, or continue with --allow-damaged"),
                 false => error.with_hint("restore another backup"),
             });
@@ -187,20 +189,20 @@ fn check_files(
         Ok(())
     };
     for known in &listing.damaged {
-        note(&known.path, format!("{} (already so when the backup was created)", known.reason), true)?;
+        note(&known.path, format!("{} (damaged already when the backup was created)", known.reason), true)?;
     }
     for file in &listing.files {
         let (path, name) = (backup.join(&file.path), &file.path);
-        let may = name.starts_with("chunks/") && !name.ends_with(TOMBSTONE);
+        let is_allowable = name.starts_with("chunks/") && !name.ends_with(TOMBSTONE);
         if !path.exists() {
-            note(name, format!("{name} is missing"), may)?;
+            note(name, format!("{name} is missing"), is_allowable)?;
             continue;
         }
         let (bytes, crc) = read_through(&path, &mut |part| watch.advance(part.len() as u64))?;
         if bytes != file.bytes {
-            note(name, format!("{name}: {bytes} bytes, expected {}", file.bytes), may)?;
+            note(name, format!("{name}: {bytes} bytes, expected {}", file.bytes), is_allowable)?;
         } else if crc != file.crc32c {
-            note(name, format!("{name}: checksum {crc:08x}, expected {:08x}", file.crc32c), may)?;
+            note(name, format!("{name}: checksum {crc:08x}, expected {:08x}", file.crc32c), is_allowable)?;
         }
     }
     Ok(damage)
@@ -218,7 +220,7 @@ fn read_through(path: &DiskPath, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> R
 
 const TOMBSTONE: &str = ".tombstone";
 
-/// Refuses a listing that is not the one of its manifest, and files that are not what they are named.
+/// Refuses a listing that does not match its manifest, and files whose contents do not match their names.
 fn check_contents(
     backup: &DiskPath,
     listing: &Backup,
@@ -289,8 +291,8 @@ fn is_named(contents: &Contents, path: &str) -> bool {
     }
 }
 
-/// Removes what was created, as far as possible.
-fn abandon(root: &DiskPath, made: bool) {
+/// Removes what was created. What cannot be removed is logged.
+fn abandon(root: &DiskPath, root_created: bool) {
     let undo = || -> Result<()> {
         // No other process may have used the directory meanwhile.
         let _lock = Lock::acquire(&root.join(LOCK_FILE))?;
@@ -299,7 +301,7 @@ fn abandon(root: &DiskPath, made: bool) {
         clear(root)?;
         disk::remove(&root.join(LOCK_FILE))?;
         disk::remove(&root.join(RESTORE_BEGUN))?;
-        if made {
+        if root_created {
             disk::remove_dir_if_empty(root);
         }
         Ok(())
@@ -313,7 +315,7 @@ fn clear(root: &DiskPath) -> Result<()> {
     DIRECTORIES.iter().try_for_each(|name| disk::remove_tree(&root.join(name)))
 }
 
-/// The work once everything is checked.
+/// Creates the store from a checked backup.
 struct RestoreWork<'a> {
     backup: &'a DiskPath,
     root: &'a DiskPath,
@@ -323,11 +325,17 @@ struct RestoreWork<'a> {
 
 impl RestoreWork<'_> {
     /// Creates the store. Returns its epoch.
-    fn run(&self, contents: Contents, taken: &[&BackupFile], damaged: &[BackupDamage], made: bool) -> Result<String> {
+    fn run(
+        &self,
+        contents: Contents,
+        taken: &[&BackupFile],
+        damaged: &[BackupDamage],
+        root_created: bool,
+    ) -> Result<String> {
         disk::create_dir(self.root)?;
         let lock = Lock::acquire(&self.root.join(LOCK_FILE))?;
         check_unused(self.root)?;
-        self.fill(lock, contents, taken, damaged).inspect_err(|_| abandon(self.root, made))
+        self.fill(lock, contents, taken, damaged).inspect_err(|_| abandon(self.root, root_created))
     }
 
     fn fill(
@@ -383,13 +391,13 @@ impl RestoreWork<'_> {
         Ok(epoch)
     }
 
-    /// Brings one file over.
+    /// Links or copies one file of the backup into the store.
     fn take(&self, file: &BackupFile, path: &DiskPath, damaged: &[BackupDamage]) -> Result<()> {
         let from = self.backup.join(&file.path);
         if !from.exists() && damaged.iter().any(|damage| damage.path == file.path) {
             return Ok(());
         }
-        // The registry is changed in place: it needs a file of its own.
+        // The registry is changed in place, so it is never linked.
         if self.options.link && !is_registry_copy(&file.path) && disk::link(&from, path)? {
             return Ok(());
         }
@@ -408,29 +416,29 @@ impl RestoreWork<'_> {
         Ok(())
     }
 
-    /// Writes run and receipt files without what came after the snapshot. Returns the paths of those that are not taken
-    /// over as they are.
+    /// Writes new run and receipt files without the commits after the snapshot. Returns the paths of the files that
+    /// they replace, which are not copied.
     fn cut(&self, contents: &mut Contents) -> Result<BTreeSet<String>> {
         let commit = contents.base_commit;
-        let mut left = BTreeSet::new();
+        let mut replaced = BTreeSet::new();
         let name = |path: DiskPath| path.strip_prefix(self.backup).unwrap_or(&path).display().to_string();
-        let mut kept: Vec<(SeriesId, Run)> = Vec::new();
+        let mut retained: Vec<(SeriesId, Run)> = Vec::new();
         for record in contents.runs.clone().into_values() {
             let runs = load_run(self.backup, &record)?;
             let shown = |id: &SeriesId, run: &Run| run.commit_hi <= commit && contents.series.contains_key(id);
             if runs.iter().all(|(id, run)| shown(id, run)) {
                 continue;
             }
-            left.insert(name(run_path(self.backup, record.id)));
+            replaced.insert(name(run_path(self.backup, record.id)));
             contents.runs.remove(&record.id);
-            kept.extend(runs.into_iter().filter(|(id, run)| shown(id, run)));
+            retained.extend(runs.into_iter().filter(|(id, run)| shown(id, run)));
         }
-        if !kept.is_empty() {
+        if !retained.is_empty() {
             // Runs of one series follow each other.
-            kept.sort_by_key(|(id, run)| (*id, run.commit_lo));
+            retained.sort_by_key(|(id, run)| (*id, run.commit_lo));
             let id = contents.next_file_id;
             contents.next_file_id += 1;
-            let record = self.write_runs(id, &kept, contents)?;
+            let record = self.write_runs(id, &retained, contents)?;
             contents.runs.insert(id, record);
         }
         for record in contents.receipts.clone().into_values() {
@@ -440,7 +448,7 @@ impl RestoreWork<'_> {
             if receipts.len() == before {
                 continue;
             }
-            left.insert(name(receipts_path(self.backup, record.id)));
+            replaced.insert(name(receipts_path(self.backup, record.id)));
             contents.receipts.remove(&record.id);
             let Some(newest_ms) = receipts.iter().map(|receipt| receipt.wall_ms).max() else { continue };
             let bytes = encode_receipts(receipts.iter());
@@ -449,7 +457,7 @@ impl RestoreWork<'_> {
             disk::publish(&self.root.join("tmp"), &receipts_path(self.root, id), &bytes)?;
             contents.receipts.insert(id, ReceiptsRecord { id, bytes: bytes.len() as u64, newest_ms });
         }
-        Ok(left)
+        Ok(replaced)
     }
 
     fn write_runs(&self, id: u64, runs: &[(SeriesId, Run)], contents: &Contents) -> Result<RunRecord> {
@@ -472,7 +480,7 @@ impl RestoreWork<'_> {
     }
 }
 
-/// Counts what the opened store has against what it should have.
+/// Compares the opened store with the contents that it should have: series, snapshots and numbers of rows.
 fn compare(store: &Engine, contents: &Contents, damaged: &[BackupDamage]) -> Result<()> {
     let state = store.wal.queue.published();
     let wrong = |what: String| Err(Error::internal(format!("the restored store has {what}; it was removed")));
@@ -488,7 +496,7 @@ fn compare(store: &Engine, contents: &Contents, damaged: &[BackupDamage]) -> Res
             return wrong(format!("{} rows of {} instead of {}", series.rows, series.def.key, record.rows));
         }
         let is_damaged = |chunk: &ChunkFile| damaged.iter().any(|damage| damage.path == chunk.name());
-        // A dropped series has the rows of the snapshots that show it, which its own count is not about.
+        // The chunks of a dropped series hold rows for snapshots, which its number of rows does not include.
         if series.dropped_commit.is_some() || series.chunks.iter().any(|chunk| is_damaged(chunk)) {
             continue;
         }

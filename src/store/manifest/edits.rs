@@ -15,7 +15,7 @@ use crate::format::manifest::{
 /// Edits between two checkpoints.
 pub const CHECKPOINT_EDITS: u64 = 64;
 
-/// What the manifest says, all edits applied.
+/// The contents of the manifest, with all edits applied.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
     pub number: u64,
@@ -190,12 +190,12 @@ pub struct RecoveredManifest {
     /// Checkpoint it starts from.
     pub checkpoint: u64,
     /// Damage without consequence, because another file holds the same information.
-    pub spare: Vec<String>,
+    pub redundant_damage: Vec<String>,
     /// Every damaged file, with what is wrong.
     pub damaged: Vec<(DiskPath, String)>,
     /// What is missing or unreadable, and in no other file.
     pub missing: Vec<String>,
-    /// Highest number any file of the manifest has.
+    /// Highest number of any file of the manifest.
     pub highest: u64,
 }
 
@@ -243,7 +243,7 @@ pub fn read_manifest(root: &DiskPath) -> Result<RecoveredManifest> {
     let mut found = RecoveredManifest {
         contents,
         checkpoint: 0,
-        spare: Vec::new(),
+        redundant_damage: Vec::new(),
         damaged: Vec::new(),
         missing: Vec::new(),
         highest,
@@ -270,7 +270,7 @@ pub fn read_manifest(root: &DiskPath) -> Result<RecoveredManifest> {
             let first = edit_path(&dir, found.contents.number + 1);
             found.missing.push(format!("{} is missing", first.display()));
         }
-        let (reason, costly) = match decode_edit(&disk::read(&path)?) {
+        let (reason, is_lost) = match decode_edit(&disk::read(&path)?) {
             Ok((edit, damage)) if edit.number == number => {
                 found.contents.apply(edit);
                 (damage.map(|damage| format!("{}: {}", path.display(), damage.reason)), false)
@@ -280,22 +280,22 @@ pub fn read_manifest(root: &DiskPath) -> Result<RecoveredManifest> {
             Err(error) => (Some(format!("{}: {}", path.display(), error.detail())), true),
         };
         if let Some(reason) = reason {
-            if costly {
+            if is_lost {
                 found.missing.push(reason.clone())
             } else {
-                found.spare.push(reason.clone())
+                found.redundant_damage.push(reason.clone())
             }
             found.damaged.push((path, reason));
         }
         // Damage after the missing edit is reported separately from what is missing.
         found.contents.number = number;
     }
-    // An older checkpoint with every edit since says the same as a newer one.
+    // An older checkpoint and every edit after it have the same contents as a newer checkpoint.
     let newest_bad = checkpoints.iter().rev().take(bad_checkpoints.len()).max().copied().unwrap_or(0);
     if newest_bad > found.contents.number {
         found.missing.append(&mut bad_checkpoints);
     }
-    found.spare.append(&mut bad_checkpoints);
+    found.redundant_damage.append(&mut bad_checkpoints);
     Ok(found)
 }
 
@@ -314,7 +314,8 @@ impl Manifest {
         self.contents.assert_publishable_edit(&edit);
         let path = edit_path(&self.dir, edit.number);
         let published = disk::publish(&self.tmp, &path, &encode_edit(&edit)).map_err(|error| {
-            // Full or not: once the edit has its name it may count.
+            // Once the edit has its name it may be effective: the error is then `io`, since `storage_full` says
+            // that nothing was written.
             if path.found().unwrap_or(true) { Error::new(ErrorCode::Io, error.detail()) } else { error }
         });
         if !published? {
@@ -330,8 +331,8 @@ impl Manifest {
         Ok(self.contents.number)
     }
 
-    /// Publishes everything as it is from now on, whatever the manifest said before: a checkpoint with a number that
-    /// was never used.
+    /// Publishes a checkpoint with a number that was never used. Its contents replace everything that the manifest
+    /// recorded before.
     pub fn publish_whole(root: &DiskPath, contents: &Contents) -> Result<()> {
         let path = checkpoint_path(&manifest_dir(root), contents.number);
         if disk::publish(&root.join("tmp"), &path, &contents.to_checkpoint())? {
@@ -340,20 +341,20 @@ impl Manifest {
         Err(Error::new(ErrorCode::CommitConflict, format!("{} exists already", path.display())))
     }
 
-    /// Writes a checkpoint and removes what the one before the last made superfluous.
+    /// Writes a checkpoint, and removes the files that the previous checkpoint made superfluous.
     pub fn write_checkpoint(&mut self) -> Result<()> {
         let number = self.contents.number;
         disk::publish(&self.tmp, &checkpoint_path(&self.dir, number), &self.contents.to_checkpoint())?;
-        let kept = std::mem::replace(&mut self.checkpoint, number);
-        self.remove_before(kept)
+        let previous = std::mem::replace(&mut self.checkpoint, number);
+        self.remove_before(previous)
     }
 
-    /// Removes checkpoints before this one, and the edits it repeats.
-    fn remove_before(&self, kept: u64) -> Result<()> {
+    /// Removes the checkpoints before this number, and the edits that the checkpoint of this number repeats.
+    fn remove_before(&self, checkpoint_number: u64) -> Result<()> {
         for name in disk::list(&self.dir)? {
             let old = match (name.strip_suffix(".edit"), name.strip_suffix(".checkpoint")) {
-                (Some(edit), _) => edit.parse().is_ok_and(|number: u64| number <= kept),
-                (_, Some(checkpoint)) => checkpoint.parse().is_ok_and(|number: u64| number < kept),
+                (Some(edit), _) => edit.parse().is_ok_and(|number: u64| number <= checkpoint_number),
+                (_, Some(checkpoint)) => checkpoint.parse().is_ok_and(|number: u64| number < checkpoint_number),
                 _ => false,
             };
             if old {

@@ -267,8 +267,8 @@ fn log_report(report: &RecoveryReport) {
     for torn in &report.torn {
         tracing::warn!(torn, "the incomplete write at the end of the log was truncated");
     }
-    for spare in &report.spare {
-        tracing::warn!(spare, "damage without loss of data; `fastk admin repair` fixes it");
+    for damage in &report.redundant_damage {
+        tracing::warn!(damage, "damage without loss of data; `fastk admin repair` fixes it");
     }
     for damage in &report.damage {
         tracing::error!(damage, "the store is damaged and read-only until `fastk admin repair`");

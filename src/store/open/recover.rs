@@ -49,8 +49,8 @@ pub struct RecoveryReport {
     pub lost_snapshots: Vec<(String, u64)>,
     /// Numbers of series whose registration the log lost: later commits to them cannot be applied.
     pub lost_series: Vec<u64>,
-    /// Damage by which no data is lost.
-    pub spare: Vec<String>,
+    /// Damage without loss: another file holds the same information.
+    pub redundant_damage: Vec<String>,
     /// Files of unfinished work that were removed.
     pub leftovers_removed: u64,
     /// Duration in milliseconds.
@@ -136,7 +136,7 @@ pub fn read_store_with_progress(
     if found.contents.epoch.is_empty() && salvage::holds_data(root)? {
         found.missing.push("the manifest is missing".to_owned());
     }
-    report.spare.extend(found.spare.iter().cloned());
+    report.redundant_damage.extend(found.redundant_damage.iter().cloned());
     damage.extend(found.missing.iter().cloned());
     let newest = hint.edit == found.contents.number;
     let known = found.contents.clone();

@@ -31,18 +31,18 @@ impl Reads {
             return Ok(now);
         }
         check_past(&now, commit)?;
-        if let Some(kept) = self.retained.get(commit) {
+        if let Some(retained) = self.retained.get(commit) {
             let replayed = self.retained.replayed();
             if commit > replayed.until {
-                return Ok(kept);
+                return Ok(retained);
             }
             // Read back from the log: the files can be ahead of it.
             let existed = |series: &&Arc<SeriesState>| series.created_commit <= commit;
             if replayed.dropped <= commit
-                && kept.series.values().filter(existed).all(|series| replayed.holds(series, commit))
+                && retained.series.values().filter(existed).all(|series| replayed.holds(series, commit))
             {
-                let mut state = StoreState { commit, edit: kept.edit, is_partial: true, ..StoreState::default() };
-                kept.registered().filter(existed).for_each(|series| state.put(series.as_ref().clone()));
+                let mut state = StoreState { commit, edit: retained.edit, is_partial: true, ..StoreState::default() };
+                retained.registered().filter(existed).for_each(|series| state.put(series.as_ref().clone()));
                 return Ok(Arc::new(state));
             }
         }
@@ -60,20 +60,20 @@ impl Reads {
             return Ok(now);
         }
         check_past(&now, commit)?;
-        let (kept, replayed) = (self.retained.get(commit), self.retained.replayed());
-        if let Some(kept) = kept.as_ref().filter(|_| commit > replayed.until) {
-            return Ok(Arc::clone(kept));
+        let (retained, replayed) = (self.retained.get(commit), self.retained.replayed());
+        if let Some(retained) = retained.as_ref().filter(|_| commit > replayed.until) {
+            return Ok(Arc::clone(retained));
         }
         let mut state = StoreState { commit, edit: now.edit, is_partial: true, ..StoreState::default() };
         let existed = |series: &&Arc<SeriesState>| series.created_commit <= commit;
         for key in keys {
             let unchanged = now.get(key).filter(existed);
-            let logged = kept.as_ref().and_then(|kept| kept.get(key)).filter(existed);
+            let logged = retained.as_ref().and_then(|retained| retained.get(key)).filter(existed);
             let holds = [unchanged.filter(|s| s.last_commit <= commit), logged.filter(|s| replayed.holds(s, commit))];
             match holds.into_iter().flatten().next() {
                 Some(series) => state.put(series.as_ref().clone()),
                 // It did not exist, unless it was dropped since.
-                None if logged.is_none() && kept.is_some() && replayed.dropped <= commit => {}
+                None if logged.is_none() && retained.is_some() && replayed.dropped <= commit => {}
                 None => return self.of_snapshot(&now, commit),
             }
         }
