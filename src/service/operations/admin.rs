@@ -139,7 +139,7 @@ impl JobOperation for StartBackup {
         .whole_store()
         .rest(&[Route { body: BodyKind::Whole, ..JOB_ROUTE }.at("/v1/admin/backup", "backup", "Back up").about(
             "Copies the whole store at one commit into a directory below `store.backup_dir` while the server \
-                 continues to run. Identical files of an earlier backup in that directory are kept.",
+                 continues to run. Identical files of an earlier backup in that directory remain.",
         )])
         .not_in_flight("administration; REST has it as a job")
         .cli(&["admin backup"]);
@@ -229,7 +229,7 @@ impl Operation for CancelJob {
             ..Route::new(Method::Delete, "server")
         }
         .at("/v1/admin/jobs/{id}", "cancelJob", "Cancel a job")
-        .about("A queued job fails at once, a running one at its next step. Completed work is kept.")])
+        .about("A queued job fails at once, a running one at its next step. Completed work is not undone.")])
         .not_in_flight(ACTIONS_WAIT)
         .not_in_cli(COMMANDS_WAIT);
     type Request = JobRequest;
@@ -270,8 +270,8 @@ impl Operation for ExplainOverlaps {
         .rest(&[Route { success: &[(200, "The partitions")], ..REPORT }
             .at("/v1/admin/overlaps", "explainOverlaps", "Explain overlaps")
             .about(
-                "Partitions with more than one chunk: which chunks cover the same time range, which one wins there, \
-                 and what compaction would do.",
+                "Partitions with more than one chunk: which chunks cover the same time range, which one takes \
+                 precedence, and what compaction would do.",
             )])
         .not_in_flight("rare administration; REST has it")
         .cli(&["admin explain-overlap"]);
@@ -297,10 +297,10 @@ impl Operation for ListFiles {
         }
         .at("/v1/admin/files", "listFiles", "List the files of a series")
         .about(
-            "The current chunk files of a series, for programs that read them without a server. `exact` tells whether \
-             they hold exactly the rows of the series; `row_ranges` which of their rows belong to it in any case, and \
-             `rows_outside` how many rows are not in a file yet. A later compaction writes other files and removes \
-             these.",
+            "The current chunk files of a series, for programs that read them without a server. `exact` is true if \
+             they hold exactly the rows of the series; `row_ranges` lists the rows that belong to it even if `exact` \
+             is false, and `rows_outside` is the number of rows that are not in a file yet. A later compaction writes \
+             other files and removes these.",
         )])
         .not_in_flight("files are read without a server; REST lists them")
         .cli(&["files"]);

@@ -10,7 +10,7 @@ use super::spec::Spec;
 use crate::error::{Error, Result};
 use crate::service::{Job, Service};
 
-/// A row of the table with the functions behind it.
+/// A row of the table with the functions that run it.
 #[derive(Debug)]
 pub struct Entry {
     pub spec: Spec,

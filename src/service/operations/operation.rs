@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::service::{Precondition, Service};
 use crate::store::TaskControl;
 
-/// What a protocol knows of a request besides the request itself.
+/// What a protocol passes to an operation in addition to the request.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     /// Entity tag of `If-Match`, which the series must have.
@@ -42,7 +42,7 @@ pub enum EntityTag {
 
 /// An operation with a request and a reply in JSON.
 pub trait Operation: Send + Sync + 'static {
-    /// Its row in the table.
+    /// The row of the operation in the table.
     const SPEC: Spec;
     /// An object in JSON.
     type Request: Serialize + DeserializeOwned + Send;
@@ -75,9 +75,9 @@ pub trait Operation: Send + Sync + 'static {
 
 /// An operation that takes long: a server runs it as a job, of which one per operation runs at a time.
 pub trait JobOperation: Send + Sync + 'static {
-    /// Its row in the table.
+    /// The row of the operation in the table.
     const SPEC: Spec;
-    /// The name of its jobs.
+    /// Name of the jobs of this operation.
     const VERB: &'static str;
     /// What their progress counts.
     const UNIT: &'static str;

@@ -61,7 +61,7 @@ const MERGE_ROUTE: Route = Route {
 pub(super) const MERGE: Spec = Spec::new("merge", Scope::Write)
     .rest(&[
         MERGE_ROUTE.at("/v1/klines/{symbol}/{timeframe}/merge", "mergeKlines", "Merge klines").about(
-            "Merges each sent row into the stored row of its timestamp: open is kept, high is the larger, low the \
+            "Merges each sent row into the stored row of its timestamp: open remains, high is the larger, low the \
              smaller, close the new value, volume the sum; extra columns follow the `merge` of their registration. A \
              row without a stored one is stored as it is. Atomic with any number of concurrent writers.",
         ),

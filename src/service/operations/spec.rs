@@ -147,7 +147,7 @@ pub enum BodyKind {
 pub enum Guard {
     /// Needs a token, and counts against the limits on concurrency and time.
     Limited,
-    /// Needs a token, and is answered by an overloaded server too.
+    /// Needs a token, and is accepted by an overloaded server too.
     Unlimited,
     /// Needs no token.
     Public,
@@ -161,7 +161,7 @@ pub enum Guard {
 pub struct Route {
     pub method: Method,
     pub path: &'static str,
-    /// Its `operationId`.
+    /// `operationId` in the OpenAPI document.
     pub id: &'static str,
     pub tag: &'static str,
     pub title: &'static str,
@@ -181,9 +181,9 @@ pub struct Route {
     pub success: &'static [(u16, &'static str)],
     /// What the header `Location` of the first status names; empty without that header.
     pub location: &'static str,
-    /// Whether it changes the store, so that it fails when that takes no writes.
+    /// Whether the request changes the store; it then fails while the store is read-only.
     pub writes: bool,
-    /// Its error codes besides those of every request, of every body and of every change.
+    /// Error codes in addition to those of every request, of every body and of every change.
     pub errors: &'static [ErrorCode],
     pub guard: Guard,
 }
