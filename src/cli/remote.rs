@@ -215,7 +215,7 @@ impl RestClient {
             }
             while let Some(frame) = response.frame().await {
                 let frame = frame.map_err(|error| {
-                    Error::new(ErrorCode::Io, format!("the response to {what} broke off: {}", error_chain(&error)))
+                    Error::new(ErrorCode::Io, format!("the response to {what} is incomplete: {}", error_chain(&error)))
                 })?;
                 if let Ok(bytes) = frame.into_data() {
                     sink(bytes)?;
@@ -316,7 +316,7 @@ async fn problem(what: &str, response: Response<hyper::body::Incoming>) -> Error
     let status = response.status();
     let body = match http_body_util::Limited::new(response.into_body(), 4 << 20).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(error) => return Error::new(ErrorCode::Io, format!("the response to {what} broke off: {error}")),
+        Err(error) => return Error::new(ErrorCode::Io, format!("the response to {what} is incomplete: {error}")),
     };
     let Ok(problem) = serde_json::from_slice::<ProblemReply>(&body) else {
         return Error::internal(format!("{what} returned {status} without a problem document"))

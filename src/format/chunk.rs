@@ -495,7 +495,7 @@ pub fn decode_footer(footer: &[u8], file_bytes: u64) -> Result<(ChunkMeta, u32)>
     let (Some(before), Some(digits), Some(after)) =
         (footer.get(..crc_at), footer.get(crc_at..digits_end), footer.get(digits_end..))
     else {
-        return Err(Error::corrupt("chunk footer: the checksum lies outside"));
+        return Err(Error::corrupt("chunk footer: the checksum is outside the footer"));
     };
     let mut crc = crc32c::crc32c(before);
     crc = crc32c::crc32c_append(crc, CRC_PLACEHOLDER.as_bytes());

@@ -350,8 +350,8 @@ impl ReadPlan {
         Ok(Some(rows.min(self.limit.unwrap_or(u64::MAX))))
     }
 
-    /// Bytes of the columns of so many rows as sent, including the dictionary of the column `series`; `None` for numbers
-    /// as text.
+    /// Bytes of the columns of this many rows as sent, including the dictionary of the column `series`; `None` for
+    /// numbers as text.
     pub fn bytes_of(&self, rows: u64) -> Option<u64> {
         let numbers = self.schema.numbers;
         if numbers == NumberFormat::String && !self.schema.columns.is_empty() {
@@ -440,7 +440,7 @@ impl ReadPlan {
 }
 
 fn too_many_values(values: usize) -> Error {
-    let detail = format!("{values} predicate values are too many for series with so many different columns");
+    let detail = format!("{values} predicate values for each different list of columns are too many");
     Error::new(ErrorCode::TooLarge, detail).with_hint("query fewer series, or with fewer values")
 }
 

@@ -593,7 +593,7 @@ pub fn check_timeframe(label: &str) -> Result<()> {
     Err(match right {
         Some(count) => {
             let right = format!("{count}{unit}");
-            Error::invalid(format!("timeframe {label:?} is spelled {right:?}"))
+            Error::invalid(format!("timeframe {label:?} must be written as {right:?}"))
                 .with_hint(format!("use {right}; {rule}"))
         }
         None => Error::invalid(format!("timeframe {label:?} has no valid count")).with_hint(rule),

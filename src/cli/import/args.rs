@@ -167,7 +167,7 @@ pub enum OnDuplicate {
     Reject,
     /// Store the last row of each timestamp
     Last,
-    /// Store no row of such a timestamp
+    /// Store no row of a timestamp whose rows differ
     Identical,
 }
 
@@ -336,8 +336,9 @@ fn parse_extra(text: &str) -> Result<ExtraColumn> {
     let (name, digits) = match text.split_once(':') {
         None => (text, None),
         Some((name, digits)) => {
-            let digits =
-                digits.parse().map_err(|_| Error::invalid(format!("--extra {text}: {digits:?} is not a count")))?;
+            let digits = digits
+                .parse()
+                .map_err(|_| Error::invalid(format!("--extra {text}: {digits:?} is not a number of digits")))?;
             (name, Some(digits))
         }
     };

@@ -160,7 +160,7 @@ impl<'a> BackupTarget<'a> {
         }
     }
 
-    /// Removes what was created, as far as possible.
+    /// Removes what was created. What cannot be removed is logged.
     pub fn abandon(self) {
         let undo = || -> Result<()> {
             for path in self.added.iter().rev() {
@@ -265,8 +265,10 @@ impl<'a> BackupTarget<'a> {
 
     fn diverged(&self, name: &str) -> Error {
         let root = self.root.display();
-        Error::invalid(format!("{name} in {root} is not that of the store: it is a backup of another copy of it"))
-            .with_hint("choose an empty or new directory")
+        Error::invalid(format!(
+            "{name} in {root} differs from that of the store: the backup was made from another copy of the store"
+        ))
+        .with_hint("choose an empty or new directory")
     }
 
     /// Hard links an existing file into the backup.

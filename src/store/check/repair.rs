@@ -198,7 +198,7 @@ struct RepairPlan<'a> {
     small_files: Vec<(DiskPath, Vec<u8>)>,
     /// Files that are removed once the new manifest is in effect.
     removals: Vec<DiskPath>,
-    /// Damaged files, to be kept under `quarantine/`.
+    /// Damaged files with the reason; each gets a second name under `quarantine/`.
     quarantine: Vec<(DiskPath, String)>,
     /// Checksums of all bytes of the chunks whose record has none.
     checksums: BTreeMap<u64, u32>,
@@ -542,7 +542,10 @@ impl<'a> RepairPlan<'a> {
                 let reason = if left.is_complete() {
                     "bytes outside its rows are damaged; every row is intact".to_owned()
                 } else {
-                    format!("{} of its blocks are damaged", left.damaged.len() + left.unproven.len())
+                    match left.damaged.len() + left.unproven.len() {
+                        1 => "1 of its blocks is damaged".to_owned(),
+                        count => format!("{count} of its blocks are damaged"),
+                    }
                 };
                 self.plan_quarantine(&path, &reason);
                 self.plan_action("rewrite", &path, "its intact blocks are written to a new chunk");
