@@ -24,7 +24,7 @@ pub fn elapsed_ms(begun: Instant) -> u64 {
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Option<Arc<ManualTime>>);
 
-/// A time that passes only when it is told to.
+/// A time that passes only by [`Clock::advance`].
 #[derive(Debug)]
 struct ManualTime {
     wall_ms: i64,
@@ -33,7 +33,7 @@ struct ManualTime {
 }
 
 impl Clock {
-    /// A clock for tests, which stands still at this time of day until [`Clock::advance`].
+    /// A clock for tests, which stays at this time of day until [`Clock::advance`].
     #[doc(hidden)]
     pub fn manual(wall_ms: i64) -> Self {
         Self(Some(Arc::new(ManualTime { wall_ms, started_at: Instant::now(), passed_ms: AtomicU64::new(0) })))

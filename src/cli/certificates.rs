@@ -109,10 +109,10 @@ fn system_roots() -> Result<RootCertStore> {
 /// Which certificates of servers are accepted.
 #[derive(Debug)]
 enum TrustAnchors {
-    /// Those issued by the given certificates, and the given certificates themselves. A usual self-signed certificate
+    /// Certificates issued by the given ones, and the given ones themselves. A usual self-signed certificate
     /// is a CA certificate, which `webpki` refuses as that of a server; `curl --cacert` accepts it.
     Listed { signed: Arc<WebPkiServerVerifier>, listed: Vec<CertificateDer<'static>> },
-    /// The one with this SHA-256, in hexadecimal.
+    /// The certificate with this SHA-256, in hexadecimal.
     Pinned(String),
 }
 

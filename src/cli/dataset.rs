@@ -97,7 +97,7 @@ pub struct DatasetPageArgs {
     pub cursor: Option<String>,
 }
 
-/// A name without a version.
+/// Flags of a command on all versions of a name.
 #[derive(Debug, clap::Args)]
 pub struct DatasetNameArgs {
     pub name: String,
@@ -107,7 +107,7 @@ pub struct DatasetNameArgs {
     pub plain: PlainArgs,
 }
 
-/// One version.
+/// Flags of a command on one version of a record.
 #[derive(Debug, clap::Args)]
 pub struct DatasetVersionArgs {
     /// NAME@VERSION, or NAME for the latest.
@@ -129,7 +129,10 @@ pub struct DatasetStatusArgs {
     pub plain: PlainArgs,
 }
 
-/// The change of the status of NAME@VERSION, which needs the version.
+/// The request that changes the status of NAME@VERSION.
+///
+/// # Errors
+/// `invalid_argument` without a version.
 pub fn change(kind: RecordKind, record: &str, status: &str) -> Result<RecordChange> {
     let (name, version) = RecordRef::parse_short(kind, record)?;
     if version.is_none() {
@@ -139,7 +142,7 @@ pub fn change(kind: RecordKind, record: &str, status: &str) -> Result<RecordChan
     Ok(RecordChange { kind, name, version, change: RecordPatch { status: status.parse()? } })
 }
 
-/// The versions of a name.
+/// The filter of all versions of a name.
 pub fn versions(kind: RecordKind, name: String, pages: DatasetPageArgs) -> RecordFilter {
     RecordFilter { kind, name: Some(name), limit: pages.limit, cursor: pages.cursor, ..RecordFilter::default() }
 }
@@ -217,7 +220,7 @@ fn page(page: &DatasetPage, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Prints how to get the next page.
+/// Prints how to get the next page, if there is one.
 pub fn more(cursor: Option<&str>) {
     if let Some(cursor) = cursor {
         print::note(&format!("there are more: continue with --cursor {cursor}"));

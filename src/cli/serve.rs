@@ -109,7 +109,7 @@ pub fn run(args: ServeArgs) -> Result<u8> {
     running.until_signal()
 }
 
-/// Problems with the combination of settings, besides those of each setting.
+/// Problems of the configuration that the checks of single settings do not find.
 fn problems(config: &Config, insecure: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let mut note = |outcome: Result<()>| problems.extend(outcome.err().map(|error| error.detail().to_string()));

@@ -77,7 +77,7 @@ pub fn root_of(args: &TargetArgs) -> Result<PathBuf> {
     root_or_configured(args.root.as_deref())
 }
 
-/// This directory, or the configured one.
+/// The given data directory, or the configured one.
 pub fn root_or_configured(root: Option<&Path>) -> Result<PathBuf> {
     match root {
         Some(root) => Ok(root.to_path_buf()),

@@ -1,4 +1,4 @@
-//! Rows of a target: the same bodies and results, through the open store or over REST.
+//! Reads and writes of rows on the target of a command: the same bodies and results for an open store and over REST.
 
 use bytes::Bytes;
 use hyper::Method;

@@ -1,4 +1,4 @@
-//! The operations that a disk and an open file offer. A second implementation stands in for the operating system: the
+//! The operations that a disk and an open file offer. Other implementations replace the operating system: the
 //! overlay of a read-only store, and in tests a disk that loses power.
 
 use std::io;

@@ -57,7 +57,7 @@ impl DiskPath {
         Some(self.with(parent.to_owned()))
     }
 
-    /// Whether the path exists; `false` also where the system cannot tell. For optimizations only.
+    /// Whether the path exists; `false` also where the system returns an error. For optimizations only.
     pub fn exists(&self) -> bool {
         self.found().unwrap_or(false)
     }
@@ -65,7 +65,7 @@ impl DiskPath {
     /// Whether the path exists.
     ///
     /// # Errors
-    /// `io` when the system cannot tell.
+    /// `io` when the system returns another error than that there is no such file.
     pub fn found(&self) -> Result<bool> {
         match persist(|| self.disk.is_dir(&self.path)) {
             Ok(_) => Ok(true),

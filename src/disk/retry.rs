@@ -1,4 +1,4 @@
-//! Operations that are short or interrupted are continued.
+//! Reads and writes that continue after the system interrupted them or transferred only a part of the bytes.
 
 use std::io::{self, ErrorKind};
 

@@ -1,8 +1,8 @@
-//! `manifest/CURRENT`: a lower bound of the store's progress. A directory that is behind it has lost its newest edits
-//! or log segments, which nothing else would show.
+//! `manifest/CURRENT`: a lower bound of the newest edit and log segment. A directory with older files only has lost its
+//! newest files, which nothing else would show.
 //!
-//! Both numbers are hints: the file is written after the files it refers to, may lag behind, and is not needed to open
-//! the store. The payload of the envelope: number of an edit, then of a log segment (`u64` each).
+//! Both numbers are hints: the file is written after the files it refers to, may be older than them, and is not
+//! needed to open the store. The payload of the envelope: number of an edit, then of a log segment (`u64` each).
 
 use super::bytes::ByteReader;
 use super::envelope;

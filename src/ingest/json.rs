@@ -404,7 +404,7 @@ impl Visitor<'_> for FieldName<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
-        // Only the first 100 characters of an unknown name are kept.
+        // Only the first 100 characters of an unknown name are retained.
         Ok(self.0.find(self.1, name).ok_or_else(|| name.chars().take(100).collect()))
     }
 }

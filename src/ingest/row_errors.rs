@@ -23,12 +23,12 @@ pub(super) fn quote(text: &[u8]) -> String {
     }
 }
 
-/// Row errors of one body, and whether its timestamps include epoch integers. Counts all errors and keeps the first of
-/// each field.
+/// Row errors of one body, and whether its timestamps include epoch integers. Counts all errors and retains the first
+/// ones of each field.
 #[derive(Debug, Default)]
 pub(super) struct RowErrors {
     kept: Vec<RowError>,
-    /// Number of kept errors by field position, `ts` first.
+    /// Number of retained errors by field position, `ts` first.
     kept_by_field: Vec<usize>,
     total: u64,
     has_epochs: bool,
@@ -133,7 +133,7 @@ impl RowErrors {
         self.kept.len() >= ROW_ERRORS_MAX
     }
 
-    /// Number of kept errors.
+    /// Number of retained errors.
     pub(super) fn len(&self) -> usize {
         self.kept.len()
     }

@@ -503,7 +503,7 @@ fn gather(
                 let (cast, stored) = match column.checked_sub(1) {
                     // Timestamps.
                     None => (ColumnCast::Keep, 0),
-                    // No casts means that every column is kept.
+                    // Without casts every column is unchanged.
                     Some(at) => {
                         (member.casts.get(at).copied().unwrap_or(ColumnCast::Keep), cells::at(&member.columns, at) + 1)
                     }

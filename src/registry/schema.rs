@@ -54,7 +54,7 @@ const MIGRATIONS: &[&str] = &[
         CHECK (parent < child)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX edge_parent ON edge (parent);
-    -- Snapshots that are being made or dropped for a dataset: whoever opens the store next drops them.
+    -- Snapshots that are being made or dropped for a dataset: the next opening of the store drops them.
     CREATE TABLE pending (
         name TEXT NOT NULL,
         version INTEGER NOT NULL,
@@ -62,7 +62,7 @@ const MIGRATIONS: &[&str] = &[
         drops INTEGER NOT NULL,
         PRIMARY KEY (name, version)
     ) STRICT, WITHOUT ROWID;",
-    // 2: features and factors. `reach` are the series that somebody has to see to see the record.
+    // 2: features and factors. `reach` are the series that a caller must be allowed to read to see the record.
     "ALTER TABLE record ADD COLUMN definition TEXT;
     ALTER TABLE record ADD COLUMN config_hash TEXT;
     ALTER TABLE record ADD COLUMN code_version TEXT;

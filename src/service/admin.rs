@@ -185,7 +185,7 @@ impl Service {
     }
 
     /// Seals the tails of these series (every series when empty), deletes rows beyond retention, merges partitions of
-    /// more than one chunk and unlinks files that no reader needs. Work done before a cancellation is kept.
+    /// more than one chunk and unlinks files that no reader needs. Work done before a cancellation is not undone.
     pub fn compact(&self, series: &[SeriesKey], control: &TaskControl) -> Result<CompactReply> {
         if series.is_empty() {
             self.caller.require_store(Scope::Admin)?;

@@ -40,7 +40,7 @@ pub struct QueryResult {
     counts: ReadCounts,
 }
 
-/// What a cursor contains besides its position.
+/// What a cursor contains in addition to its position.
 #[derive(Debug)]
 struct ResumeContext {
     state: Arc<StoreState>,

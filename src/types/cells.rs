@@ -1,7 +1,7 @@
 //! Cells by position. A position outside of the cells is a defect of the caller: the access panics and names both, and
-//! never yields a value that was not stored. A request that panics is answered with `internal`; its stream breaks.
+//! never yields a value that was not stored. A request that panics returns `internal`; a stream is aborted.
 
-#![allow(clippy::panic, reason = "no value may stand in for a cell")]
+#![allow(clippy::panic, reason = "no value may replace a missing cell")]
 
 use std::ops::Range;
 

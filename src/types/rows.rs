@@ -81,7 +81,7 @@ impl Rows {
         Some(self.ts.iter().fold((first, first), |(low, high), ts| (low.min(*ts), high.max(*ts))))
     }
 
-    /// Sorts by timestamp; of equal timestamps the last row is kept. Returns the number of dropped rows.
+    /// Sorts by timestamp; of equal timestamps the last row remains. Returns the number of dropped rows.
     pub fn sort_last_wins(&mut self) -> usize {
         if self.is_ascending() {
             return 0;

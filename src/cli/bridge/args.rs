@@ -1,4 +1,4 @@
-//! The flags of the commands.
+//! The flags of the commands of `fastk bridge`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! The commands of klines.
+//! The commands of `fastk bridge` that read and write klines.
 
 use super::args::{InputArgs, KlineArgs, RangeArgs};
 use super::contract::{KlineInventory, KlineRange, KlineRecord, KlinesWritten, WriteKlines};

@@ -1,4 +1,4 @@
-//! The commands of scalars; an indicator is a scalar of its own category.
+//! The commands of `fastk bridge` that read and write scalars. An indicator is a scalar in the category `indicator`.
 
 use bytes::Bytes;
 use serde::Deserialize;

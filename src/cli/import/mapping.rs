@@ -114,7 +114,7 @@ fn comma_list<'a>(names: impl Iterator<Item = &'a String>) -> String {
 /// A column of a file that is not imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OmittedColumn {
-    /// Its header, or `column N`.
+    /// Header of the column, or `column N`.
     pub name: String,
     /// The flags that import it into a new series; `None` if it does not contain numbers.
     pub kept_by: Option<ExtraColumnFlags>,

@@ -69,7 +69,7 @@ pub struct ImportSummary {
     pub rounded_rows: Vec<RoundedSummary>,
 }
 
-/// One file.
+/// An imported file, and its detected layout.
 #[derive(Clone, Debug, Serialize)]
 pub struct FileSummary {
     pub path: String,
@@ -88,7 +88,7 @@ pub struct ImportWarning {
 /// A column of the files that was not imported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OmittedColumnSummary {
-    /// Its header, or `column N`.
+    /// Header of the column, or `column N`.
     pub column: String,
     /// Flags that import it into a new series; null if it does not contain numbers or the series is registered.
     pub flags: Option<String>,

@@ -1,4 +1,4 @@
-//! The command: plans, profiles, checks and writes.
+//! `fastk import` as a whole: plans, profiles, checks and writes.
 
 use std::path::Path;
 

@@ -51,7 +51,7 @@ pub fn unobserved() -> ReadProgress {
 #[derive(Clone, Debug)]
 pub struct Input {
     pub path: PathBuf,
-    /// Its name in messages: its path as given, or `standard input`.
+    /// Name of the input in messages: the path as given, or `standard input`.
     pub label: String,
     pub format: FileFormat,
     pub compression: Compression,

@@ -57,6 +57,6 @@ pub struct FileMapping {
     pub zone: TimeZone,
     /// The date of times of day.
     pub base_date: Option<Date>,
-    /// Accepted number forms besides plain numbers.
+    /// Number forms that are accepted in addition to plain numbers.
     pub number_forms: NumberForms,
 }

@@ -2,7 +2,7 @@
 //!
 //! Never detected: `1,234` is a thousand in one country and a fraction in another.
 
-/// The number forms that are accepted besides plain numbers.
+/// The number forms that are accepted in addition to plain numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NumberForms {
     /// Separator between groups of three digits: `--thousands`.

@@ -13,7 +13,7 @@ use crate::service::Caller;
 use crate::service::operations::{OPERATIONS, Spec};
 use crate::types::SeriesKey;
 
-/// The operation behind each path and method.
+/// The operation of each path and method.
 static SPECS: LazyLock<HashMap<(&str, &str), &Spec>> = LazyLock::new(|| {
     let specs = OPERATIONS.iter().map(|entry| &entry.spec);
     specs.flat_map(|spec| spec.rest.ways().iter().map(move |route| ((route.path, route.method.name()), spec))).collect()

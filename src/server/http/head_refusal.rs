@@ -10,9 +10,9 @@ use crate::error::{Error, ErrorCode};
 use crate::server::ids::{REQUEST_ID, request_id};
 use crate::server::metrics;
 
-/// Maximum number of bytes of the head that are kept for the error message.
+/// Maximum number of bytes of the head that are retained for the error message.
 const HEAD_BYTES: usize = 1024;
-/// Characters that must be percent-encoded in a request target, besides spaces, control characters and non-ASCII
+/// Characters that must be percent-encoded in a request target, in addition to spaces, control characters and non-ASCII
 /// characters.
 const ENCODED: &[u8] = b"\"<>\\^`{|}";
 

@@ -1,11 +1,11 @@
-//! What the OpenAPI document says of a route besides what is in the table of operations.
+//! What the OpenAPI document says of a route in addition to the table of operations.
 
 use utoipa::openapi::RefOr;
 use utoipa::openapi::path::Parameter;
 use utoipa::openapi::request_body::RequestBody;
 use utoipa::openapi::schema::{Schema, SchemaType, Type};
 
-/// What the document says of a route besides what is in the table.
+/// What the document says of a route in addition to the table of operations.
 #[derive(Default)]
 pub struct Parts {
     pub parameters: Vec<Parameter>,

@@ -38,7 +38,7 @@ fn status_of(code: ErrorCode) -> StatusCode {
     StatusCode::from_u16(code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Renders an error response; other responses pass unchanged. Headers already set (`Allow`) are kept.
+/// Renders an error response; other responses pass unchanged. Headers already set (`Allow`) remain.
 pub fn render(mut response: Response, method: &Method, path: &str, request_id: &str) -> Response {
     let error = match response.extensions_mut().remove::<Error>() {
         Some(error) => error,

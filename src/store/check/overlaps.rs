@@ -1,7 +1,7 @@
-//! Overlaps: which chunks of a partition span the same times, which one wins there, and what compaction would do.
+//! Overlaps: which chunks of a partition span the same times, which one takes precedence, and what compaction would do.
 //!
-//! Overlaps are normal: late rows become a chunk of their own, and the newer chunk wins where both have a row. They
-//! cost readers a merge, so compaction removes them in time.
+//! Overlaps are normal: late rows become a chunk of their own, and the newer chunk takes precedence where both have a
+//! row. They cost readers a merge, so compaction removes them in time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -86,7 +86,7 @@ fn rebuild(
         .series
         .get(&series_id)
         .and_then(|series| Some((series, series.chunks.iter().find(|chunk| chunk.record.id == chunk_id)?)));
-    // A chunk that was replaced meanwhile took its sidecars with it.
+    // A chunk that was replaced since the check has no sidecars any more.
     let Some((series, chunk)) = chunk else { return Ok(()) };
     if damaged {
         // Not every damage shows without the rows: without the file a new one is written for certain.

@@ -1,5 +1,5 @@
-//! The hint `manifest/CURRENT`: how far the store had come, at least. Opening notices by it that the newest edits or
-//! log segments were taken away, which leaves no other trace.
+//! The hint `manifest/CURRENT`: a lower bound of the newest edit and log segment. By it the opening detects that the
+//! newest files were removed, which nothing else shows.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -44,7 +44,7 @@ pub struct SealedSeries {
     pub tombstones: Vec<Tombstone>,
 }
 
-/// The manifest, and what this process knows about the files besides.
+/// The manifest, and what this process knows about the files in addition to it.
 #[derive(Debug)]
 pub struct PublishedFiles {
     pub manifest: Manifest,

@@ -1,6 +1,6 @@
 //! Newest-wins merge of sorted sources in either direction.
 //!
-//! Sources have disjoint commit ranges; of equal timestamps the source with the highest commits wins, and a
+//! Sources have disjoint commit ranges; of equal timestamps the source with the highest commits takes precedence, and a
 //! tombstone hides the rows of sources with lower commits. The merge gallops: it yields the longest piece of one
 //! source that no other source interrupts, so untouched blocks are yielded entire and never copied.
 

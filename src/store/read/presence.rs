@@ -15,7 +15,7 @@ use crate::types::width::narrow;
 /// Maximum bytes of presences cached between requests.
 const CACHE_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes of an entry besides its bitmap and list.
+/// Bytes of an entry in addition to its bitmap and list.
 const ENTRY_BYTES: usize = 256;
 
 /// Where a series has rows.

@@ -1,4 +1,4 @@
-//! What all readers share.
+//! The component of reads: the mapped chunks, earlier commits and views of snapshots that all readers share.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::store::read::snapshot_views::{SnapshotViews, snapshot_not_found};
 use crate::store::read::store_state::StoreState;
 use crate::types::SeriesKey;
 
-/// What all readers share.
+/// The state that all readers of an open store share.
 #[derive(Debug)]
 pub struct Reads {
     /// Open chunk files, needed to read from a state.
@@ -72,7 +72,7 @@ impl Reads {
             let holds = [unchanged.filter(|s| s.last_commit <= commit), logged.filter(|s| replayed.holds(s, commit))];
             match holds.into_iter().flatten().next() {
                 Some(series) => state.put(series.as_ref().clone()),
-                // It did not exist, unless it was dropped since.
+                // The series did not exist at the commit: a drop since then is excluded.
                 None if logged.is_none() && retained.is_some() && replayed.dropped <= commit => {}
                 None => return self.of_snapshot(&now, commit),
             }

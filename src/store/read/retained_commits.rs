@@ -1,5 +1,5 @@
-//! Earlier commits that stay readable for a while: those that a cursor or ticket names, and every one that a reply can
-//! have named, as far as their share of memory goes.
+//! Earlier commits that stay readable for a limited time: those that a cursor or ticket names, and the latest ones that
+//! a reply can have named, within a limit on their memory.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
@@ -14,10 +14,10 @@ use crate::sync::Mutex;
 /// retained commit costs the tail rows that were merged or sealed since, so their number is bounded.
 const COMMITS_MAX: usize = 256;
 
-/// Bytes that a commit counts besides its rows: the nodes of maps and the short runs that no later state shares.
+/// Bytes that a commit counts in addition to its rows: the nodes of maps and the short runs that no later state shares.
 pub const COMMIT_BYTES: u64 = 8 << 10;
 
-/// The retained commits. See the head of this module.
+/// The retained commits of an open store.
 #[derive(Debug)]
 pub struct RetainedCommits {
     keep: Duration,
@@ -52,7 +52,7 @@ struct PastCommit {
 }
 
 impl CommitHistory {
-    /// Removes what is too old or too much.
+    /// Removes the oldest commits that exceed the time or the memory.
     fn expire(&mut self, keep: Duration, bytes_max: u64, now: Instant) -> Vec<PastCommit> {
         let mut expired = Vec::new();
         while let Some(first) = self.past.front()
@@ -67,7 +67,8 @@ impl CommitHistory {
 
 /// Commits that were read back from the log when the store was opened.
 ///
-/// The chunk files of the manifest can be ahead of them, so that not every series in them is as it was.
+/// The chunk files of the manifest can be ahead of them, so a series in such a state can differ from the
+/// series at the commit.
 #[derive(Debug, Default)]
 pub struct ReplayedCommits {
     /// The last commit when the store was opened.
@@ -81,7 +82,7 @@ pub struct ReplayedCommits {
 }
 
 impl ReplayedCommits {
-    /// Whether a series of a state of the log is what it was at that commit.
+    /// Whether a series in a state read back from the log equals the series at that commit.
     pub fn holds(&self, series: &SeriesState, commit: u64) -> bool {
         series.last_commit <= commit
             && series.chunks.iter().all(|chunk| chunk.record.commit_hi <= commit)
@@ -124,7 +125,7 @@ impl RetainedCommits {
         &self.replayed
     }
 
-    /// Keeps a commit that is no longer the current one; `bytes` is what was written to get from it to the next.
+    /// Retains a commit that is no longer the current one; `bytes` is what was written to get from it to the next.
     pub fn supersede(&self, state: &Arc<StoreState>, bytes: u64) {
         if self.commit_retention_bytes_max == 0 {
             return;
@@ -142,7 +143,7 @@ impl RetainedCommits {
         drop(expired);
     }
 
-    /// Keeps a state readable under its commit.
+    /// Retains a state, readable under its commit.
     pub fn keep(&self, state: &Arc<StoreState>) {
         if state.is_partial {
             return;
@@ -189,7 +190,7 @@ impl RetainedCommits {
         drop(expired);
     }
 
-    /// Releases what is too old.
+    /// Releases the commits whose time has expired.
     pub fn expire(&self) {
         let now = self.clock.now();
         let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);

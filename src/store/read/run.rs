@@ -125,7 +125,7 @@ impl Run {
         Block::new(self.rows(), Arc::clone(&self.columns))
     }
 
-    /// Merges both runs; of equal timestamps the row of `newer` is kept.
+    /// Merges both runs; of equal timestamps the row of `newer` remains.
     pub fn merged_with(&self, newer: &Run) -> Run {
         let (old, new) = (self.timestamps(), newer.timestamps());
         let mut columns: Vec<Vec<i64>> =

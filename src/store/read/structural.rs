@@ -11,15 +11,15 @@ use crate::store::read::store_state::StoreState;
 /// A change of a state that carries no rows of its own: what maintenance does.
 #[derive(Clone, Debug)]
 pub enum Structural {
-    /// Runs may not be merged with newer ones any more.
+    /// Work on the runs of these series begins: they are not merged with newer runs.
     Freeze(Arc<Vec<SeriesId>>),
-    /// It failed: frozen runs are ordinary ones again.
+    /// The work failed: frozen runs are ordinary runs again.
     Thaw(Arc<Vec<SeriesId>>),
     /// Chunks replace chunks, and the settled and frozen runs where `sealed_commit` is set.
     Chunks { parts: Arc<Vec<NewChunks>>, edit: u64 },
     /// Runs of a file replace the frozen runs, or those of other files.
     Settled { runs: Arc<Vec<(SeriesId, Vec<Arc<Run>>)>>, replaced: Arc<Vec<u64>>, edit: u64 },
-    /// Receipts older than this wall clock no longer answer a retry.
+    /// Removes receipts older than this time: a retry of their writes is a new write.
     Forget { before_ms: i64 },
 }
 

@@ -43,7 +43,7 @@ pub struct Log {
     open: Option<Segment>,
     /// Number and bytes of every segment on disk, oldest first; the last one is open.
     segments: VecDeque<(u64, u64)>,
-    /// Its bytes, for readers that do not wait.
+    /// Bytes of the log, readable without its lock.
     byte_counts: Arc<LogBytes>,
     /// A file of zeros that becomes the next segment.
     spare: Option<StagedFile>,
@@ -535,12 +535,12 @@ struct LogDamage {
     place: String,
     /// First LSN that could be lost.
     lsn: u64,
-    /// LSNs that are lost for certain, once a later frame was seen.
+    /// LSNs that are certainly lost, once a later frame was seen.
     lost: Option<(u64, u64)>,
     /// Segment and offset of its start, and the epoch of that segment.
     at: (u64, u64),
     epoch: u64,
-    /// Whether the bytes were synced for certain, whatever the frames record.
+    /// Whether the bytes were certainly synced, regardless of what the frames record.
     was_synced: bool,
     /// How many frames can be missing at this place without a trace; `None` when none can.
     frames_max: Option<FramesMax>,
@@ -550,7 +550,7 @@ struct LogDamage {
 #[derive(Clone, Copy, Debug)]
 enum FramesMax {
     Frames(u64),
-    /// Those of this many segments.
+    /// All frames of this many segments.
     Segments(u64),
 }
 

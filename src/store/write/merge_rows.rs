@@ -1,4 +1,4 @@
-//! Stored and new rows become one, column by column, by the merge rules of the registration.
+//! Merges a new row with the stored row of its timestamp, column by column, by the merge rules of the registration.
 
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::types::Rows;

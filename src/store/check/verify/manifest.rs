@@ -10,10 +10,10 @@ use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
 use crate::store::check::verify::read_file::FileReadOutcome;
 use crate::store::manifest::edits::{CHECKPOINT_EDITS, Contents};
 
-/// Times the directory is read again when files come and go meanwhile.
+/// Most times the directory is read while files appear and disappear in it.
 const TRIES: usize = 8;
 
-/// The manifest as the files say it.
+/// The manifest as read from its files.
 #[derive(Debug, Default)]
 pub struct ManifestReading {
     pub contents: Contents,
@@ -24,7 +24,7 @@ pub struct ManifestReading {
     pub ever: BTreeSet<u64>,
     /// Names in the directory that are files of the manifest.
     pub names: BTreeSet<String>,
-    /// How far the store had come at least, as the file that hints it says.
+    /// The hint `CURRENT`: a lower bound of the newest edit and log segment.
     pub current: Current,
     pub files: u64,
     pub bytes: u64,
@@ -52,7 +52,7 @@ pub fn read(root: &DiskPath) -> Result<ManifestReading> {
     Ok(read_once(root, &disk::list(&root.join("manifest"))?, &current)?.0)
 }
 
-/// The hint how far the store had come, and what is wrong with its file. It is missing in a store that is new.
+/// The hint `CURRENT`, and a finding if the file is damaged. A new store has no such file.
 fn read_current(root: &DiskPath) -> Result<(Current, Option<Finding>)> {
     let file = "manifest/CURRENT";
     Ok(match crate::store::check::verify::read_file::read(&root.join(file)) {
@@ -83,7 +83,7 @@ enum EditState {
     Damaged,
 }
 
-/// Reads the files of a listing once; the flag says that one of them went away meanwhile.
+/// Reads the files of a listing once; the flag is set if one of them disappeared before it was read.
 fn read_once(
     root: &DiskPath,
     names: &[String],
