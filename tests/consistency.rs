@@ -32,8 +32,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("cli", 10),
 ];
 
-/// Height of each wing of the store, and of each file beside the wings. A wing may use what is strictly lower.
-const WINGS: &[(&str, u8)] = &[
+/// Height of each component of the store, and of each file next to them. A component may use what is strictly lower.
+const COMPONENTS: &[(&str, u8)] = &[
     ("directory", 0),
     ("open_progress", 0),
     ("registration", 0),
@@ -359,7 +359,7 @@ fn store_uses() -> BTreeMap<String, BTreeSet<String>> {
         assert!(!uses_super, "store::{file} names a file by super:: instead of its path from the crate");
         for path in absolute_paths(code, module).iter().filter(|path| path[0] == "store" && path.len() > 1) {
             let direct = (1..=path.len()).any(|length| sources.code.contains_key(&path[..length].join("::")));
-            assert!(direct, "store::{file} uses crate::{} through the list of a wing", path.join("::"));
+            assert!(direct, "store::{file} uses crate::{} through the list of a component", path.join("::"));
         }
         let used = sources.uses(module).into_iter();
         uses.insert(file.to_string(), used.filter_map(|to| Some(to.strip_prefix("store::")?.to_string())).collect());
@@ -368,17 +368,21 @@ fn store_uses() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-fn wings_of_the_store_point_strictly_down() {
-    let wing = |file: &str| file.split("::").next().unwrap().to_string();
-    let height = |wing: &str| {
-        let found = WINGS.iter().find(|(name, _)| *name == wing);
-        found.unwrap_or_else(|| panic!("store::{wing} has no height: add it to WINGS and docs/architecture.md")).1
+fn components_of_the_store_point_strictly_down() {
+    let component = |file: &str| file.split("::").next().unwrap().to_string();
+    let height = |component: &str| {
+        let found = COMPONENTS.iter().find(|(name, _)| *name == component);
+        found
+            .unwrap_or_else(|| {
+                panic!("store::{component} has no height: add it to COMPONENTS and docs/architecture.md")
+            })
+            .1
     };
     let mut wrong = Vec::new();
     for (file, used) in store_uses() {
         for to in used {
-            let (from_wing, to_wing) = (wing(&file), wing(&to));
-            if from_wing != to_wing && height(&to_wing) >= height(&from_wing) {
+            let (from_component, to_component) = (component(&file), component(&to));
+            if from_component != to_component && height(&to_component) >= height(&from_component) {
                 wrong.push(format!("store::{file} uses store::{to}"));
             }
         }

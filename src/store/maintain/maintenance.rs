@@ -9,7 +9,7 @@ use crate::store::publish::counters::SealReport;
 use crate::store::publish::publisher::Publisher;
 use crate::store::read::reads::Reads;
 use crate::store::read::series_state::SeriesId;
-use crate::store::wal::wing::Wal;
+use crate::store::wal::component::Wal;
 use crate::store::write::writes::Writes;
 use crate::sync::Mutex;
 

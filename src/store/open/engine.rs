@@ -27,12 +27,12 @@ use crate::store::read::series_state::SeriesId;
 use crate::store::read::snapshot_views::SnapshotViews;
 use crate::store::registration::parse_def;
 use crate::store::wal::commit_queue::CommitQueue;
+use crate::store::wal::component::Wal;
 use crate::store::wal::disk_reserve::DiskReserve;
 use crate::store::wal::segments::Log;
-use crate::store::wal::wing::Wal;
 use crate::store::write::writes::Writes;
 
-/// The wings of an open store. Dropping it leaves the log synced and releases the directory.
+/// The components of an open store. Dropping it leaves the log synced and releases the directory.
 #[derive(Debug)]
 pub struct Engine {
     pub root: DiskPath,

@@ -18,7 +18,7 @@ use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::sidecar;
 use crate::store::read::structural::{NewChunks, Structural};
 use crate::store::read::tombstone::Tombstone;
-use crate::store::wal::wing::Wal;
+use crate::store::wal::component::Wal;
 use crate::sync::{Mutex, MutexGuard};
 
 /// The component that publishes files through manifest edits.

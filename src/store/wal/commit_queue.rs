@@ -5,7 +5,7 @@
 //! state. Readers only ever see published states, so they never see rows that are not durable under the
 //! configured mode, and never wait.
 //!
-//! A failed write or sync stops the queue for good (`writer_stopped`); readers continue. When space for a frame cannot
+//! A failed write or sync stops the queue permanently (`writer_stopped`); readers continue. When space for a frame cannot
 //! be reserved, or the file for it cannot be created, nothing was written: the waiting commits fail with
 //! `storage_full`, `overloaded` or `io`, and the queue continues.
 //! A panic in a step that writes is a defect, such as a failed check of what is about to be published: it stops the

@@ -6,7 +6,7 @@ use crate::disk::DiskPath;
 use crate::format::wal::{Commit, LoggedChange, encode_commit};
 use crate::store::publish::publisher::Publisher;
 use crate::store::read::reads::Reads;
-use crate::store::wal::wing::Wal;
+use crate::store::wal::component::Wal;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Carries out the changes requested by callers.

@@ -20,7 +20,7 @@ use crate::store::directory::check_format;
 use crate::store::manifest::edits::Contents;
 use crate::store::read::chunk_paths::series_dir;
 use crate::store::task_control::TaskControl;
-use crate::store::wal::wing::Wal;
+use crate::store::wal::component::Wal;
 use crate::types::{SeriesDef, SeriesKey};
 
 /// How a store is checked.
