@@ -48,15 +48,16 @@ struct DatasetCreateArgs {
     /// Origin of the rows.
     #[arg(long)]
     source: Option<String>,
-    /// Market where they were traded.
+    /// Market of the traded instruments.
     #[arg(long)]
     market: Option<String>,
+    /// Text for people.
     #[arg(long)]
     description: Option<String>,
     /// draft or active.
     #[arg(long, default_value = "active")]
     status: String,
-    /// What it is derived from: NAME@VERSION of a dataset, feature:NAME@VERSION, factor:NAME@VERSION; repeatable.
+    /// What the dataset is derived from: NAME@VERSION of a dataset, feature:NAME@VERSION, factor:NAME@VERSION; repeatable.
     #[arg(long, value_name = "RECORD")]
     derived_from: Vec<String>,
     #[command(flatten)]
@@ -65,13 +66,16 @@ struct DatasetCreateArgs {
 
 #[derive(Debug, clap::Args)]
 struct DatasetListArgs {
+    /// Only versions of this name.
     #[arg(long)]
     name: Option<String>,
     /// draft, active, deprecated or archived.
     #[arg(long)]
     status: Option<String>,
+    /// Only datasets with this origin of the rows.
     #[arg(long)]
     source: Option<String>,
+    /// Only datasets of this market.
     #[arg(long)]
     market: Option<String>,
     /// Only datasets with this member.
@@ -100,6 +104,7 @@ pub struct DatasetPageArgs {
 /// Flags of a command on all versions of a name.
 #[derive(Debug, clap::Args)]
 pub struct DatasetNameArgs {
+    /// Name without a version.
     pub name: String,
     #[command(flatten)]
     pub pages: DatasetPageArgs,

@@ -44,19 +44,20 @@ enum DefinitionCommand {
 struct DefinitionCreateArgs {
     /// 1 to 48 lower-case letters, digits and . _ -; the first is a letter or digit.
     name: String,
-    /// How it is computed: a JSON object, or @FILE with one.
+    /// How the outputs are computed: a JSON object, or @FILE with one.
     #[arg(long, value_name = "JSON")]
     definition: String,
-    /// Version of the code that computes it, such as a commit.
+    /// Version of the code that computes the outputs, such as a commit.
     #[arg(long, value_name = "TEXT")]
     code_version: String,
-    /// What it is computed from: the key of a series, NAME@VERSION of a dataset, feature:NAME@VERSION,
+    /// What the outputs are computed from: the key of a series, NAME@VERSION of a dataset, feature:NAME@VERSION,
     /// factor:NAME@VERSION; repeatable.
     #[arg(long = "input", value_name = "INPUT", required = true)]
     inputs: Vec<String>,
     /// Key of a series that stores the result; repeatable.
     #[arg(long = "output", value_name = "KEY")]
     outputs: Vec<String>,
+    /// Text for people.
     #[arg(long)]
     description: Option<String>,
     /// draft or active.
@@ -68,6 +69,7 @@ struct DefinitionCreateArgs {
 
 #[derive(Debug, clap::Args)]
 struct DefinitionListArgs {
+    /// Only versions of this name.
     #[arg(long)]
     name: Option<String>,
     /// draft, active, deprecated or archived.

@@ -26,7 +26,7 @@ pub struct RegisterArgs {
     /// Digits of the value of a scalar [default: float64].
     #[arg(long, value_name = "N")]
     value_digits: Option<u8>,
-    /// A further column: NAME:TYPE[:MERGE], where TYPE is digits, float64 or int64 and MERGE is sum, min, max or last.
+    /// A further column: NAME:TYPE[:MERGE], where TYPE is a number of digits, float64 or int64 and MERGE is sum, min, max or last.
     #[arg(long, value_name = "COLUMN")]
     extra: Vec<String>,
     /// Unit of timestamps: ms, us or ns.
@@ -41,6 +41,7 @@ pub struct RegisterArgs {
     /// A timestamp at which a bar starts.
     #[arg(long, value_name = "TS", allow_negative_numbers = true)]
     origin: Option<i64>,
+    /// Text for people.
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
     #[command(flatten)]

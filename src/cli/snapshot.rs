@@ -25,6 +25,7 @@ enum SnapshotCommand {
 
 #[derive(Debug, clap::Args)]
 struct SnapshotNameArgs {
+    /// Name of the snapshot.
     name: String,
     #[command(flatten)]
     plain: PlainArgs,

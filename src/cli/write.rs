@@ -67,6 +67,7 @@ pub struct WriteArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct DeleteArgs {
+    /// Key of the series.
     key: String,
     /// First timestamp; the range is closed.
     #[arg(long, required_unless_present = "all", requires = "end", allow_negative_numbers = true)]
@@ -91,6 +92,7 @@ pub struct DeleteArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct DropArgs {
+    /// Key of the series.
     key: String,
     /// Only print how many rows would be deleted.
     #[arg(long)]

@@ -18,8 +18,8 @@ use super::super::target::TargetArgs;
 /// `fastk import FILE… --series KEY (--root DIR | --server URL)`
 #[derive(Clone, Debug, clap::Args)]
 pub struct ImportArgs {
-    /// CSV, JSON arrays, NDJSON, Parquet or Arrow/Feather files, plain, gzip or zstd; the content decides. `-` reads
-    /// standard input
+    /// CSV, JSON arrays, NDJSON, Parquet or Arrow/Feather files, plain, gzip or zstd; the format is detected from the
+    /// content. `-` reads standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Series to import into, such as kline/BTCUSDT/1m; registered if new
@@ -48,7 +48,7 @@ pub struct ImportArgs {
     /// Zone of textual times without an offset: an IANA name or a fixed offset such as -05:00
     #[arg(long, value_name = "ZONE", default_value = "UTC", allow_hyphen_values = true)]
     pub time_zone: String,
-    /// Date of times that are times of day only: YYYY-MM-DD, or `name` for the date in the name of each file
+    /// Date of times without a date: YYYY-MM-DD, or `name` for the date in the name of each file
     #[arg(long, value_name = "DATE|name")]
     pub base_date: Option<String>,
     /// Thousands separator in numbers such as 1,234.56: `,`, `'` or `_`; without this, such numbers are invalid
@@ -119,7 +119,7 @@ impl From<RoundingFlag> for Rounding {
 pub enum ModeFlag {
     /// A row replaces the stored row of the same timestamp
     Upsert,
-    /// A stored row of the same timestamp refuses the write
+    /// The write is refused if a row of the same timestamp is stored
     Insert,
     /// Every row must be later than the stored rows
     Append,

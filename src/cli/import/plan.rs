@@ -20,7 +20,7 @@ use super::stdin::STDIN;
 pub struct FilePlan {
     pub input: Input,
     pub mapping: FileMapping,
-    /// Set when its times look like numbers since midnight and no date is given.
+    /// Set when the times of the file look like numbers since midnight and no date is given.
     pub lacks_date: bool,
     /// Columns of the file that are not imported.
     pub left_out: Vec<OmittedColumn>,
