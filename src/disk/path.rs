@@ -65,7 +65,7 @@ impl DiskPath {
     /// Whether the path exists.
     ///
     /// # Errors
-    /// `io` when the system returns another error than that there is no such file.
+    /// `io` when the system returns any error except that the path does not exist.
     pub fn found(&self) -> Result<bool> {
         match persist(|| self.disk.is_dir(&self.path)) {
             Ok(_) => Ok(true),

@@ -198,7 +198,7 @@ mod tests {
             let problem: Problem = serde_json::from_slice(&body).unwrap();
             assert_eq!((problem.code.as_str(), problem.request_id.as_str()), ("internal", "id1"));
             assert!(!String::from_utf8_lossy(&body).contains("secret"));
-            // A panic on a blocking thread is handled alike.
+            // A panic on a blocking thread is handled in the same way.
             let app = AppState { shared: state.0.clone(), service };
             let error = app.blocking::<(), _>(|_| panic!("a secret")).await.unwrap_err();
             assert_eq!(error.code(), ErrorCode::Internal);

@@ -49,7 +49,7 @@ impl Maintenance {
     fn compact_with(&self, files: &mut PublishedFiles, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
         let mut report = CompactReport::default();
         let state = self.wal.queue.published();
-        // A delete removes rows from files for good only when it is itself durable.
+        // A delete removes rows from files permanently only when it is itself durable.
         self.wal.queue.flush()?;
         self.wal.queue.sync()?;
         // Once each, however often it is listed: several chunks are replaced by one.

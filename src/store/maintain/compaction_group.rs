@@ -91,7 +91,7 @@ impl CompactionGroup {
         self.merge(series, cache).count_rows()
     }
 
-    /// Whether it is to become one chunk; with `full` as soon as it is more than that or has any garbage.
+    /// Why the group is to become one chunk. With `full` more than one chunk or any garbage is enough.
     pub fn due(&self, series: &SeriesState, garbage_bytes: u64, full: bool) -> CompactionReason {
         let tombstones = self.tombstones(series);
         // The chunk is the partition as of the last delete, unless rows came before that delete from elsewhere.

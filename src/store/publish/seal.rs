@@ -39,7 +39,7 @@ impl SealInterval {
         Self { upper: snapshot_commits.get(next).copied().unwrap_or(u64::MAX) }
     }
 
-    /// The deletes that may remove rows of the interval for good.
+    /// The deletes that may remove rows of the interval permanently.
     pub fn tombstones(self, series: &SeriesState) -> Vec<Tombstone> {
         series.tombstones.iter().filter(|t| t.commit <= self.upper).copied().collect()
     }

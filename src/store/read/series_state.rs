@@ -341,7 +341,7 @@ impl SeriesState {
         {
             let grown = newest.grown(&rows, commit);
             self.runs.pop();
-            // It may have become like the one before it.
+            // The grown run may now have the size of the run before it, and is then merged with it.
             self.push_run(grown, snapshot_commits);
         } else if rows.len() <= RUN_ROWS_SMALL && !rows.is_empty() {
             self.push_run(Run::growing(&rows, commit), snapshot_commits);

@@ -16,9 +16,9 @@ pub enum WriteMode {
     /// The new row replaces the old one.
     #[default]
     Upsert,
-    /// Any stored timestamp refuses the write.
+    /// The write is refused if any of its timestamps is stored.
     Insert,
-    /// Any timestamp at or before the last stored one refuses the write.
+    /// The write is refused if any of its timestamps is at or before the last stored one.
     Append,
     /// Stored and new row become one, column by column, by the rules of the registration. Rows of the same timestamp
     /// in one write are taken one after the other.
