@@ -372,11 +372,7 @@ fn components_of_the_store_point_strictly_down() {
     let component = |file: &str| file.split("::").next().unwrap().to_string();
     let height = |component: &str| {
         let found = COMPONENTS.iter().find(|(name, _)| *name == component);
-        found
-            .unwrap_or_else(|| {
-                panic!("store::{component} has no height: add it to COMPONENTS and docs/architecture.md")
-            })
-            .1
+        found.unwrap_or_else(|| panic!("store::{component} is not in COMPONENTS and docs/architecture.md")).1
     };
     let mut wrong = Vec::new();
     for (file, used) in store_uses() {

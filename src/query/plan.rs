@@ -98,7 +98,7 @@ impl<'a> RowSpec<'a> {
     }
 }
 
-/// What a plan is made against.
+/// The state, cache and cancellation with which plans are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Planner<'a> {
     pub state: &'a Arc<StoreState>,

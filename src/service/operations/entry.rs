@@ -75,7 +75,7 @@ pub struct RawRequest {
     pub body: Option<Vec<u8>>,
     /// The field of the request that the text is; `None` for the whole request.
     pub body_field: Option<&'static str>,
-    /// What errors call the text.
+    /// Name of the text in errors.
     pub body_name: String,
 }
 

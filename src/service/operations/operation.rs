@@ -79,7 +79,7 @@ pub trait JobOperation: Send + Sync + 'static {
     const SPEC: Spec;
     /// Name of the jobs of this operation.
     const VERB: &'static str;
-    /// What their progress counts.
+    /// Unit that the progress of the jobs counts.
     const UNIT: &'static str;
     type Request: Serialize + DeserializeOwned + Send + ToSchema + 'static;
     type Reply: Serialize + DeserializeOwned + ToSchema;

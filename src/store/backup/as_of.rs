@@ -62,7 +62,8 @@ fn series_as_of(series: &SeriesRecord, commit: u64, snapshot_commits: &[u64]) ->
     }
     (then.version, then.rows, then.last_commit) = (view.version, view.rows, view.last_commit);
     (then.first_ts, then.last_ts) = (view.first_ts, view.last_ts);
-    // Those of earlier snapshots; one that was the same as this is what the series is now.
+    // Views of earlier snapshots. An empty registration in a view is that of the series, which is replaced here: the
+    // view then gets the registration of the series.
     then.views.retain(|earlier| earlier.commit < view.last_commit);
     for earlier in &mut then.views {
         if earlier.def.is_empty() && then.def != series.def {

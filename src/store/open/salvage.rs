@@ -174,8 +174,8 @@ impl NewestRegistrations {
     }
 }
 
-/// Adds the chunks and tombstones of a series. For one that has the marker of a drop, the commit of the drop as far as
-/// the marker can be read.
+/// Adds the chunks and tombstones of a series. Returns `None` for a series without a drop
+/// marker, else the commit of the drop, `Some(None)` when the marker is damaged.
 fn read_series_dir(
     root: &DiskPath,
     series_id: SeriesId,
