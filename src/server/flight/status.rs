@@ -6,7 +6,6 @@
 //! details are the message `google.rpc.Status` that gRPC libraries expect. The total stays below what clients accept,
 //! because they reject trailers of more than 8 KiB and would report that instead.
 
-
 use bytes::Bytes;
 use prost::Message;
 use tonic::metadata::{MetadataMap, MetadataValue};
