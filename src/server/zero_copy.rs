@@ -74,7 +74,7 @@ impl SealedStore {
         spans.map(|(from, to)| address(from)..address(to)).collect()
     }
 
-    /// The long_pieces pieces, each of which must be in the map.
+    /// The long pieces, each of which must be in the map.
     fn check_mapped<'p>(&self, pieces: &'p [Bytes]) -> Vec<&'p Bytes> {
         let mapped = self.mapped();
         let long_pieces: Vec<&Bytes> = pieces.iter().filter(|piece| piece.len() > LONG_BYTES).collect();
@@ -123,7 +123,7 @@ fn selected_columns_are_sent_as_slices_of_the_file() {
     let query = Query { columns: Some(vec!["close".into(), "volume".into()]), ..sealed.query(0..ROWS) };
     for (interface, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
         let long_pieces = sealed.check_mapped(&pieces);
-        // `ts` and two more of three blocks; the half block's columns are long_pieces enough, too.
+        // `ts` and two more of three blocks; the columns of the half block are long enough, too.
         assert_eq!(long_pieces.len(), 9, "{interface}");
     }
 }

@@ -235,7 +235,7 @@ async fn run(mut scan: GetScan, sender: Sender<Item>, stall_timeout: Duration, c
                 if let Some(connection) = connection {
                     connection.now();
                 }
-                // If the receiver is still polled it ends with the status of a stall_timeout.
+                // If the receiver is still polled, it ends with the status of a stalled client.
                 return;
             }
         }
