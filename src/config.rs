@@ -20,7 +20,7 @@ use crate::server::flight::FlightSettings;
 use crate::server::http::HttpSettings;
 use crate::server::tls_stream::TlsSettings;
 use crate::service::{ServiceLimits, StoreOptions};
-use crate::settings::{Section, settings};
+use crate::settings::{Section, SettingText, settings};
 use crate::types::similar::distance;
 
 /// Shorthand for the variable of `log.level`; it takes precedence over that variable.
@@ -335,7 +335,7 @@ impl ConfigMerge {
 
 impl Config {
     /// The keys of each section in order, each with the lines of its text. A section can be listed in parts.
-    pub fn keys() -> [(&'static str, &'static [(&'static str, &'static [&'static str])]); 7] {
+    pub fn keys() -> [(&'static str, &'static [SettingText]); 7] {
         [
             ("store", StorePaths::KEYS),
             ("store", StoreOptions::KEYS),

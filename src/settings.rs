@@ -4,10 +4,13 @@
 
 use std::ops::RangeInclusive;
 
+/// A key and the lines of its text.
+pub type SettingText = (&'static str, &'static [&'static str]);
+
 /// A section of the configuration.
 pub trait Section {
-    /// The keys in order, each with the lines of its text.
-    const KEYS: &'static [(&'static str, &'static [&'static str])];
+    /// The keys in order.
+    const KEYS: &'static [SettingText];
 
     /// The numbers that have a range: key, value and range.
     fn ranges(&self) -> Vec<(&'static str, u64, RangeInclusive<u64>)>;
@@ -67,7 +70,7 @@ macro_rules! settings {
         }
 
         impl $crate::settings::Section for $section {
-            const KEYS: &'static [(&'static str, &'static [&'static str])] =
+            const KEYS: &'static [$crate::settings::SettingText] =
                 &[$((stringify!($key), &[$($text),+]),)+];
 
             fn ranges(&self) -> Vec<(&'static str, u64, std::ops::RangeInclusive<u64>)> {

@@ -38,6 +38,13 @@ const EMPTY_RANGE: (i64, i64) = (i64::MAX, i64::MIN);
 /// The closed range of the rows of one series, and the conditions on them.
 type SeriesRows = ((i64, i64), Arc<Vec<KeyRanges>>);
 
+/// Compiled predicates and the number of their values.
+#[derive(Clone)]
+struct Compiled {
+    filter: Arc<Vec<KeyRanges>>,
+    values: usize,
+}
+
 /// Bounds of a range, before the unit of the series is known.
 #[derive(Clone, Copy, Debug)]
 pub enum RangeSpec<'a> {
@@ -197,18 +204,18 @@ impl Planner<'_> {
     /// The predicates for each series. Thousands of series mostly have the same columns: they share them.
     fn compile(&self, defs: &[&SeriesDef], spec: &RowSpec<'_>) -> Result<Vec<Arc<Vec<KeyRanges>>>> {
         // Neighbours mostly have the same columns, and are compared with each other before any is hashed.
-        let mut last: Option<(&[Column], Arc<Vec<KeyRanges>>, usize)> = None;
-        let mut earlier: HashMap<&[Column], (Arc<Vec<KeyRanges>>, usize)> = HashMap::new();
+        let mut last: Option<(&[Column], Compiled)> = None;
+        let mut earlier: HashMap<&[Column], Compiled> = HashMap::new();
         let mut values_left = COMPILED_VALUES_MAX;
         let mut ranges_total = 0_usize;
         let mut filters = Vec::with_capacity(defs.len());
         for def in defs {
             let columns = def.columns.as_slice();
-            let (filter, values) = match last.take() {
-                Some((same, filter, values)) if same == columns => (filter, values),
+            let compiled = match last.take() {
+                Some((same, compiled)) if same == columns => compiled,
                 other => {
-                    if let Some((columns, filter, values)) = other {
-                        earlier.insert(columns, (filter, values));
+                    if let Some((columns, compiled)) = other {
+                        earlier.insert(columns, compiled);
                     }
                     match earlier.get(columns) {
                         Some(found) => found.clone(),
@@ -217,14 +224,14 @@ impl Planner<'_> {
                             let filter = Arc::new(predicate::compile(def, spec.predicates, spec.numbers)?);
                             let values: usize = filter.iter().map(|filter| filter.ranges.len()).sum();
                             values_left = values_left.checked_sub(values).ok_or_else(|| too_many_values(values))?;
-                            (filter, values)
+                            Compiled { filter, values }
                         }
                     }
                 }
             };
-            last = Some((columns, Arc::clone(&filter), values));
-            ranges_total += values;
-            filters.push(filter);
+            ranges_total += compiled.values;
+            filters.push(Arc::clone(&compiled.filter));
+            last = Some((columns, compiled));
         }
         if spec.layout == MultiLayout::ByTime && defs.len() > 1 && ranges_total > MERGED_RANGES_MAX {
             let detail = format!("a merge by time of {} series needs {ranges_total} predicate values", defs.len());

@@ -56,7 +56,7 @@ pub struct Scan {
     /// Positions of the matches of one piece; a reused buffer.
     picked: Vec<u32>,
     /// The block of the last piece, to count blocks.
-    last_block: Option<Block>,
+    last_block: Option<Arc<[Buffer]>>,
     blocks_scanned: u64,
     rows_checked: u64,
     rows_matched: u64,
@@ -260,8 +260,9 @@ impl Scan {
                 continue;
             }
             let Some(piece) = self.merge.next_piece()? else { return Ok(None) };
-            if self.last_block.as_ref().is_none_or(|last| !last.shares_memory(piece.block())) {
-                self.last_block = Some(piece.block().clone());
+            let memory = piece.block().memory();
+            if self.last_block.as_ref().is_none_or(|last| !Arc::ptr_eq(last, memory)) {
+                self.last_block = Some(Arc::clone(memory));
                 self.blocks_scanned += 1;
             }
             if self.filter.is_empty() {

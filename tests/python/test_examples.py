@@ -108,7 +108,7 @@ class Sender:
         if query:
             path += "?" + urllib.parse.urlencode(query)
         try:
-            with self.server.request(self.method.upper(), path, received, headers) as response:
+            with self.server.request(self.method.upper(), path, body, headers) as response:
                 received = response.read()
                 if response.headers.get("Content-Encoding") == "gzip":
                     received = gzip.decompress(received)

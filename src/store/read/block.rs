@@ -167,9 +167,9 @@ impl Block {
         Self { columns, from: self.from, rows: self.rows, series: self.series.clone(), message: None }
     }
 
-    /// Whether both blocks are rows of the same block in memory.
-    pub fn shares_memory(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.columns, &other.columns)
+    /// The memory of the block, which all its slices share.
+    pub fn memory(&self) -> &Arc<[Buffer]> {
+        &self.columns
     }
 }
 

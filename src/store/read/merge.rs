@@ -338,7 +338,13 @@ impl SourceCursor {
             (MergeSource::Chunk(chunk), Some(open)) => Some((chunk.record.id, open.first_row(self.block) + lo)),
             _ => None,
         };
-        let piece = BlockRows::all(self.load(context)?.slice(lo, hi.saturating_sub(lo)), place);
+        let rows = hi.saturating_sub(lo);
+        let block = match self.loaded.take_if(|loaded| rows == loaded.rows()) {
+            // The cursor leaves it.
+            Some(complete) => complete,
+            None => self.load(context)?.slice(lo, rows),
+        };
+        let piece = BlockRows::all(block, place);
         let piece = match scattered {
             Some(positions) => piece.pick(positions),
             None => piece,
