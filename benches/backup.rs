@@ -22,7 +22,7 @@ fn key(series: i64) -> SeriesKey {
 fn minutes(first: i64, count: i64) -> Rows {
     let ts: Vec<i64> = (first..first + count).map(|minute| minute * MINUTE).collect();
     let columns = (0..5).map(|column| ts.iter().map(|ts| ts / MINUTE % 9_973 + column).collect()).collect();
-    Rows { ts, columns }
+    Rows::of_words(ts, columns)
 }
 
 fn register(store: &Store, key: &SeriesKey) {

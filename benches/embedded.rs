@@ -334,7 +334,7 @@ fn next_minute(store: &Store, key: &SeriesKey) -> Result<i64> {
 fn bar(number: i64, ts: i64) -> Rows {
     let price = 100.0 + number as f64 / 100.0;
     let words = [price, price + 1.0, price - 1.0, price + 0.5, 1.5].map(|cell| cell.to_bits().cast_signed());
-    Rows { ts: vec![ts], columns: words.map(|word| vec![word]).into() }
+    Rows::of_words(vec![ts], words.map(|word| vec![word]).into())
 }
 
 fn batches_of(file: &str) -> Result<Vec<RecordBatch>> {
@@ -344,7 +344,7 @@ fn batches_of(file: &str) -> Result<Vec<RecordBatch>> {
 
 fn rows_of(batch: &RecordBatch) -> Rows {
     let mut columns = batch.columns().iter().map(|column| words(column.as_ref()).to_vec());
-    Rows { ts: columns.next().unwrap_or_default(), columns: columns.collect() }
+    Rows::of_words(columns.next().unwrap_or_default(), columns.collect())
 }
 
 /// The cells of a column of 8-byte words.

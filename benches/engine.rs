@@ -30,7 +30,7 @@ fn store(root: &std::path::Path, options: StoreOptions) -> Store {
 fn minutes(first: i64, count: i64) -> Rows {
     let ts: Vec<i64> = (first..first + count).map(|minute| minute * MINUTE).collect();
     let columns = (0..5).map(|column| ts.iter().map(|ts| ts / MINUTE % 9_973 + column).collect()).collect();
-    Rows { ts, columns }
+    Rows::of_words(ts, columns)
 }
 
 fn write(store: &Store, rows: Rows) {
@@ -274,11 +274,11 @@ fn many(root: &std::path::Path, value_index: &[&str]) -> Store {
     for first in (0..MANY).step_by(2_500_000) {
         let mut rows = minutes(first, 2_500_000);
         for (row, minute) in (first..first + 2_500_000).enumerate() {
-            rows.columns[0][row] = minute;
+            rows.columns[0].words_mut()[row] = minute;
             // A multiplicative hash: every value of close ten times, one bit of volume at random.
             let mixed = (minute.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as i64) >> 20) & 0xFFFF_FFFF;
-            rows.columns[3][row] = mixed % (MANY / 10);
-            rows.columns[4][row] = (mixed >> 7) % 1_000;
+            rows.columns[3].words_mut()[row] = mixed % (MANY / 10);
+            rows.columns[4].words_mut()[row] = (mixed >> 7) % 1_000;
         }
         write(&store, rows);
     }

@@ -54,7 +54,7 @@ fn main() {
         let ts = BEGIN + minute * MINUTE;
         let writes = keys.iter().enumerate().map(|(n, key)| {
             let value = (n as f64 + minute as f64 / 1_000.0).to_bits().cast_signed();
-            SeriesWrite::new(key.clone(), Rows { ts: vec![ts], columns: vec![vec![value]] }, WriteMode::Append)
+            SeriesWrite::new(key.clone(), Rows::of_words(vec![ts], vec![vec![value]]), WriteMode::Append)
         });
         let writes = writes.collect();
         let commit = Instant::now();

@@ -37,7 +37,7 @@ fn service(root: &std::path::Path) -> Arc<Service> {
         let price = |shift: i64| ts.iter().map(|ts| 4_200_000 + ts / MINUTE * 37 % 99_991 + shift).collect();
         let volume = ts.iter().map(|ts| ts / MINUTE * 7_919 % 1_000_000_007).collect();
         let columns = vec![price(0), price(500), price(-500), price(120), volume];
-        store.write(&key("BTC"), Rows { ts, columns }, WriteMode::Append, None).expect("written");
+        store.write(&key("BTC"), Rows::of_words(ts, columns), WriteMode::Append, None).expect("written");
     }
     store.seal(&[]).expect("sealed");
     service

@@ -18,7 +18,7 @@
 //!
 //! // Cells are 8-byte words: a decimal as its scaled integer, a double as its bits.
 //! let minute = 60_000;
-//! let mut rows = Rows::with_capacity(5, 3);
+//! let mut rows = Rows::empty_words(5, 3);
 //! for (n, close) in [(0, 42_000_00), (1, 42_010_50), (3, 41_990_00)] {
 //!     let volume = 1.5_f64.to_bits().cast_signed();
 //!     rows.push(1_706_745_600_000 + n * minute, &[42_000_00, 42_020_00, 41_980_00, close, volume]);

@@ -19,7 +19,7 @@ pub fn run(dir: &str) -> Result<()> {
         SeriesSpec { price_digits: Some(2), volume_digits: Some(3), ..SeriesSpec::of_key(&key) }.resolve()?,
     )?;
 
-    let mut rows = Rows::with_capacity(5, 1_440);
+    let mut rows = Rows::empty_words(5, 1_440);
     for minute in (0..1_440).filter(|minute| !(600..615).contains(minute)) {
         let open = 4_200_000 + minute * 10;
         rows.push(DAY + minute * MINUTE, &[open, open + 50, open - 50, open + 10, 1_500]);
@@ -28,7 +28,7 @@ pub fn run(dir: &str) -> Result<()> {
     println!("wrote {} rows as commit {}", written.rows_written, written.commit);
 
     // The open bar: high, low, close and volume are merged with what is stored.
-    let mut tick = Rows::with_capacity(5, 1);
+    let mut tick = Rows::empty_words(5, 1);
     tick.push(DAY + 1_439 * MINUTE, &[4_214_390, 4_300_000, 4_214_390, 4_290_000, 250]);
     store.write(&key, tick, WriteMode::Merge { first: None }, None)?;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::StringArray;
-use arrow::buffer::{Buffer, ScalarBuffer};
+use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
@@ -112,16 +112,15 @@ impl BodyWriter for FixedWidthWriter {
         }
         let conversions = std::iter::once(&Conversion::None).chain(&self.conversions);
         let series = self.keys.as_ref().map(|_| block.series_indexes().into_inner());
-        let numbers = block.columns().zip(conversions).map(|(buffer, conversion)| match conversion {
-            Conversion::None => buffer,
+        let numbers = block.packed_columns().zip(conversions).map(|(column, conversion)| match conversion {
+            Conversion::None => column.buffer().clone(),
             Conversion::Double(digits) => {
                 let mut doubles = Vec::with_capacity(block.rows());
-                number::decimals_to_f64(buffer.typed_data::<i64>(), *digits, &mut doubles);
+                number::decimals_to_f64(column.words(), *digits, &mut doubles);
                 Buffer::from_vec(doubles)
             }
             Conversion::Wide => {
-                let words = ScalarBuffer::<i64>::from(buffer);
-                Buffer::from_vec(words.iter().map(|word| i128::from(*word)).collect::<Vec<_>>())
+                Buffer::from_vec(column.words().iter().map(|word| i128::from(*word)).collect::<Vec<_>>())
             }
         });
         let (header, body) = batch_message(block.rows(), series.into_iter().chain(numbers));

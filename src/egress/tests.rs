@@ -1,7 +1,6 @@
 //! Encoded bodies read back by independent readers, and the body left by an error.
 
 use arrow::array::{Array, AsArray};
-use arrow::buffer::Buffer;
 use arrow::datatypes::{Decimal64Type, Float64Type, Int64Type};
 use arrow::ipc::reader::StreamReader;
 use arrow::record_batch::RecordBatch;
@@ -13,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::query::result::ResultColumn;
 use crate::query::{Block, ResultSchema};
 use crate::query::{NumberFormat, StoredMessage, Subject};
-use crate::types::{ColumnType, SeriesKey, TimeUnit};
+use crate::types::{ColumnCells, ColumnType, SeriesKey, SharedCells, TimeUnit};
 
 fn shape(numbers: NumberFormat) -> ResultSchema {
     let column = |name: &str, kind| ResultColumn { name: name.into(), kind };
@@ -43,7 +42,7 @@ fn block(first: usize, rows: usize) -> Block {
         range().map(|row| bits(row as f64 + 0.1)).collect(),
         range().map(|row| row - 3).collect(),
     ];
-    Block::new(rows, buffers.map(Buffer::from_vec)).unwrap()
+    Block::new(rows, buffers.map(|words| SharedCells::from(ColumnCells::from(words)))).unwrap()
 }
 
 fn pieces(shape: &ResultSchema, options: EncodeOptions, blocks: Vec<Result<Block>>) -> Vec<Result<Bytes>> {

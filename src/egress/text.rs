@@ -140,6 +140,7 @@ fn cells(shape: &ResultSchema, times: TimeFormat, quotes: bool) -> Vec<(String, 
             (ColumnType::Decimal { .. }, NumberFormat::Raw) => cell(WordFormat::Int, false),
             (ColumnType::Decimal { digits }, NumberFormat::Float64) => cell(WordFormat::DecimalAsDouble(digits), false),
             (ColumnType::Decimal { digits }, _) => cell(WordFormat::Decimal(digits), text),
+            (other, _) => unreachable!("text of a column of type {}", other.text()),
         };
         all.push((column.name.clone(), number));
     }

@@ -26,7 +26,7 @@ use super::ipc;
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::schema::COLUMNS_MAX;
 use crate::types::width::{narrow, to_usize};
-use crate::types::{ColumnType, SeriesDef, TimeUnit, cells};
+use crate::types::{CellSlice, ColumnType, SeriesDef, TimeUnit, cells};
 
 /// Version of the chunk format.
 pub const CHUNK_VERSION: u32 = 1;
@@ -184,8 +184,10 @@ pub struct ChunkSummary {
     pub footer_crc: u32,
 }
 
-/// Precision of every decimal column in Arrow.
+/// Precision of a decimal column of 8 bytes in Arrow.
 pub const DECIMAL_PRECISION: u8 = 18;
+/// Precision of a decimal column of 16 bytes in Arrow.
+pub const WIDE_DECIMAL_PRECISION: u8 = 38;
 
 /// Arrow type of `ts`.
 pub fn timestamp_type(unit: TimeUnit) -> DataType {
@@ -201,12 +203,26 @@ pub fn timestamp_type(unit: TimeUnit) -> DataType {
 pub fn stored_type(kind: ColumnType) -> DataType {
     match kind {
         ColumnType::Decimal { digits } => DataType::Decimal64(DECIMAL_PRECISION, decimal_scale(digits)),
+        ColumnType::WideDecimal { digits } => DataType::Decimal128(WIDE_DECIMAL_PRECISION, decimal_scale(digits)),
         ColumnType::Float64 => DataType::Float64,
+        ColumnType::Float32 => DataType::Float32,
         ColumnType::Int64 => DataType::Int64,
+        ColumnType::Int32 => DataType::Int32,
+        ColumnType::Int16 => DataType::Int16,
+        ColumnType::Int8 => DataType::Int8,
+        ColumnType::UInt64 => DataType::UInt64,
+        ColumnType::UInt32 => DataType::UInt32,
+        ColumnType::UInt16 => DataType::UInt16,
+        ColumnType::UInt8 => DataType::UInt8,
+        ColumnType::Bool => DataType::Boolean,
+        ColumnType::Timestamp { unit } => timestamp_type(unit),
+        ColumnType::Enum => DataType::Dictionary(Box::new(DataType::UInt8), Box::new(DataType::Utf8)),
+        ColumnType::Text => DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
+        ColumnType::Bytes { length } => DataType::FixedSizeBinary(length.into()),
     }
 }
 
-/// Scale of a decimal type. Digits are at most 18, so they fit `i8`.
+/// Scale of a decimal type. Digits are at most 38, so they fit `i8`.
 pub fn decimal_scale(digits: u8) -> i8 {
     narrow(digits)
 }
@@ -296,13 +312,14 @@ impl<W: Write> ChunkWriter<W> {
     }
 
     /// Writes one block: `ts`, strictly ascending and after the previous block, then the columns of the registration.
-    pub fn write_block(&mut self, columns: &[&[i64]]) -> std::io::Result<()> {
+    pub fn write_block(&mut self, columns: &[CellSlice<'_>]) -> std::io::Result<()> {
         if cells::column(columns, 0).is_empty() {
             return Ok(());
         }
         let ts = self.assert_publishable_block(columns);
         let (ts_min, ts_max) = cells::ends(ts);
-        let sizes: Vec<usize> = columns.iter().map(|column| column.len() * 8).collect();
+        let columns: Vec<_> = columns.iter().map(CellSlice::cell_bytes).collect();
+        let sizes: Vec<usize> = columns.iter().map(|column| column.len()).collect();
         let header = ipc::framed(&ipc::batch_header(ts.len(), &sizes));
         let mut block = BlockMeta {
             offset: self.position,
@@ -316,7 +333,7 @@ impl<W: Write> ChunkWriter<W> {
         self.put_in_block(&mut block, &header)?;
         let zeros = [0; ipc::ALIGNMENT];
         for (column, bytes) in columns.iter().zip(sizes) {
-            self.put_in_block(&mut block, super::bytes::words_as_bytes(column))?;
+            self.put_in_block(&mut block, column)?;
             self.put_in_block(&mut block, cells::range(&zeros, 0..ipc::padded(bytes) - bytes))?;
         }
         self.meta.push(block);
@@ -325,7 +342,7 @@ impl<W: Write> ChunkWriter<W> {
 
     /// Checks a block before it is written: it has every column, at most the rows of a block, and timestamps that follow
     /// those of the block before it. Returns its timestamps.
-    fn assert_publishable_block<'a>(&self, columns: &[&'a [i64]]) -> &'a [i64] {
+    fn assert_publishable_block<'a>(&self, columns: &[CellSlice<'a>]) -> &'a [i64] {
         let series = &self.meta.series.key;
         assert_eq!(columns.len(), self.column_count + 1, "{series}: columns of a block");
         let ts = assert_publishable_rows(columns);
@@ -347,8 +364,8 @@ impl<W: Write> ChunkWriter<W> {
 
 /// Checks rows before they are written: there are some, each has a cell in every column, and their timestamps strictly
 /// ascend. Returns the timestamps, which are the first column.
-pub fn assert_publishable_rows<'a>(columns: &[&'a [i64]]) -> &'a [i64] {
-    let ts = *cells::column(columns, 0);
+pub fn assert_publishable_rows<'a>(columns: &[CellSlice<'a>]) -> &'a [i64] {
+    let ts = cells::column(columns, 0).words();
     assert!(!ts.is_empty(), "rows to write: there are none");
     for (position, column) in columns.iter().enumerate() {
         assert_eq!(column.len(), ts.len(), "rows to write: cells of column {position}");
@@ -655,7 +672,9 @@ pub(super) mod tests {
         for block in 0..2_i64 {
             let ts: Vec<i64> = (0..100).map(|row| (block * 100 + row) * 60_000).collect();
             let cells: Vec<i64> = (0..100).map(|row| block * 1000 + row).collect();
-            writer.write_block(&[&ts, &cells, &cells, &cells, &cells, &cells]).unwrap();
+            writer
+                .write_block(&[&ts, &cells, &cells, &cells, &cells, &cells].map(|words| CellSlice::of_words(words)))
+                .unwrap();
         }
         writer.finish().unwrap()
     }
@@ -690,8 +709,8 @@ pub(super) mod tests {
             let head = ChunkHead { series_id, chunk_id, partition, series: &def, commit_lo, commit_hi, replaces };
             let mut writer = ChunkWriter::new(Vec::new(), head).unwrap();
             let ts: Vec<i64> = (0..200).map(|row| row * 60_000).collect();
-            writer.write_block(&[&ts[..150], &ts[..150]]).unwrap();
-            writer.write_block(&[&ts[150..], &ts[150..]]).unwrap();
+            writer.write_block(&[CellSlice::of_words(&ts[..150]); 2]).unwrap();
+            writer.write_block(&[CellSlice::of_words(&ts[150..]); 2]).unwrap();
             writer.finish().unwrap()
         };
         let (mut renumbered_count, mut shorter) = (0, 0);

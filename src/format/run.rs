@@ -22,7 +22,7 @@ use super::chunk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::schema::COLUMNS_MAX;
 use crate::types::width::{narrow, to_usize};
-use crate::types::{SeriesDef, cells};
+use crate::types::{CellSlice, SeriesDef, cells};
 
 /// First and last bytes of a run file.
 pub const RUN_MAGIC: &[u8; 8] = b"FASTKRUN";
@@ -193,7 +193,13 @@ impl<W: Write> RunWriter<W> {
     ///
     /// # Errors
     /// `InvalidInput` for 2^32 rows or more.
-    pub fn add(&mut self, series_id: u64, def: &SeriesDef, commits: (u64, u64), columns: &[&[i64]]) -> io::Result<()> {
+    pub fn add(
+        &mut self,
+        series_id: u64,
+        def: &SeriesDef,
+        commits: (u64, u64),
+        columns: &[CellSlice<'_>],
+    ) -> io::Result<()> {
         let ts = assert_publishable_run(commits, columns);
         if u32::try_from(ts.len()).is_err() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a run of more than 2^32 rows"));
@@ -204,7 +210,7 @@ impl<W: Write> RunWriter<W> {
         };
         let mut bytes = Vec::new();
         for column in columns {
-            put_words(&mut bytes, column);
+            bytes.extend_from_slice(&column.cell_bytes());
             bytes.resize(bytes.len().div_ceil(64) * 64, 0);
         }
         let (ts_min, ts_max) = cells::ends(ts);
@@ -252,7 +258,7 @@ impl<W: Write> RunWriter<W> {
 
 /// Checks a run before it is written: it has rows, a cell in each column for each of them, and strictly ascending
 /// timestamps. Returns its timestamps.
-fn assert_publishable_run<'a>(commits: (u64, u64), columns: &[&'a [i64]]) -> &'a [i64] {
+fn assert_publishable_run<'a>(commits: (u64, u64), columns: &[CellSlice<'a>]) -> &'a [i64] {
     assert!(commits.0 <= commits.1, "a run of commits {} to {}", commits.0, commits.1);
     chunk::assert_publishable_rows(columns)
 }
@@ -517,10 +523,10 @@ mod tests {
     /// Three runs of two series.
     fn sample() -> (Vec<u8>, RunFile) {
         let mut writer = RunWriter::new(Vec::new(), ORIGIN).unwrap();
-        writer.add(5, &def("A"), (6, 9), &[&[1, 2, 3], &[30, 40, 50]]).unwrap();
-        writer.add(5, &def("A"), (10, 11), &[&[2], &[41]]).unwrap();
+        writer.add(5, &def("A"), (6, 9), &[&[1, 2, 3], &[30, 40, 50]].map(|words| CellSlice::of_words(words))).unwrap();
+        writer.add(5, &def("A"), (10, 11), &[&[2], &[41]].map(|words| CellSlice::of_words(words))).unwrap();
         let long: Vec<i64> = (0..9).collect();
-        writer.add(6, &def("B"), (7, 7), &[&long, &long, &long]).unwrap();
+        writer.add(6, &def("B"), (7, 7), &[CellSlice::of_words(&long); 3]).unwrap();
         assert_eq!(writer.len(), 3);
         let (file, bytes, crc) = writer.finish().unwrap();
         assert_eq!(file.len() as u64, bytes);

@@ -249,7 +249,7 @@ pub fn put_rows(out: &mut Vec<u8>, rows: &Rows) {
     put_length(out, rows.len());
     put_words(out, &rows.ts);
     for column in &rows.columns {
-        put_words(out, column);
+        put_words(out, column.words());
     }
 }
 
@@ -263,9 +263,9 @@ pub fn read_rows(reader: &mut ByteReader<'_>) -> Result<Rows> {
     let ts = reader.words(row_count)?;
     let mut columns = Vec::new();
     for _ in 0..column_count {
-        columns.push(reader.words(row_count)?);
+        columns.push(reader.words(row_count)?.into());
     }
-    Ok(Rows { ts, columns })
+    Ok(Rows::new(ts, columns))
 }
 
 /// Encodes a commit's payload.
@@ -374,7 +374,7 @@ mod tests {
                 LoggedChange::Write {
                     series_id: 1,
                     replaced: 1,
-                    rows: Rows { ts: vec![-1, 5], columns: vec![vec![10, -20], vec![3, 4]] },
+                    rows: Rows::of_words(vec![-1, 5], vec![vec![10, -20], vec![3, 4]]),
                 },
                 LoggedChange::Delete { series_id: 1, start: i64::MIN, end: 5, deleted: 2, left: None },
                 LoggedChange::Delete { series_id: 1, start: 1, end: 5, deleted: 2, left: Some((-7, 9)) },

@@ -11,8 +11,8 @@ use super::bytes::{ByteReader, put_length, put_words};
 use super::chunk::ZONE_ROWS;
 use super::envelope;
 use crate::error::{Error, Result};
-use crate::types::cells;
 use crate::types::schema::COLUMNS_MAX;
+use crate::types::{CellSlice, cells};
 
 /// First bytes of a zone map.
 pub const ZONE_MAP_MAGIC: &[u8; 8] = b"FASTKZMP";
@@ -56,10 +56,10 @@ impl ZoneMap {
     }
 
     /// Adds the zones of a block; blocks start on zone boundaries.
-    pub fn add_block(&mut self, columns: &[&[i64]], is_float: impl Fn(usize) -> bool) {
+    pub fn add_block(&mut self, columns: &[CellSlice<'_>], is_float: impl Fn(usize) -> bool) {
         for (position, (zones, words)) in self.columns.iter_mut().zip(columns).enumerate() {
             let float = is_float(position);
-            for zone in words.chunks(ZONE_ROWS) {
+            for zone in words.words().chunks(ZONE_ROWS) {
                 let keys = zone.iter().map(|word| order_key(*word, float));
                 let (min, max) = keys.fold((i64::MAX, i64::MIN), |(min, max), key| (min.min(key), max.max(key)));
                 zones.min.push(min);
@@ -131,7 +131,7 @@ mod tests {
         let mut map = ZoneMap::new(7, 2);
         let ts: Vec<i64> = (0..2_000).collect();
         let values: Vec<i64> = (0..2_000).map(|row| (f64::from(row) - 1_000.0).to_bits() as i64).collect();
-        map.add_block(&[&ts, &values], |column| column == 1);
+        map.add_block(&[&ts, &values].map(|words| CellSlice::of_words(words)), |column| column == 1);
         assert_eq!((map.zones(), map.columns[0].max[0], map.columns[0].min[1]), (2, 1_023, 1_024));
         let file = map.encode();
         assert_eq!(ZoneMap::decode(&file).unwrap(), map);

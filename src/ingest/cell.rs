@@ -47,6 +47,7 @@ pub(super) fn number_word(
         }
         (ColumnType::Float64, _) => parse_f64(text).map(|value| (double_word(value), false)),
         (ColumnType::Int64, _) => parse_integer(text, rounding).map(|fixed| (fixed.raw, fixed.rounded)),
+        _ => Err(NumberError::NotANumber),
     }
 }
 
@@ -71,6 +72,7 @@ pub(super) fn int_word(value: i64, target: ColumnType) -> Result<(i64, bool), Nu
         ColumnType::Int64 => value,
         ColumnType::Float64 => double_word(decimal_to_f64(value, 0)),
         ColumnType::Decimal { digits } => rescale(value, 0, digits).ok_or(NumberError::Overflow)?,
+        _ => return Err(NumberError::NotANumber),
     };
     Ok((word, false))
 }
@@ -90,7 +92,7 @@ pub(super) fn decimal_word(
         },
         ColumnType::Float64 => Ok((double_word(decimal_to_f64(raw, scale)), false)),
         ColumnType::Int64 if scale == 0 => Ok((raw, false)),
-        ColumnType::Int64 => slow(),
+        _ => slow(),
     }
 }
 
@@ -115,6 +117,7 @@ pub(super) fn float_word(value: f64, target: ColumnType, rounding: Rounding) -> 
             #[allow(clippy::cast_possible_truncation, reason = "an integer in range")]
             Ok((value as i64, is_rounded))
         }
+        _ => Err(NumberError::NotANumber),
     }
 }
 
@@ -146,7 +149,7 @@ pub fn show_word(word: i64, kind: ColumnType) -> String {
         ColumnType::Decimal { digits } => write_decimal(&mut out, word, digits),
         ColumnType::Float64 if double.is_finite() => write_f64(&mut out, double),
         ColumnType::Float64 => out.extend_from_slice(double.to_string().as_bytes()),
-        ColumnType::Int64 => write_i64(&mut out, word),
+        _ => write_i64(&mut out, word),
     }
     String::from_utf8_lossy(&out).into_owned()
 }

@@ -140,7 +140,7 @@ impl<'a> ColumnSet<'a> {
             }
         }
         let parsed = ParsedRows {
-            rows: Rows { ts: self.ts, columns: self.columns },
+            rows: Rows::new(self.ts, self.columns.into_iter().map(Into::into).collect()),
             skipped: wide(self.missing.len()),
             rounded: self.rounded,
             skipped_rows: self.missing.iter().copied().map(wide).collect(),

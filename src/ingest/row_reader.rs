@@ -34,7 +34,7 @@ impl<'a> RowReader<'a> {
             options,
             errors: RowErrors::default(),
             parsed: ParsedRows {
-                rows: Rows::with_capacity(column_count, row_count),
+                rows: Rows::with_capacity(&def.columns, row_count),
                 rounded: vec![0; column_count],
                 ..ParsedRows::default()
             },

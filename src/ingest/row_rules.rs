@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::types::number::NumberError;
-use crate::types::{ColumnType, Kind, Rows, SeriesDef, time};
+use crate::types::{ColumnCells, ColumnType, Kind, Rows, SeriesDef, time};
 
 use super::cell::{CellValue, raw_word, show_word};
 use super::options::{DecodeOptions, RowRules};
@@ -24,11 +24,11 @@ pub fn validate(def: &SeriesDef, rows: &Rows, options: &DecodeOptions) -> Result
         }
     }
     for (at, (column, words)) in def.columns.iter().zip(&rows.columns).enumerate() {
-        for (row, word) in (0_u64..).zip(words) {
+        for (row, word) in (0_u64..).zip(words.words()) {
             let bad = match column.kind {
                 ColumnType::Decimal { .. } => raw_word(*word).err(),
                 ColumnType::Float64 => (!double(*word).is_finite()).then_some(NumberError::NotFinite),
-                ColumnType::Int64 => None,
+                _ => None,
             };
             if let Some(error) = bad {
                 errors.add_cell(def, row, at, CellValue::Bad(error), || show_word(*word, column.kind));
@@ -72,7 +72,7 @@ fn double_order(word: i64) -> i64 {
 
 /// Whether all rows follow the rules. No early exit, so that the loop is vectorized.
 fn all_valid(
-    [open, high, low, close, volume]: [&Vec<i64>; 5],
+    [open, high, low, close, volume]: [&[i64]; 5],
     price: impl Fn(i64) -> i64,
     amount: impl Fn(i64) -> i64,
 ) -> bool {
@@ -95,7 +95,7 @@ fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &DecodeOptions, errors: &mu
         return;
     };
     let Some([price, _, _, _, volume_column]) = def.columns.first_chunk::<5>() else { return };
-    let columns = [open, high, low, close, volume];
+    let columns @ [open, high, low, close, volume] = [open, high, low, close, volume].map(ColumnCells::words);
     let is_valid = match (price.kind == ColumnType::Float64, volume_column.kind == ColumnType::Float64) {
         (false, false) => all_valid(columns, |word| word, |word| word),
         (false, true) => all_valid(columns, |word| word, double_order),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::guarded::guarded;
 use super::*;
 use crate::error::ErrorCode;
-use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
+use crate::types::{ColumnCells, Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
 
 fn def(json: &str) -> SeriesDef {
     serde_json::from_str::<SeriesSpec>(json).unwrap().resolve().unwrap()
@@ -41,9 +41,9 @@ const T0: i64 = 1_706_745_600_000;
 
 /// The rows that the bodies of all formats below contain.
 fn expected() -> Rows {
-    Rows {
-        ts: vec![T0 + 60_000, T0],
-        columns: vec![
+    Rows::of_words(
+        vec![T0 + 60_000, T0],
+        vec![
             vec![4_200_015, 100],
             vec![4_210_000, 200],
             vec![4_190_000, 50],
@@ -52,7 +52,7 @@ fn expected() -> Rows {
             vec![7, -3],
             vec![bits(0.1), bits(-2.5)],
         ],
-    }
+    )
 }
 
 const JSON: &str = r#"[
@@ -341,7 +341,10 @@ fn row_arrays_have_the_cells_of_every_column_in_order() {
     assert_eq!(row_errors(BodyFormat::Json, &def, "[[1706745600000,1,2,0.5,[1.5],0]]"), ["0/close/wrong_type"]);
     // Extra columns are cells like the others; rows of many series must name their series.
     let body = r#"[[1706745600000,1,2,0.5,1.5,0,7,0.25]]"#;
-    assert_eq!(ok(BodyFormat::Json, &kline(), body.as_bytes()).rows.columns[5..], [vec![7], vec![bits(0.25)]]);
+    assert_eq!(
+        ok(BodyFormat::Json, &kline(), body.as_bytes()).rows.columns[5..],
+        [ColumnCells::from([7_i64]), [bits(0.25)].into()]
+    );
     let known = std::sync::Arc::new(def.clone());
     let lookup = |_: &crate::types::SeriesKey| Ok((known.clone(), None));
     let error = parse_many(BodyFormat::Ndjson, br#"["kline/X/1m",1,1,1,1,1]"#, &any_time(), &lookup).unwrap_err();
@@ -414,7 +417,7 @@ fn rounding_happens_only_on_request() {
         (BodyFormat::Csv, "ts,value\n1,1.005\n2,1.015\n3,1.5\n"),
     ] {
         let parsed = parse(format, &def, body.as_bytes(), &nearest).unwrap();
-        assert_eq!((parsed.rows.columns[0].as_slice(), parsed.rounded), ([100, 102, 150].as_slice(), vec![2]));
+        assert_eq!((parsed.rows.columns[0].words(), parsed.rounded), ([100, 102, 150].as_slice(), vec![2]));
         assert_eq!(row_errors(format, &def, body), ["0/value/precision_loss", "1/value/precision_loss"]);
     }
     let ts: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
@@ -423,13 +426,13 @@ fn rounding_happens_only_on_request() {
     );
     let batch = batch_of(vec![("ts", ts.clone()), ("value", decimal)]);
     let parsed = from_batch(&def, batch.clone(), &nearest).unwrap();
-    assert_eq!((parsed.rows.columns[0].as_slice(), parsed.rounded), ([100, 150].as_slice(), vec![1]));
+    assert_eq!((parsed.rows.columns[0].words(), parsed.rounded), ([100, 150].as_slice(), vec![1]));
     let error = from_batch(&def, batch.clone(), &any_time()).unwrap_err();
     assert_eq!(error.rows()[0].reason, "precision_loss");
     // Doubles always take the nearest decimal of their shortest form.
     let value: ArrayRef = Arc::new(Float64Array::from(vec![0.285, 0.1]));
     let parsed = from_batch(&def, batch_of(vec![("ts", ts.clone()), ("value", value)]), &any_time()).unwrap();
-    assert_eq!((parsed.rows.columns[0].as_slice(), parsed.rounded), ([28, 10].as_slice(), vec![1]));
+    assert_eq!((parsed.rows.columns[0].words(), parsed.rounded), ([28, 10].as_slice(), vec![1]));
     let value: ArrayRef = Arc::new(Float32Array::from(vec![0.1, 16_777_216.0]));
     let def = scalar(r#"{"digits":9}"#);
     let parsed = from_batch(&def, batch_of(vec![("ts", ts), ("value", value)]), &any_time()).unwrap();
@@ -443,7 +446,8 @@ fn raw_numbers_are_scaled_integers() {
     let raw = DecodeOptions { numbers: DecimalInput::Raw, ..any_time() };
     let body = r#"[{"ts":1,"open":100,"high":"200","low":50,"close":1.5e2,"volume":0,"trades":1,"vwap":0.5}]"#;
     let parsed = parse(BodyFormat::Json, &def, body.as_bytes(), &raw).unwrap();
-    assert_eq!(parsed.rows.columns.concat(), [100, 200, 50, 150, 0, 1, bits(0.5)]);
+    let cells: Vec<i64> = parsed.rows.columns.iter().flat_map(|column| column.words()).copied().collect();
+    assert_eq!(cells, [100, 200, 50, 150, 0, 1, bits(0.5)]);
     for (from, reason) in [("100.5", "precision_loss"), ("1000000000000000000", "overflow")] {
         let body = body.replace("100,", &format!("{from},"));
         let (_, _, rows) = rejection(BodyFormat::Json, &def, body.as_bytes(), &raw);
@@ -453,7 +457,7 @@ fn raw_numbers_are_scaled_integers() {
     let of = |array: ArrayRef| {
         let batch = batch_of(vec![("ts", Arc::new(Int64Array::from(vec![1])) as ArrayRef), ("value", array)]);
         from_batch(&def, batch.clone(), &raw)
-            .map(|parsed| parsed.rows.columns[0][0])
+            .map(|parsed| parsed.rows.columns[0].words()[0])
             .map_err(|e| e.rows()[0].reason.clone())
     };
     assert_eq!(of(Arc::new(Int64Array::from(vec![12_345]))), Ok(12_345));
@@ -497,7 +501,7 @@ fn missing_scalars_are_skipped_only_on_request() {
 fn arrow_numbers_and_times_convert_exactly_or_are_rejected() {
     let of = |def: &SeriesDef, ts: ArrayRef, value: ArrayRef| {
         from_batch(def, batch_of(vec![("ts", ts), ("value", value)]), &any_time())
-            .map(|parsed| (parsed.rows.ts[0], parsed.rows.columns[0][0]))
+            .map(|parsed| (parsed.rows.ts[0], parsed.rows.columns[0].words()[0]))
             .map_err(|e| format!("{}/{}", e.rows()[0].field, e.rows()[0].reason))
     };
     let one = || -> ArrayRef { Arc::new(Int64Array::from(vec![1])) };
@@ -554,9 +558,8 @@ fn arrow_numbers_and_times_convert_exactly_or_are_rejected() {
 #[test]
 fn ohlc_is_checked_on_doubles_and_can_be_turned_off() {
     let def = def(r#"{"kind":"kline","symbol":"X","timeframe":"1m"}"#);
-    let row = |o: f64, h: f64, l: f64, c: f64, v: f64| Rows {
-        ts: vec![1],
-        columns: [o, h, l, c, v].map(|value| vec![bits(value)]).to_vec(),
+    let row = |o: f64, h: f64, l: f64, c: f64, v: f64| {
+        Rows::of_words(vec![1], [o, h, l, c, v].map(|value| vec![bits(value)]).to_vec())
     };
     let on = any_time();
     for (rows, good) in [

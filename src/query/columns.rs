@@ -124,7 +124,7 @@ fn common_kind(
         return Ok(*first);
     };
     let differ = || {
-        let (a, b) = (type_text(*first), type_text(*kind));
+        let (a, b) = (first.text(), kind.text());
         mismatch(format!("column {name} is {a} in series {} and {b} in series {}", def.key, other.key))
     };
     if kinds.iter().any(|(_, kind)| *kind == ColumnType::Int64) {
@@ -140,14 +140,6 @@ fn common_kind(
         }
         Some(digits) => Ok(ColumnType::Decimal { digits }),
         None => Err(differ().with_hint("numbers=float64 returns both as doubles")),
-    }
-}
-
-fn type_text(kind: ColumnType) -> String {
-    match kind {
-        ColumnType::Decimal { digits } => format!("decimal({digits})"),
-        ColumnType::Float64 => "float64".into(),
-        ColumnType::Int64 => "int64".into(),
     }
 }
 

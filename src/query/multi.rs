@@ -12,8 +12,6 @@ use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::buffer::Buffer;
-
 use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
 use crate::format::chunk::block_rows;
@@ -23,7 +21,7 @@ use crate::query::request::{MultiLayout, RowOrder};
 use crate::query::scan::{Scan, ScanSpec, ScanStats};
 use crate::store::{Block, BlockRows, MapCache, SeriesIndexes, SeriesState};
 use crate::types::width::{narrow, to_usize};
-use crate::types::{SeriesKey, cells, number};
+use crate::types::{ColumnCells, SeriesKey, cells, number};
 
 /// One series of a result, and which of its rows.
 #[derive(Clone, Debug)]
@@ -59,14 +57,14 @@ impl ScanMember {
             return Ok(block);
         }
         let casts = std::iter::once(&ColumnCast::Keep).chain(&self.casts);
-        let columns = block.columns().zip(casts).map(|(column, cast)| {
+        let columns = block.packed_columns().zip(casts).map(|(column, cast)| {
             if *cast == ColumnCast::Keep {
                 return Ok(column);
             }
             let mut words = Vec::with_capacity(block.rows());
-            append_cast(&mut words, column.typed_data::<i64>().iter().copied(), *cast)
+            append_cast(&mut words, column.words().iter().copied(), *cast)
                 .map_err(|raw| too_large(self, *cast, raw))?;
-            Ok(Buffer::from_vec(words))
+            Ok(ColumnCells::from(words).into())
         });
         Block::new(block.rows(), columns.collect::<Result<Vec<_>>>()?)
     }
@@ -536,7 +534,7 @@ fn gather(
                 run.reverse();
             }
         }
-        columns.push(Buffer::from_vec(words));
+        columns.push(ColumnCells::from(words).into());
     }
     Ok(Block::new(rows, columns)?.of_series(SeriesIndexes::Each(labels.into())))
 }

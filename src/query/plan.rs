@@ -488,7 +488,7 @@ mod tests {
         for (symbol, count) in [("A", 10), ("B", 4)] {
             let key = SeriesKey::scalar("c", symbol, "tick", "n").unwrap();
             store.register(SeriesSpec::of_key(&key).resolve().unwrap()).unwrap();
-            let rows = Rows { ts: (0..count).collect(), columns: vec![vec![0; usize::try_from(count).unwrap()]] };
+            let rows = Rows::of_words((0..count).collect(), vec![vec![0; usize::try_from(count).unwrap()]]);
             store.write(&key, rows, WriteMode::Upsert, None).unwrap();
         }
         let reader = store.reader();

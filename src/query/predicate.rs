@@ -276,6 +276,7 @@ fn neighbours(text: &str, kind: ColumnType) -> Result<KeyNeighbours> {
         }),
         ColumnType::Decimal { digits } => number::integers_around(text.as_bytes(), digits),
         ColumnType::Int64 => number::integers_around(text.as_bytes(), 0),
+        other => return Err(Error::internal(format!("a predicate on a column of type {}", other.text()))),
     }
     .map_err(|error| match error {
         NumberError::NotANumber => Error::invalid(format!("{text:?} is not a number")),

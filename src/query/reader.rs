@@ -90,6 +90,7 @@ impl RowStream {
                 ColumnType::Decimal { digits } => number::decimals_to_f64(words, digits, &mut values),
                 ColumnType::Float64 => values.extend(words.iter().map(|word| f64::from_bits(word.cast_unsigned()))),
                 ColumnType::Int64 => values.extend(words.iter().map(|word| *word as f64)),
+                other => return Err(Error::internal(format!("a column of type {} as doubles", other.text()))),
             }
         }
         Ok(values)

@@ -151,11 +151,11 @@ impl ResultSchema {
             })?;
             arrays.push(Arc::new(words));
         }
-        let mut buffers = block.columns();
-        let ts = buffers.next().ok_or_else(|| Error::internal("a block without ts"))?;
-        arrays.push(timestamp_array(ts.into(), self.unit));
-        for (column, buffer) in self.columns.iter().zip(buffers) {
-            arrays.push(number_array(&buffer, column.kind, self.numbers)?);
+        let mut columns = block.packed_columns();
+        let ts = columns.next().ok_or_else(|| Error::internal("a block without ts"))?;
+        arrays.push(timestamp_array(ts.buffer().clone().into(), self.unit));
+        for (column, cells) in self.columns.iter().zip(columns) {
+            arrays.push(number_array(cells.buffer(), column.kind, self.numbers)?);
         }
         RecordBatch::try_new(schema.clone(), arrays)
             .map_err(|error| Error::internal(format!("block of {} does not fit its schema: {error}", self.title())))
@@ -172,6 +172,7 @@ pub fn arrow_type(kind: ColumnType, numbers: NumberFormat) -> DataType {
         (ColumnType::Decimal { .. }, NumberFormat::Float64) | (ColumnType::Float64, _) => DataType::Float64,
         (ColumnType::Decimal { .. } | ColumnType::Int64, NumberFormat::String) => DataType::Utf8,
         (ColumnType::Decimal { .. }, NumberFormat::Raw) | (ColumnType::Int64, _) => DataType::Int64,
+        (other, _) => stored_type(other),
     }
 }
 
@@ -213,6 +214,7 @@ fn number_array(buffer: &Buffer, kind: ColumnType, numbers: NumberFormat) -> Res
             Arc::new(Int64Array::new(words(), None))
         }
         (ColumnType::Float64, _) => Arc::new(Float64Array::new(ScalarBuffer::<f64>::from(buffer.clone()), None)),
+        (other, _) => return Err(Error::internal(format!("a result column of type {}", other.text()))),
     })
 }
 

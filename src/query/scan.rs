@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::buffer::Buffer;
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::CancelFlag;
@@ -16,8 +15,8 @@ use crate::error::Result;
 use crate::format::chunk::block_rows;
 use crate::query::predicate::KeyRanges;
 use crate::store::{Block, BlockRows, MapCache, Merge, RUN_ROWS, SeriesState, WantedKeys};
-use crate::types::cells;
 use crate::types::width::{self, to_usize};
+use crate::types::{CellSlice, ColumnCells, SharedCells, cells};
 
 /// Pieces of fewer rows are copied together into one block.
 const GATHER_ROWS: usize = 512;
@@ -39,7 +38,7 @@ pub struct Scan {
     desc: bool,
     block_rows_max: usize,
     rows_left: u64,
-    gathered: Vec<Vec<i64>>,
+    gathered: Vec<ColumnCells>,
     /// A piece taken from the merge and not returned yet.
     pending: Option<BlockRows>,
     filter: Vec<KeyRanges>,
@@ -56,7 +55,7 @@ pub struct Scan {
     /// Positions of the matches of one piece; a reused buffer.
     picked: Vec<u32>,
     /// The block of the last piece, to count blocks.
-    last_block: Option<Arc<[Buffer]>>,
+    last_block: Option<Arc<[SharedCells]>>,
     blocks_scanned: u64,
     rows_checked: u64,
     rows_matched: u64,
@@ -192,7 +191,7 @@ impl Scan {
             blocks_scanned: 0,
             rows_checked: 0,
             rows_matched: 0,
-            gathered: vec![Vec::new(); columns.len()],
+            gathered: columns.iter().map(|column| ColumnCells::new(series.def.layout(*column))).collect(),
             columns,
             all_columns,
             desc: spec.desc,
@@ -338,7 +337,7 @@ impl Scan {
     }
 
     fn gathered_rows(&self) -> usize {
-        self.gathered.first().map_or(0, Vec::len)
+        self.gathered.first().map_or(0, ColumnCells::len)
     }
 
     fn gather(&mut self, part: &BlockRows) {
@@ -349,8 +348,11 @@ impl Scan {
 
     fn take_gathered(&mut self) -> Result<Block> {
         let rows = self.gathered_rows();
-        let columns: Arc<[Buffer]> =
-            self.gathered.iter_mut().map(|words| Buffer::from_vec(std::mem::take(words))).collect();
+        let take = |column: &mut ColumnCells| {
+            let empty = ColumnCells::new(column.layout());
+            SharedCells::from(std::mem::replace(column, empty))
+        };
+        let columns: Arc<[SharedCells]> = self.gathered.iter_mut().map(take).collect();
         Block::new(rows, columns)
     }
 
@@ -358,7 +360,7 @@ impl Scan {
     fn slice_piece(&self, piece: BlockRows) -> Block {
         let block = if self.all_columns { piece.into_block() } else { piece.block().select(&self.columns) };
         if self.prefetch {
-            (0..block.column_count()).for_each(|column| touch(block.words(column)));
+            block.columns().for_each(touch);
         }
         block
     }
@@ -431,9 +433,10 @@ fn next_ts_of(piece: &BlockRows, desc: bool) -> Option<i64> {
 }
 
 /// Reads a cell of every page, so that the thread that sends the cells does not wait for the disk.
-fn touch(words: &[i64]) {
-    const PAGE_WORDS: usize = 4096 / 8;
-    let sum = words.iter().step_by(PAGE_WORDS).chain(words.last()).fold(0_i64, |sum, word| sum.wrapping_add(*word));
+fn touch(column: CellSlice<'_>) {
+    const PAGE_BYTES: usize = 4096;
+    let bytes = column.memory();
+    let sum = bytes.iter().step_by(PAGE_BYTES).chain(bytes.last()).fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
     std::hint::black_box(sum);
 }
 
@@ -481,7 +484,7 @@ impl Iterator for Scan {
                 // Nothing follows an error: a short result is never mistaken for a complete one.
                 self.ended = true;
                 self.pending = None;
-                self.gathered.iter_mut().for_each(Vec::clear);
+                self.gathered.iter_mut().for_each(ColumnCells::clear);
                 Some(Err(error))
             }
         }
@@ -554,7 +557,7 @@ mod tests {
         let key = SeriesKey::scalar("c", "X", "tick", "n").unwrap();
         store.register(SeriesSpec::of_key(&key).resolve().unwrap()).unwrap();
         let count = 300_000_i64;
-        let rows = Rows { ts: (0..count).collect(), columns: vec![vec![0; 300_000]] };
+        let rows = Rows::of_words((0..count).collect(), vec![vec![0; 300_000]]);
         store.write(&key, rows, WriteMode::Upsert, None).unwrap();
         let state = store.snapshot();
         let series = state.get(&key).unwrap();

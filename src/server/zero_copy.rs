@@ -39,7 +39,7 @@ fn sealed_store() -> SealedStore {
     store.register(spec.resolve().unwrap()).unwrap();
     let ts: Vec<i64> = (0..ROWS).map(|minute| minute * MINUTE).collect();
     let columns = (0..5).map(|column| ts.iter().map(|ts| ts / MINUTE + column).collect()).collect();
-    store.write(&key, Rows { ts, columns }, WriteMode::Append, None).unwrap();
+    store.write(&key, Rows::of_words(ts, columns), WriteMode::Append, None).unwrap();
     store.seal(&[]).unwrap();
     let folder = std::fs::read_dir(dir.path().join("chunks")).unwrap().next().unwrap().unwrap().path();
     let mut files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -3,6 +3,8 @@
 pub mod calendar;
 pub mod cells;
 pub mod civil_days;
+pub mod column;
+pub mod dictionary;
 pub mod grid;
 pub mod key;
 pub mod number;
@@ -14,9 +16,11 @@ pub mod time;
 pub mod width;
 
 pub use calendar::Calendar;
+pub use column::{CellLayout, CellSlice, ColumnCells, SharedCells};
+pub use dictionary::Dictionary;
 pub use grid::Grid;
 pub use key::{Kind, SeriesKey};
 pub use number::Rounding;
 pub use rows::Rows;
-pub use schema::{Column, ColumnType, MergeRule, Partition, SeriesDef, SeriesSpec};
+pub use schema::{Column, ColumnType, MergeRule, OrderRule, Partition, SeriesDef, SeriesSpec};
 pub use time::TimeUnit;

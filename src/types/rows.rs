@@ -1,9 +1,9 @@
-//! Rows in memory: columns of 8-byte words.
-//!
-//! A `decimal` or `int64` cell is its `i64`; a `float64` cell is the bit pattern of its double as an `i64`.
-//! All columns have the same length. Their types are in the registration, not here.
+//! Rows in memory. All columns have the same length. Their types are in the registration, not here.
 
 use super::cells;
+use super::column::{CellLayout, CellSlice, ColumnCells};
+use super::dictionary::Dictionary;
+use super::schema::Column;
 use super::width::narrow;
 
 use crate::error::{Error, Result};
@@ -13,14 +13,41 @@ use crate::error::{Error, Result};
 pub struct Rows {
     /// Timestamps in the unit of the series.
     pub ts: Vec<i64>,
-    /// One word per row for each column of the registration.
-    pub columns: Vec<Vec<i64>>,
+    /// One cell per row for each column of the registration. A cell of `text` is a position in the dictionary of its
+    /// column here, until the store replaces it by that in the dictionary of the series.
+    pub columns: Vec<ColumnCells>,
+    /// Texts by column, where there are columns of `text`; shorter than `columns` or empty otherwise.
+    pub texts: Vec<Dictionary>,
 }
 
 impl Rows {
+    /// Rows of columns without texts.
+    pub fn new(ts: Vec<i64>, columns: Vec<ColumnCells>) -> Self {
+        Self { ts, columns, texts: Vec::new() }
+    }
+
     /// Empty rows with capacity for `capacity` rows.
-    pub fn with_capacity(column_count: usize, capacity: usize) -> Self {
-        Self { ts: Vec::with_capacity(capacity), columns: vec![Vec::with_capacity(capacity); column_count] }
+    pub fn with_capacity(columns: &[Column], capacity: usize) -> Self {
+        let column = |column: &Column| ColumnCells::with_capacity(column.kind.layout(), capacity);
+        Self::new(Vec::with_capacity(capacity), columns.iter().map(column).collect())
+    }
+
+    /// Rows of columns of 8 bytes: a double is its bits.
+    pub fn of_words(ts: Vec<i64>, columns: Vec<Vec<i64>>) -> Self {
+        Self::new(ts, columns.into_iter().map(ColumnCells::from).collect())
+    }
+
+    /// Empty rows of so many columns of 8 bytes, with capacity for `capacity` rows.
+    pub fn empty_words(column_count: usize, capacity: usize) -> Self {
+        let column = |_| ColumnCells::with_capacity(CellLayout::WORD, capacity);
+        Self::new(Vec::with_capacity(capacity), (0..column_count).map(column).collect())
+    }
+
+    /// Empty rows with memory for `capacity` rows of the same columns.
+    pub fn like(other: &Rows, capacity: usize) -> Self {
+        let column = |column: &ColumnCells| ColumnCells::with_capacity(column.layout(), capacity);
+        let columns = other.columns.iter().map(column).collect();
+        Self { ts: Vec::with_capacity(capacity), columns, texts: other.texts.clone() }
     }
 
     /// Number of rows.
@@ -34,7 +61,7 @@ impl Rows {
 
     /// Size of all cells in bytes.
     pub fn bytes(&self) -> usize {
-        self.len() * 8 * (self.columns.len() + 1)
+        self.len() * 8 + self.columns.iter().map(ColumnCells::bytes).sum::<usize>()
     }
 
     /// Checks that every column has as many cells as `ts`.
@@ -51,7 +78,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Appends one row.
+    /// Appends one row of cells of 8 bytes.
     pub fn push(&mut self, ts: i64, cells: &[i64]) {
         self.ts.push(ts);
         for (column, cell) in self.columns.iter_mut().zip(cells) {
@@ -59,11 +86,17 @@ impl Rows {
         }
     }
 
+    /// `ts`, then the columns.
+    pub fn slices(&self) -> Vec<CellSlice<'_>> {
+        let columns = self.columns.iter().map(ColumnCells::as_slice);
+        std::iter::once(CellSlice::of_words(&self.ts)).chain(columns).collect()
+    }
+
     /// Appends the rows of `other`, which must have the same columns.
     pub fn append(&mut self, mut other: Rows) {
         self.ts.append(&mut other.ts);
-        for (column, cells) in self.columns.iter_mut().zip(&mut other.columns) {
-            column.append(cells);
+        for (column, cells) in self.columns.iter_mut().zip(&other.columns) {
+            column.extend(cells.as_slice());
         }
     }
 
@@ -98,10 +131,13 @@ impl Rows {
             }
         }
         let dropped = self.len() - kept.len();
-        let pick = |column: &[i64]| -> Vec<i64> { kept.iter().map(|row| cells::at(column, *row as usize)).collect() };
-        let ts = pick(&self.ts);
-        let columns = self.columns.iter().map(|column| pick(column)).collect();
-        *self = Rows { ts, columns };
+        let mut sorted = Rows::like(self, kept.len());
+        let rows = kept.iter().map(|row| *row as usize);
+        sorted.ts.extend(rows.clone().map(|row| cells::at(&self.ts, row)));
+        for (to, from) in sorted.columns.iter_mut().zip(&self.columns) {
+            to.extend_picked(from.as_slice(), rows.clone());
+        }
+        *self = sorted;
         dropped
     }
 }
@@ -112,15 +148,15 @@ mod tests {
 
     #[test]
     fn sorting_keeps_the_last_of_equal_timestamps() {
-        let mut rows = Rows { ts: vec![30, 10, 20, 10, 30], columns: vec![vec![1, 2, 3, 4, 5]] };
+        let mut rows = Rows::of_words(vec![30, 10, 20, 10, 30], vec![vec![1, 2, 3, 4, 5]]);
         assert_eq!(rows.sort_last_wins(), 2);
-        assert_eq!(rows, Rows { ts: vec![10, 20, 30], columns: vec![vec![4, 3, 5]] });
+        assert_eq!(rows, Rows::of_words(vec![10, 20, 30], vec![vec![4, 3, 5]]));
         assert_eq!(rows.sort_last_wins(), 0);
     }
 
     #[test]
     fn bounds_are_those_of_rows_in_any_order() {
-        let of = |ts: &[i64]| Rows { ts: ts.to_vec(), columns: Vec::new() }.bounds();
+        let of = |ts: &[i64]| Rows::new(ts.to_vec(), Vec::new()).bounds();
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[7]), Some((7, 7)));
         assert_eq!(of(&[-1, 0, 9]), Some((-1, 9)));

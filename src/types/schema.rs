@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cells;
+use super::column::CellLayout;
 use super::key::{Kind, SeriesKey};
 use super::number::DIGITS_MAX;
 use super::time::TimeUnit;
@@ -13,20 +15,95 @@ use crate::error::{Error, ErrorCode, Result};
 /// Maximum number of columns of a series, without `ts`.
 pub const COLUMNS_MAX: usize = 64;
 
-/// How the cells of a column are stored: 8 bytes each, never null.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
+/// Type of the cells of a column. All cells of a type have the same width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ColumnType {
     /// Fixed point: `i64` scaled by a power of ten, |raw| < 10^18.
-    Decimal { digits: u8 },
-    /// IEEE 754 double, finite.
+    Decimal {
+        digits: u8,
+    },
+    /// Fixed point of 16 bytes: `i128` scaled by a power of ten, |raw| < 10^38.
+    WideDecimal {
+        digits: u8,
+    },
+    /// IEEE 754, finite.
     Float64,
-    /// Signed 64-bit integer.
+    Float32,
     Int64,
+    Int32,
+    Int16,
+    Int8,
+    UInt64,
+    UInt32,
+    UInt16,
+    UInt8,
+    Bool,
+    /// A time in UTC, as `i64` in its own unit.
+    Timestamp {
+        unit: TimeUnit,
+    },
+    /// One of the values that the column lists, as its position (`u8`).
+    Enum,
+    /// A text of the dictionary of the series, as its position (`u32`).
+    Text,
+    /// A fixed number of bytes.
+    Bytes {
+        length: u16,
+    },
 }
 
 impl ColumnType {
-    /// Digits after the decimal point of a decimal column.
+    /// How the cells lie in memory.
+    pub fn layout(self) -> CellLayout {
+        match self {
+            ColumnType::Decimal { .. }
+            | ColumnType::Float64
+            | ColumnType::Int64
+            | ColumnType::UInt64
+            | ColumnType::Timestamp { .. } => CellLayout::WORD,
+            ColumnType::WideDecimal { .. } => CellLayout::Bytes(16),
+            ColumnType::Float32 | ColumnType::Int32 | ColumnType::UInt32 | ColumnType::Text => CellLayout::Bytes(4),
+            ColumnType::Int16 | ColumnType::UInt16 => CellLayout::Bytes(2),
+            ColumnType::Int8 | ColumnType::UInt8 | ColumnType::Enum => CellLayout::Bytes(1),
+            ColumnType::Bytes { length } => CellLayout::Bytes(length),
+            ColumnType::Bool => CellLayout::Flag,
+        }
+    }
+
+    /// The type as messages and listings name it, such as `decimal(2)`.
+    pub fn text(self) -> String {
+        match self {
+            ColumnType::Decimal { digits } => format!("decimal({digits})"),
+            ColumnType::WideDecimal { digits } => format!("decimal({digits}, wide)"),
+            ColumnType::Timestamp { unit } => format!("timestamp({})", unit.name()),
+            ColumnType::Bytes { length } => format!("bytes({length})"),
+            other => other.name().to_owned(),
+        }
+    }
+
+    /// The type without its parameters, as registrations name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ColumnType::Decimal { .. } | ColumnType::WideDecimal { .. } => "decimal",
+            ColumnType::Float64 => "float64",
+            ColumnType::Float32 => "float32",
+            ColumnType::Int64 => "int64",
+            ColumnType::Int32 => "int32",
+            ColumnType::Int16 => "int16",
+            ColumnType::Int8 => "int8",
+            ColumnType::UInt64 => "uint64",
+            ColumnType::UInt32 => "uint32",
+            ColumnType::UInt16 => "uint16",
+            ColumnType::UInt8 => "uint8",
+            ColumnType::Bool => "bool",
+            ColumnType::Timestamp { .. } => "timestamp",
+            ColumnType::Enum => "enum",
+            ColumnType::Text => "text",
+            ColumnType::Bytes { .. } => "bytes",
+        }
+    }
+
+    /// Digits after the decimal point of a decimal column of 8 bytes.
     pub fn digits(self) -> Option<u8> {
         match self {
             ColumnType::Decimal { digits } => Some(digits),
@@ -49,14 +126,181 @@ pub enum MergeRule {
     Last,
 }
 
-/// One number column.
+/// One column.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "ColumnJson", into = "ColumnJson")]
 pub struct Column {
     pub name: String,
-    #[serde(flatten)]
     pub kind: ColumnType,
-    #[serde(default)]
     pub merge: MergeRule,
+    /// Whether cells can be null.
+    pub nullable: bool,
+    /// The values of an enum; no other type has any.
+    pub values: Vec<String>,
+}
+
+impl Column {
+    /// A column whose cells are never null.
+    pub fn new(name: impl Into<String>, kind: ColumnType) -> Self {
+        Self { name: name.into(), kind, merge: MergeRule::default(), nullable: false, values: Vec::new() }
+    }
+}
+
+/// A column as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ColumnJson {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    digits: Option<u8>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    wide: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<TimeUnit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    length: Option<u16>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    values: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    nullable: bool,
+    #[serde(default)]
+    merge: MergeRule,
+}
+
+impl From<Column> for ColumnJson {
+    fn from(column: Column) -> Self {
+        let Column { name, kind, merge, nullable, values } = column;
+        let (mut digits, mut unit, mut length) = (None, None, None);
+        match kind {
+            ColumnType::Decimal { digits: count } | ColumnType::WideDecimal { digits: count } => digits = Some(count),
+            ColumnType::Timestamp { unit: of } => unit = Some(of),
+            ColumnType::Bytes { length: bytes } => length = Some(bytes),
+            _ => {}
+        }
+        let wide = matches!(kind, ColumnType::WideDecimal { .. });
+        Self { name, kind: kind.name().to_owned(), digits, wide, unit, length, values, nullable, merge }
+    }
+}
+
+impl TryFrom<ColumnJson> for Column {
+    type Error = Error;
+
+    fn try_from(json: ColumnJson) -> Result<Self> {
+        let kind = column_type(
+            &json.name,
+            &ColumnParameters {
+                kind: Some(&json.kind),
+                digits: json.digits,
+                wide: json.wide,
+                unit: json.unit,
+                length: json.length,
+                values: &json.values,
+            },
+        )?;
+        let ColumnJson { name, merge, nullable, values, .. } = json;
+        Ok(Self { name, kind, merge, nullable, values })
+    }
+}
+
+/// Maximum bytes of a cell of `bytes`.
+pub const BYTES_LENGTH_MAX: u16 = 1_024;
+/// Maximum number of values of an enum.
+pub const ENUM_VALUES_MAX: usize = 256;
+/// Maximum digits of a decimal of 16 bytes.
+pub const WIDE_DIGITS_MAX: u8 = 38;
+
+/// A type and its parameters as callers give them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ColumnParameters<'a> {
+    /// Without a type, digits make it `decimal`; else it is `float64`.
+    pub kind: Option<&'a str>,
+    pub digits: Option<u8>,
+    pub wide: bool,
+    pub unit: Option<TimeUnit>,
+    pub length: Option<u16>,
+    pub values: &'a [String],
+}
+
+/// The type that a caller describes.
+///
+/// # Errors
+/// `invalid_argument` naming the column, for an unknown type and for parameters that it lacks or does not take.
+pub fn column_type(name: &str, given: &ColumnParameters<'_>) -> Result<ColumnType> {
+    let invalid = |what: String| Error::invalid(format!("column {name}: {what}"));
+    let kind = given.kind.unwrap_or(if given.digits.is_some() { "decimal" } else { "float64" });
+    let misplaced = [
+        ("digits", given.digits.is_some(), "decimal"),
+        ("wide", given.wide, "decimal"),
+        ("unit", given.unit.is_some(), "timestamp"),
+        ("length", given.length.is_some(), "bytes"),
+        ("values", !given.values.is_empty(), "enum"),
+    ];
+    if let Some((what, _, of)) = misplaced.into_iter().find(|(_, is_given, of)| *is_given && *of != kind) {
+        return Err(invalid(format!("only {of} takes {what}")));
+    }
+    Ok(match kind {
+        "decimal" => {
+            let digits = given.digits.ok_or_else(|| invalid("decimal needs digits".into()))?;
+            let most = if given.wide { WIDE_DIGITS_MAX } else { DIGITS_MAX };
+            if digits > most {
+                return Err(invalid(format!("{digits} digits are more than {most}")));
+            }
+            if given.wide { ColumnType::WideDecimal { digits } } else { ColumnType::Decimal { digits } }
+        }
+        "timestamp" => {
+            ColumnType::Timestamp { unit: given.unit.ok_or_else(|| invalid("timestamp needs a unit".into()))? }
+        }
+        "bytes" => match given.length {
+            Some(length @ 1..=BYTES_LENGTH_MAX) => ColumnType::Bytes { length },
+            Some(length) => return Err(invalid(format!("length {length} is not 1 to {BYTES_LENGTH_MAX}"))),
+            None => return Err(invalid("bytes needs a length".into())),
+        },
+        "enum" => {
+            check_values(name, given.values)?;
+            ColumnType::Enum
+        }
+        other => {
+            let plain = [
+                ColumnType::Float64,
+                ColumnType::Float32,
+                ColumnType::Int64,
+                ColumnType::Int32,
+                ColumnType::Int16,
+                ColumnType::Int8,
+                ColumnType::UInt64,
+                ColumnType::UInt32,
+                ColumnType::UInt16,
+                ColumnType::UInt8,
+                ColumnType::Bool,
+                ColumnType::Text,
+            ];
+            plain.into_iter().find(|kind| kind.name() == other).ok_or_else(|| {
+                let known: Vec<&str> = plain.iter().map(|kind| kind.name()).collect();
+                invalid(format!("type {other:?} is not one of decimal, timestamp, bytes, enum, {}", known.join(", ")))
+            })?
+        }
+    })
+}
+
+/// Checks the values of an enum.
+fn check_values(name: &str, values: &[String]) -> Result<()> {
+    let invalid = |what: String| Err(Error::invalid(format!("column {name}: {what}")));
+    if values.is_empty() || values.len() > ENUM_VALUES_MAX {
+        return invalid(format!("an enum has 1 to {ENUM_VALUES_MAX} values, not {}", values.len()));
+    }
+    let is_word = |value: &str| {
+        !value.is_empty() && value.len() <= 64 && !value.contains(|c: char| c.is_control() || c == ',' || c == '"')
+    };
+    for (position, value) in values.iter().enumerate() {
+        if !is_word(value) {
+            return invalid(format!("enum value {value:?} is not 1 to 64 bytes without quotes, commas and controls"));
+        }
+        if values.iter().take(position).any(|earlier| earlier == value) {
+            return invalid(format!("enum value {value:?} is listed twice"));
+        }
+    }
+    Ok(())
 }
 
 /// A column in the OpenAPI document: one object, since client generators do not support the union of [`ColumnType`].
@@ -114,6 +358,63 @@ pub enum Partition {
     Month,
     Year,
     All,
+}
+
+/// How rows of one series are ordered, and which of them replace others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "OrderJson", into = "OrderJson")]
+pub enum OrderRule {
+    /// One row per timestamp and values of these columns; the newest wins. Rows of one timestamp are in the order of the
+    /// columns.
+    Unique(Vec<String>),
+    /// Any number of rows per timestamp, in the order of arrival: by commit, then by row of the commit. No row replaces
+    /// another one.
+    Arrival,
+}
+
+impl Default for OrderRule {
+    /// One row per timestamp.
+    fn default() -> Self {
+        Self::Unique(Vec::new())
+    }
+}
+
+impl OrderRule {
+    /// Whether there is at most one row per timestamp.
+    pub fn is_by_timestamp(&self) -> bool {
+        matches!(self, Self::Unique(columns) if columns.is_empty())
+    }
+}
+
+/// An order rule as JSON: `"arrival"` or `{"unique":["ts","seq"]}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OrderJson {
+    Arrival,
+    Unique(Vec<String>),
+}
+
+impl From<OrderRule> for OrderJson {
+    fn from(rule: OrderRule) -> Self {
+        match rule {
+            OrderRule::Arrival => Self::Arrival,
+            OrderRule::Unique(columns) => Self::Unique(std::iter::once("ts".to_owned()).chain(columns).collect()),
+        }
+    }
+}
+
+impl TryFrom<OrderJson> for OrderRule {
+    type Error = Error;
+
+    fn try_from(json: OrderJson) -> Result<Self> {
+        match json {
+            OrderJson::Arrival => Ok(Self::Arrival),
+            OrderJson::Unique(columns) => match columns.split_first() {
+                Some((first, rest)) if first == "ts" => Ok(Self::Unique(rest.to_vec())),
+                _ => Err(Error::invalid("order: unique must list ts first").with_hint(r#"such as {"unique":["ts"]}"#)),
+            },
+        }
+    }
 }
 
 /// When old rows expire, by age or count.
@@ -194,6 +495,9 @@ pub struct SeriesDef {
     pub value_index: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// One row per timestamp when absent.
+    #[serde(default, skip_serializing_if = "OrderRule::is_by_timestamp")]
+    pub order: OrderRule,
     /// Number columns in order; `ts` comes before them and is not listed.
     pub columns: Vec<Column>,
 }
@@ -201,6 +505,16 @@ pub struct SeriesDef {
 impl SeriesDef {
     pub fn kind(&self) -> Kind {
         self.key.kind()
+    }
+
+    /// How the cells of a column lie in memory; `ts` is column 0.
+    pub fn layout(&self, column: usize) -> CellLayout {
+        column.checked_sub(1).map_or(CellLayout::WORD, |column| cells::column(&self.columns, column).kind.layout())
+    }
+
+    /// How the cells of the columns lie in memory, without `ts`.
+    pub fn layouts(&self) -> impl ExactSizeIterator<Item = CellLayout> + '_ {
+        self.columns.iter().map(|column| column.kind.layout())
     }
 
     /// Position of a number column by name.
@@ -422,6 +736,7 @@ impl SeriesSpec {
             retention: self.retention,
             value_index,
             description: self.description,
+            order: OrderRule::default(),
             columns,
         })
     }
@@ -439,7 +754,7 @@ impl SeriesSpec {
                     ("close", price, MergeRule::Last),
                     ("volume", volume, MergeRule::Sum),
                 ] {
-                    columns.push(Column { name: name.into(), kind, merge });
+                    columns.push(Column { merge, ..Column::new(name, kind) });
                 }
             }
             Kind::Scalar => {
@@ -454,9 +769,8 @@ impl SeriesSpec {
                     return Err(Error::invalid("the column of a scalar must be named value"));
                 }
                 columns.push(Column {
-                    name: "value".into(),
-                    kind: column_kind("value", &value)?,
                     merge: value.merge.unwrap_or_default(),
+                    ..Column::new("value", column_kind("value", &value)?)
                 });
             }
         }
@@ -467,7 +781,7 @@ impl SeriesSpec {
                 return Err(Error::invalid(format!("extra column {name:?} already exists")));
             }
             let kind = column_kind(&name, extra)?;
-            columns.push(Column { name, kind, merge: extra.merge.unwrap_or_default() });
+            columns.push(Column { merge: extra.merge.unwrap_or_default(), ..Column::new(name, kind) });
         }
         if columns.len() > COLUMNS_MAX {
             return Err(Error::invalid(format!("{} columns are more than {COLUMNS_MAX}", columns.len())));
@@ -523,18 +837,12 @@ fn number_kind(what: &str, digits: Option<u8>, scale: Option<i64>) -> Result<Col
 }
 
 fn column_kind(name: &str, spec: &ColumnSpec) -> Result<ColumnType> {
-    match (spec.kind.as_deref(), spec.digits) {
-        (Some("decimal") | None, Some(digits)) => Ok(ColumnType::Decimal { digits: check_digits(name, digits)? }),
-        (Some("decimal"), None) => Err(Error::invalid(format!("column {name}: decimal needs digits"))),
-        (Some("float64") | None, None) => Ok(ColumnType::Float64),
-        (Some("int64"), None) => Ok(ColumnType::Int64),
-        (Some("float64" | "int64"), Some(_)) => {
-            Err(Error::invalid(format!("column {name}: only decimal takes digits")))
-        }
-        (Some(other), _) => {
-            Err(Error::invalid(format!("column {name}: type {other:?} is not one of decimal, float64, int64")))
-        }
+    let kind = spec.kind.as_deref();
+    if kind.is_some_and(|kind| !["decimal", "float64", "int64"].contains(&kind)) {
+        let shown = kind.unwrap_or_default();
+        return Err(Error::invalid(format!("column {name}: type {shown:?} is not one of decimal, float64, int64")));
     }
+    column_type(name, &ColumnParameters { kind, digits: spec.digits, ..ColumnParameters::default() })
 }
 
 /// Milliseconds of a timeframe label with a fixed length: `<n>` + `s m h d w`. Months have no fixed length.

@@ -178,7 +178,7 @@ fn replayed(done: &BTreeMap<u64, Done>, commit: u64) -> BTreeMap<String, Rowset>
             Done::Write(key, rows) => {
                 let map = now.get_mut(key.as_str()).unwrap();
                 for (row, ts) in rows.ts.iter().enumerate() {
-                    let cells = std::iter::once(*ts).chain(rows.columns.iter().map(|column| column[row]));
+                    let cells = std::iter::once(*ts).chain(rows.columns.iter().map(|column| column.words()[row]));
                     map.insert(*ts, cells.collect());
                 }
             }
@@ -214,7 +214,7 @@ fn a_backup_under_load_equals_the_store_at_its_commit_cell_by_cell() {
                 0..34 => {
                     let mut rows = minutes(first, 1 + (rng.roll() % 60) as i64);
                     let salt = (rng.roll() % 1_000) as i64;
-                    rows.columns.iter_mut().flatten().for_each(|cell| *cell += salt);
+                    rows.columns.iter_mut().flat_map(|column| column.words_mut()).for_each(|cell| *cell += salt);
                     let written = store.write(&key, rows.clone(), WriteMode::Upsert, None).unwrap();
                     note(written.commit, Done::Write(key.clone(), rows));
                 }

@@ -190,7 +190,7 @@ impl Bench {
                     .collect();
                 let distinct: BTreeSet<i64> = ts.into_iter().collect();
                 let rows =
-                    Rows { ts: distinct.iter().map(|ms| ms * ticks).collect(), columns: vec![vec![0; distinct.len()]] };
+                    Rows::of_words(distinct.iter().map(|ms| ms * ticks).collect(), vec![vec![0; distinct.len()]]);
                 self.store().write(&self.key, rows, WriteMode::Upsert, None).unwrap();
                 self.rows.extend(distinct);
             }
@@ -407,7 +407,7 @@ fn every_chunk_has_a_sidecar_that_is_removed_with_it() {
     store.register(SeriesSpec::of_key(&key).resolve().unwrap()).unwrap();
     let write = |ts: Vec<i64>| {
         let columns = vec![vec![0; ts.len()]];
-        store.write(&key, Rows { ts, columns }, WriteMode::Upsert, None).unwrap();
+        store.write(&key, Rows::of_words(ts, columns), WriteMode::Upsert, None).unwrap();
         store.seal(&[]).unwrap();
     };
     write(minutes_with_gaps(100_000, 10));
@@ -422,7 +422,7 @@ fn every_chunk_has_a_sidecar_that_is_removed_with_it() {
     // For a timeframe without a length there is no sidecar.
     let tick = SeriesKey::scalar("c", "S", "tick", "n").unwrap();
     store.register(SeriesSpec::of_key(&tick).resolve().unwrap()).unwrap();
-    store.write(&tick, Rows { ts: vec![1], columns: vec![vec![0]] }, WriteMode::Upsert, None).unwrap();
+    store.write(&tick, Rows::of_words(vec![1], vec![vec![0]]), WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
     assert_eq!(sidecars(root.path()).len(), 1);
     let state = store.snapshot();
@@ -443,7 +443,7 @@ fn the_cost_of_a_century_depends_on_windows_and_not_on_buckets() {
     store.register(spec.resolve().unwrap()).unwrap();
     // 2^32 seconds are 136 years: bucket numbers need more bits.
     let ends = vec![-6_000_000_000 * SECOND, 6_000_000_000 * SECOND];
-    store.write(&key, Rows { ts: ends, columns: vec![vec![0; 2]] }, WriteMode::Upsert, None).unwrap();
+    store.write(&key, Rows::of_words(ends, vec![vec![0; 2]]), WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
     let state = store.snapshot();
     let fx = json!({"zone": "America/New_York", "windows": [{"from": "Sun 17:00", "to": "Fri 17:00"}]});
@@ -469,7 +469,7 @@ fn coverage_of_ten_million_rows_is_measured() {
     let key = SeriesKey::scalar("c", "S", "1m", "n").unwrap();
     store.register(SeriesSpec::of_key(&key).resolve().unwrap()).unwrap();
     for part in minutes_with_gaps(10_000_000, 1_000).chunks(1_000_000) {
-        let rows = Rows { ts: part.to_vec(), columns: vec![vec![0; part.len()]] };
+        let rows = Rows::of_words(part.to_vec(), vec![vec![0; part.len()]]);
         store.write(&key, rows, WriteMode::Upsert, None).unwrap();
     }
     let fx = json!({"zone": "America/New_York", "windows": [{"from": "Sun 17:00", "to": "Fri 17:00"}]});

@@ -44,7 +44,7 @@ fn small(wal_segment_bytes: u64) -> StoreOptions {
 }
 
 fn row(minute: i64) -> Rows {
-    Rows { ts: vec![minute * MINUTE], columns: vec![vec![minute]; 5] }
+    Rows::of_words(vec![minute * MINUTE], vec![vec![minute]; 5])
 }
 
 fn other() -> SeriesKey {

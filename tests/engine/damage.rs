@@ -41,7 +41,7 @@ fn options() -> StoreOptions {
 type Written = [BTreeSet<Vec<i64>>; 2];
 
 fn write(store: &Store, written: &mut Written, which: usize, (first, count, step): (i64, i64, i64), cell: i64) {
-    let mut rows = Rows::with_capacity(5, usize::try_from(count).unwrap());
+    let mut rows = Rows::empty_words(5, usize::try_from(count).unwrap());
     for row in 0..count {
         let (ts, cell) = ((first + row * step) * MINUTE, cell + row % 1_000);
         let cells = [cell, cell + 9, cell - 9, cell + 1, 7];
@@ -70,7 +70,7 @@ fn build(root: &Path) -> Written {
             let first = (100 + 200 * round) * MINUTE;
             store.delete_range(key, (first, first + 40 * MINUTE), None).unwrap();
             write(&store, &mut written, which, (120 + 200 * round, 40, 3), cell);
-            let keyed = Rows { ts: vec![(5_000 + round) * MINUTE], columns: vec![vec![cell]; 5] };
+            let keyed = Rows::of_words(vec![(5_000 + round) * MINUTE], vec![vec![cell]; 5]);
             written[which].insert(vec![keyed.ts[0], cell, cell, cell, cell, cell]);
             let once = format!("{key}-{round}");
             let write = fastk::SeriesWrite::new(key.clone(), keyed, WriteMode::Upsert);

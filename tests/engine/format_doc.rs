@@ -3,7 +3,7 @@
 use fastk::format::chunk::{self, BlockMeta, ChunkMeta};
 use fastk::format::receipt::{Receipt, SeriesReceipt};
 use fastk::format::{coverage, current, envelope, ipc, manifest, receipt, run, value_index, wal, zone_map};
-use fastk::types::{Rows, SeriesKey, SeriesSpec};
+use fastk::types::{CellSlice, Rows, SeriesKey, SeriesSpec};
 use prost::Message;
 
 /// Rows of the table whose header contains `title`, cells trimmed of blanks and backquotes.
@@ -84,7 +84,7 @@ fn the_log_is_laid_out_as_documented() {
             ("bytes", le(3)),
         ],
     );
-    let rows = Rows { ts: vec![1], columns: vec![vec![2]] };
+    let rows = Rows::of_words(vec![1], vec![vec![2]]);
     let operations = [
         ("write", wal::LoggedChange::Write { series_id: 5, replaced: 0, rows }),
         ("delete", wal::LoggedChange::Delete { series_id: 5, start: 0, end: 1, deleted: 0, left: None }),
@@ -112,8 +112,8 @@ fn runs_are_laid_out_as_documented() {
     let def = SeriesSpec::of_key(&SeriesKey::kline("X", "1m").unwrap()).resolve().unwrap();
     let json = serde_json::to_vec(&def).unwrap();
     let mut writer = run::RunWriter::new(Vec::new(), run::RunOrigin { level: 8, base_commit: 9 }).unwrap();
-    writer.add(1, &def, (2, 3), &[&[11, 12], &[13, 14]]).unwrap();
-    writer.add(1, &def, (4, 5), &[&[15], &[16]]).unwrap();
+    writer.add(1, &def, (2, 3), &[&[11, 12], &[13, 14]].map(|words| CellSlice::of_words(words))).unwrap();
+    writer.add(1, &def, (4, 5), &[&[15], &[16]].map(|words| CellSlice::of_words(words))).unwrap();
     let (file, _, crc) = writer.finish().unwrap();
     check_layout(
         "field of a run file",
@@ -260,7 +260,7 @@ fn receipts_and_envelopes_are_laid_out_as_documented() {
 fn zone_maps_are_laid_out_as_documented() {
     let mut map = zone_map::ZoneMap::new(41, 2);
     map.footer_crc = 42;
-    map.add_block(&[&[1, 2], &[7, 5]], |_| false);
+    map.add_block(&[&[1, 2], &[7, 5]].map(|words| CellSlice::of_words(words)), |_| false);
     let file = map.encode();
     let payload = envelope::open("zone map", zone_map::ZONE_MAP_MAGIC, 1, &file).unwrap();
     check_layout(

@@ -24,7 +24,7 @@ use fastk::format::wal::{self, Commit, FrameHeader, FrameKind, LoggedChange, Seg
 use fastk::format::zone_map::{ZoneMap, order_key};
 use fastk::store::{Store, StoreOptions, WriteMode};
 use fastk::types::schema::{ColumnSpec, MergeRule, Retention, ValueIndexSpec};
-use fastk::types::{ColumnType, Grid, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
+use fastk::types::{ColumnCells, ColumnType, Grid, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
 
 use crate::known_defects::shown;
 
@@ -117,7 +117,10 @@ fn chunks() -> Vec<(&'static str, SeriesDef, Vec<Rows>)> {
             .map(|minute| START + minute * MINUTE + i64::from(minute == 7))
             .collect();
         let cell = |column: i64| ts.iter().map(|ts| (ts / MINUTE % 1_000) * 100 - 50_000 + column).collect();
-        Rows { columns: (0..5).map(cell).collect(), ts }
+        {
+            let columns = (0..5).map(cell).collect();
+            Rows::of_words(ts, columns)
+        }
     };
     let days: Vec<i64> = (-3..4).map(|day| day * 86_400_000).collect();
     let doubles = [0.1, -2.5, 1e-300, -0.0, f64::MAX, f64::MIN_POSITIVE, 1.0 / 3.0].map(bits).to_vec();
@@ -130,9 +133,9 @@ fn chunks() -> Vec<(&'static str, SeriesDef, Vec<Rows>)> {
     extra.extend([vec![1, 2, 3], vec![i64::MIN, 0, i64::MAX]]);
     vec![
         ("kline-decimal", decimal_def(), vec![minutes(0, 1_152), minutes(1_152, 30)]),
-        ("kline-float64", float_def(), vec![Rows { ts: days, columns: vec![doubles; 5] }]),
-        ("scalar-us", scalar_def(), vec![Rows { ts: hours, columns: vec![vec![-100, 0, 123_456]] }]),
-        ("extra-int64", extra_def(), vec![Rows { ts: months, columns: extra }]),
+        ("kline-float64", float_def(), vec![Rows::of_words(days, vec![doubles; 5])]),
+        ("scalar-us", scalar_def(), vec![Rows::of_words(hours, vec![vec![-100, 0, 123_456]])]),
+        ("extra-int64", extra_def(), vec![Rows::of_words(months, extra)]),
     ]
 }
 
@@ -149,9 +152,7 @@ fn write_chunk(def: &SeriesDef, blocks: &[Rows], number: u64) -> (Vec<u8>, Chunk
     };
     let mut writer = ChunkWriter::new(Vec::new(), head).unwrap();
     for rows in blocks {
-        let mut columns = vec![rows.ts.as_slice()];
-        columns.extend(rows.columns.iter().map(Vec::as_slice));
-        writer.write_block(&columns).unwrap();
+        writer.write_block(&rows.slices()).unwrap();
     }
     writer.finish().unwrap()
 }
@@ -164,9 +165,7 @@ fn zone_map(def: &SeriesDef, blocks: &[Rows], summary: &ChunkSummary) -> ZoneMap
     let mut map = ZoneMap::new(summary.meta.chunk_id, def.columns.len() + 1);
     map.footer_crc = summary.footer_crc;
     for rows in blocks {
-        let mut columns = vec![rows.ts.as_slice()];
-        columns.extend(rows.columns.iter().map(Vec::as_slice));
-        map.add_block(&columns, |column| is_float(def, column));
+        map.add_block(&rows.slices(), |column| is_float(def, column));
     }
     map
 }
@@ -194,7 +193,7 @@ fn value_index(def: &SeriesDef, blocks: &[Rows], summary: &ChunkSummary) -> (Val
     let mut index = ValueIndex { chunk_id, footer_crc, rows, columns: Vec::new() };
     let mut pages = Vec::new();
     for position in [1, def.column("close").unwrap() + 1] {
-        let words = blocks.iter().flat_map(|rows| &rows.columns[position - 1]);
+        let words = blocks.iter().flat_map(|rows| rows.columns[position - 1].words());
         let mut entries: Vec<(i64, u32)> =
             words.map(|word| order_key(*word, is_float(def, position))).zip(0..).collect();
         entries.sort_unstable();
@@ -235,7 +234,7 @@ fn chunks_of_version_1_and_their_sidecars_are_read_and_written_as_they_were() {
                     decimals.or_else(|| Some(any.downcast_ref::<Int64Array>()?.values().to_vec())).unwrap()
                 })
             };
-            let found: Vec<Vec<i64>> = batch.columns().iter().skip(1).map(|column| words(column)).collect();
+            let found: Vec<ColumnCells> = batch.columns().iter().skip(1).map(|column| words(column).into()).collect();
             assert_eq!(found, rows.columns, "{name}");
         }
 
@@ -280,7 +279,7 @@ fn receipt(number: u64) -> Receipt {
 
 /// One commit with every operation.
 fn commits() -> Vec<Commit> {
-    let rows = Rows { ts: vec![-1, START], columns: vec![vec![10, -20], vec![bits(0.5), i64::MAX]] };
+    let rows = Rows::of_words(vec![-1, START], vec![vec![10, -20], vec![bits(0.5), i64::MAX]]);
     let def = serde_json::to_string(&decimal_def()).unwrap();
     vec![
         Commit { receipt: None, wall_ms: START, operations: vec![LoggedChange::Register { series_id: 1, def }] },
@@ -431,11 +430,13 @@ fn run_and_receipt_files_of_version_1_are_read_and_written_as_they_were() {
     let mut expected = Vec::new();
     for ((_, def, blocks), series_id) in chunks().into_iter().zip(1..) {
         let rows = blocks.last().unwrap();
-        let mut columns = vec![rows.ts.as_slice()];
-        columns.extend(rows.columns.iter().map(Vec::as_slice));
         for commit_lo in [series_id, series_id + 1] {
-            writer.add(series_id, &def, (commit_lo, series_id + 3), &columns).unwrap();
-            expected.push((series_id, commit_lo, columns.concat()));
+            writer.add(series_id, &def, (commit_lo, series_id + 3), &rows.slices()).unwrap();
+            expected.push((
+                series_id,
+                commit_lo,
+                rows.slices().iter().flat_map(|column| column.words()).copied().collect::<Vec<_>>(),
+            ));
         }
     }
     let (file, _, crc) = writer.finish().unwrap();
@@ -506,7 +507,7 @@ fn store_options() -> StoreOptions {
 fn bars(first: i64, count: i64, base: i64) -> Rows {
     let ts: Vec<i64> = (first..first + count).map(|minute| START + minute * MINUTE).collect();
     let columns = (0..5).map(|column| ts.iter().map(|ts| base + ts / MINUTE % 1_000 + column).collect()).collect();
-    Rows { ts, columns }
+    Rows::of_words(ts, columns)
 }
 
 /// Creates every kind of file: sealed, checkpointed and only logged data.
@@ -520,11 +521,11 @@ fn fill(root: &Path) {
     // Two partitions: 2024-02-29 and 2024-03-01.
     write(&bars_of.key, bars(0, 20, 100));
     write(&bars_of.key, bars(29 * 1_440, 20, 200));
-    write(&removed.key, Rows { ts: vec![0], columns: vec![vec![bits(1.0)]; 5] });
+    write(&removed.key, Rows::of_words(vec![0], vec![vec![bits(1.0)]; 5]));
     store.seal(&[]).unwrap();
     store.create_snapshot("sealed").unwrap();
     store.delete_range(&bars_of.key, (START + 5 * MINUTE, START + 9 * MINUTE), None).unwrap();
-    write(&rates.key, Rows { ts: vec![START * 1_000, (START + 1) * 1_000], columns: vec![vec![-5, 6]] });
+    write(&rates.key, Rows::of_words(vec![START * 1_000, (START + 1) * 1_000], vec![vec![-5, 6]]));
     let once = fastk::SeriesWrite::new(bars_of.key.clone(), bars(20, 5, 300), WriteMode::Upsert);
     store.write_many(vec![once], Some("once")).unwrap();
     store.checkpoint().unwrap();
@@ -532,7 +533,7 @@ fn fill(root: &Path) {
     write(&bars_of.key, bars(22, 6, 400));
     store.create_snapshot("logged").unwrap();
     store.delete_range(&bars_of.key, (START, START), None).unwrap();
-    write(&rates.key, Rows { ts: vec![0], columns: vec![vec![7]] });
+    write(&rates.key, Rows::of_words(vec![0], vec![vec![7]]));
 }
 
 /// Rows of each series, `ts` first.
@@ -546,7 +547,7 @@ fn filled() -> [(Option<&'static str>, Shown); 3] {
         let mut rows = BTreeMap::new();
         for part in parts {
             for (row, ts) in part.ts.iter().enumerate() {
-                rows.insert(*ts, [&[*ts], &*part.columns.iter().map(|c| c[row]).collect::<Vec<_>>()].concat());
+                rows.insert(*ts, [&[*ts], &*part.columns.iter().map(|c| c.words()[row]).collect::<Vec<_>>()].concat());
             }
         }
         rows.into_values().collect()

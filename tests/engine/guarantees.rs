@@ -31,7 +31,7 @@ pub(crate) fn def(key: &SeriesKey) -> SeriesDef {
 pub(crate) fn minutes(first: i64, count: i64) -> Rows {
     let ts: Vec<i64> = (first..first + count).map(|minute| minute * MINUTE).collect();
     let columns = (0..5).map(|column| ts.iter().map(|ts| ts / MINUTE * 10 + column).collect()).collect();
-    Rows { ts, columns }
+    Rows::of_words(ts, columns)
 }
 
 pub(crate) fn read(store: &Store, key: &SeriesKey) -> fastk::Result<Vec<(i64, i64)>> {
@@ -110,7 +110,7 @@ fn the_newest_write_wins_across_chunk_tail_and_reopen() {
     store.write(&key(), minutes(0, 40_000), WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
     let mut correction = minutes(20_000, 1);
-    correction.columns[3][0] = -7;
+    correction.columns[3].words_mut()[0] = -7;
     for round in 0..3 {
         let written = store.write(&key(), correction.clone(), WriteMode::Upsert, None).unwrap();
         assert_eq!((written.rows_written, written.rows_replaced), (1, 1), "round {round}");
@@ -144,9 +144,10 @@ fn a_complete_block_is_served_from_the_map_and_equals_the_file() {
         let stored = block.message().unwrap();
         let at = report["blocks"][position]["offset"].as_u64().unwrap() as usize;
         assert!(chunk[at..at + stored.bytes().len()] == stored.bytes()[..], "block {position} as in the file");
-        for column in block.columns() {
-            assert!(stored.body().as_ptr_range().contains(&column.as_ptr()), "the column is inside the map");
-            assert_eq!(column.capacity(), column.len(), "the buffer does not claim the whole map");
+        for column in block.packed_columns() {
+            let cells = column.buffer();
+            assert!(stored.body().as_ptr_range().contains(&cells.as_ptr()), "the column is inside the map");
+            assert_eq!(cells.capacity(), cells.len(), "the buffer does not claim the whole map");
         }
     }
     // One newer row over the second block rebuilds that block only.
@@ -291,7 +292,7 @@ fn many_threads_writing_one_bar_and_reading_it_never_see_it_torn() {
             scope.spawn(move || {
                 for round in 0..50 {
                     let value = writer * 1_000 + round;
-                    let rows = Rows { ts: vec![0], columns: vec![vec![value]; 5] };
+                    let rows = Rows::of_words(vec![0], vec![vec![value]; 5]);
                     store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
                     let state = store.snapshot();
                     let spec = ScanSpec::range((0, 0));
@@ -449,7 +450,7 @@ fn a_newer_row_that_does_not_match_still_hides_the_older_one_that_does() {
     store.write(&key(), minutes(0, 5_000), WriteMode::Upsert, None).unwrap();
     store.seal(&[]).unwrap();
     let mut rows = minutes(1_000, 1);
-    rows.columns[3][0] = -1;
+    rows.columns[3].words_mut()[0] = -1;
     for sealed in [false, true] {
         store.write(&key(), rows.clone(), WriteMode::Upsert, None).unwrap();
         if sealed {
@@ -504,7 +505,7 @@ fn scan_with(store: &Store, key: &SeriesKey, predicate: &str) -> (Vec<(i64, i64)
 /// Minutes whose close repeats every `period` rows, in an order that no zone map can use.
 fn scattered_rows(count: i64, period: i64) -> Rows {
     let mut rows = minutes(0, count);
-    rows.columns[3] = (0..count).map(|row| (row * 7_919) % period).collect();
+    rows.columns[3] = (0..count).map(|row| (row * 7_919) % period).collect::<Vec<_>>().into();
     rows
 }
 
@@ -565,7 +566,7 @@ fn an_indexed_row_that_was_overwritten_or_deleted_is_not_returned() {
     assert_eq!(first.len(), 10);
     // One loses the value, another row gains it, one is deleted; in the tail first, then in chunks.
     let mut rows = minutes(first[2], 2);
-    rows.columns[3] = vec![-1, 7];
+    rows.columns[3] = [-1_i64, 7].into();
     store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
     let dropped = first[5] * MINUTE;
     store.delete_range(&key(), (dropped, dropped), None).unwrap();
@@ -596,10 +597,10 @@ fn scattered_rows_of_an_index_equal_those_of_a_scan() {
         // and deletes, before and after both.
         for (first, step, from) in [(30, 77, 0), (1_000, 501, 60_000)] {
             let mut newer = scattered_rows(120_000, 1_000);
-            newer.columns[3].rotate_left(1);
+            newer.columns[3].words_mut().rotate_left(1);
             let keep: Vec<usize> = (first..120_000).step_by(step).filter(|row| *row >= from).collect();
             let picked = |words: &[i64]| keep.iter().map(|row| words[*row]).collect::<Vec<i64>>();
-            let rows = Rows { ts: picked(&newer.ts), columns: newer.columns.iter().map(|c| picked(c)).collect() };
+            let rows = Rows::of_words(picked(&newer.ts), newer.columns.iter().map(|c| picked(c.words())).collect());
             store.write(key, rows, WriteMode::Upsert, None).unwrap();
             if from == 0 {
                 store.delete_range(key, (9_000 * MINUTE, 9_999 * MINUTE), None).unwrap();
@@ -894,7 +895,10 @@ fn readers_see_complete_commits_during_writes_and_maintenance() {
     // Every write sets the same rows, in three partitions, to one value; every delete removes them all.
     let write = |value: i64| {
         let ts: Vec<i64> = (0..60).map(|row| row * 71 * MINUTE).collect();
-        let rows = Rows { columns: vec![vec![value; ts.len()]; 5], ts };
+        let rows = {
+            let columns = vec![vec![value; ts.len()]; 5];
+            Rows::of_words(ts, columns)
+        };
         store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
     };
     let value_in = |state: &fastk::store::StoreState| -> Option<i64> {

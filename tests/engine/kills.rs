@@ -69,7 +69,7 @@ fn rows(rng: &mut StdRng, number: u64) -> Rows {
     let (count, step) = (rng.random_range(1..120), rng.random_range(1..90));
     // Within about a month around a partition boundary.
     let first = rng.random_range(-10_000..20_000);
-    let mut rows = Rows::with_capacity(5, count as usize);
+    let mut rows = Rows::empty_words(5, count as usize);
     for row in 0..count {
         let cell = number as i64 * 1_000 + row;
         rows.push((first + row * step) * MINUTE, &[cell, cell + 9, cell - 9, cell + 1, 1]);
@@ -146,13 +146,13 @@ impl Model {
         match change(seed, client, number) {
             Change::Upsert { which, rows } => {
                 for (row, ts) in rows.ts.iter().enumerate() {
-                    self.maps[which].insert(*ts, rows.columns.iter().map(|column| column[row]).collect());
+                    self.maps[which].insert(*ts, rows.columns.iter().map(|column| column.words()[row]).collect());
                 }
             }
             Change::Merge { parts } => {
                 for (which, rows) in parts {
                     for (row, ts) in rows.ts.iter().enumerate() {
-                        let new: Vec<i64> = rows.columns.iter().map(|column| column[row]).collect();
+                        let new: Vec<i64> = rows.columns.iter().map(|column| column.words()[row]).collect();
                         let cells = match self.maps[which].get(ts) {
                             None => new,
                             Some(old) => {

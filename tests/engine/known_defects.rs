@@ -47,7 +47,7 @@ fn rows_now(store: &Store, key: &SeriesKey) -> Vec<Vec<i64>> {
 
 /// The rows of a scan.
 fn listed(rows: &Rows) -> Vec<Vec<i64>> {
-    let row = |row: usize| std::iter::once(rows.ts[row]).chain(rows.columns.iter().map(|c| c[row])).collect();
+    let row = |row: usize| std::iter::once(rows.ts[row]).chain(rows.columns.iter().map(|c| c.words()[row])).collect();
     (0..rows.len()).map(row).collect()
 }
 
@@ -89,9 +89,11 @@ fn scalars_written_into_a_month_with_rows_are_merged_with_them() {
         let root = tempfile::tempdir().unwrap();
         let mut store = Store::open(root.path(), true, options()).unwrap();
         store.register(definition.clone()).unwrap();
-        let days = |days: &[i64], value: i64| Rows {
-            ts: days.iter().map(|day| day * DAY).collect(),
-            columns: vec![days.iter().map(|day| day + value).collect()],
+        let days = |days: &[i64], value: i64| {
+            Rows::of_words(
+                days.iter().map(|day| day * DAY).collect(),
+                vec![days.iter().map(|day| day + value).collect()],
+            )
         };
         store.write(&key, days(&[0, 4, 8, 30, 31], 100), WriteMode::Upsert, None).unwrap();
         match place {
@@ -150,7 +152,7 @@ fn sixty_four_threads_reading_one_chunk_get_identical_rows() {
                             let end = row + block.rows();
                             assert!(block.words(0) == &expected.ts[row..end], "reader {reader}, times from row {row}");
                             for column in 0..5 {
-                                let same = block.words(column + 1) == &expected.columns[column][row..end];
+                                let same = block.words(column + 1) == &expected.columns[column].words()[row..end];
                                 assert!(same, "reader {reader}, column {column} from row {row}");
                             }
                             row = end;
@@ -275,7 +277,7 @@ fn bounds_latest_rows_and_appends_are_correct_at_every_boundary_of_zones_and_blo
             if stage == "reopened" {
                 // The next row is appended after the last one, wherever the last block ends.
                 let mut next = minutes(count, 1);
-                next.columns.iter_mut().for_each(|column| column[0] = -4);
+                next.columns.iter_mut().for_each(|column| column.words_mut()[0] = -4);
                 store.write(&key(), next, WriteMode::Append, None).unwrap();
                 count += 1;
             }
@@ -283,7 +285,7 @@ fn bounds_latest_rows_and_appends_are_correct_at_every_boundary_of_zones_and_blo
         // The row at the boundary is overwritten and deleted.
         let last = (count - 2) * MINUTE;
         let mut rows = minutes(count - 2, 1);
-        rows.columns[0][0] = 77;
+        rows.columns[0].words_mut()[0] = 77;
         assert_eq!(store.write(&key(), rows, WriteMode::Upsert, None).unwrap().rows_replaced, 1);
         let state = store.snapshot();
         assert_eq!(rows_of(state.get(&key()).unwrap(), &store, (last, last), true)[0][1], 77);
@@ -301,7 +303,7 @@ fn compaction_keeps_every_live_row() {
     store.register(one_partition(&key())).unwrap();
     // Adjacent, in between, and on both sides of a block.
     for part in 0..9 {
-        let mut rows = Rows::with_capacity(5, 0);
+        let mut rows = Rows::empty_words(5, 0);
         for row in listed(&minutes(0, 18_000)).into_iter().filter(|row| row[0] / MINUTE % 9 == part) {
             rows.push(row[0], &row[1..]);
         }
@@ -385,12 +387,7 @@ fn threads_merging_one_bar_lose_no_update_and_tear_no_bar() {
     store.register(def(&key())).unwrap();
     let merge = WriteMode::Merge { first: None };
     store
-        .write(
-            &key(),
-            Rows { ts: vec![0], columns: vec![vec![500], vec![500], vec![500], vec![500], vec![0]] },
-            merge,
-            None,
-        )
+        .write(&key(), Rows::of_words(vec![0], vec![vec![500], vec![500], vec![500], vec![500], vec![0]]), merge, None)
         .unwrap();
     let barrier = Barrier::new(THREADS as usize);
     std::thread::scope(|scope| {
@@ -401,7 +398,7 @@ fn threads_merging_one_bar_lose_no_update_and_tear_no_bar() {
                 for round in 0..ROUNDS {
                     let price = 500 + (thread - THREADS / 2) * ROUNDS + round;
                     let bar = [price, price + 1, price - 1, price, 1];
-                    let rows = Rows { ts: vec![0], columns: bar.map(|cell| vec![cell]).to_vec() };
+                    let rows = Rows::of_words(vec![0], bar.map(|cell| vec![cell]).to_vec());
                     assert_eq!(store.write(&key(), rows, merge, None).unwrap().rows_replaced, 1);
                     let found = rows_now(store, &key()).remove(0);
                     let [_, open, high, low, close, volume] = found[..] else { panic!("{found:?}") };
@@ -442,7 +439,7 @@ fn an_upsert_of_an_old_sealed_row_rewrites_only_its_partition() {
     // 1970-03, and an hour that was missing in no month.
     expected[1_500][4] = -1;
     let ts = expected[1_500][0];
-    let correction = Rows { ts: vec![ts], columns: expected[1_500][1..].iter().map(|cell| vec![*cell]).collect() };
+    let correction = Rows::of_words(vec![ts], expected[1_500][1..].iter().map(|cell| vec![*cell]).collect());
     let written = store.write(&hours, correction, WriteMode::Upsert, None).unwrap();
     assert_eq!((written.rows_written, written.rows_replaced), (1, 1));
     for step in 0..5 {
@@ -477,7 +474,7 @@ fn an_idle_reader_or_snapshot_delays_no_checkpoint() {
     for round in 0..5 {
         for part in 0..20 {
             let mut rows = minutes(part * 100, 100);
-            rows.columns[0].iter_mut().for_each(|cell| *cell = -round);
+            rows.columns[0].words_mut().iter_mut().for_each(|cell| *cell = -round);
             store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
         }
         assert!(files(root.path(), "wal", ".wal").len() > 1);
@@ -547,7 +544,7 @@ fn a_deleted_row_stays_deleted_through_seal_and_compaction_and_a_later_one_is_vi
         // At the delete the rows are in the tail, a run file, a chunk or a compacted chunk.
         let first = round * 70;
         let mut rows = minutes(first, 200);
-        rows.columns[3].iter_mut().for_each(|cell| *cell = round);
+        rows.columns[3].words_mut().iter_mut().for_each(|cell| *cell = round);
         expected.extend(rows.ts.iter().map(|ts| (*ts, round)));
         store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
         for step in 0..(round % 5) as usize {
@@ -559,7 +556,7 @@ fn a_deleted_row_stays_deleted_through_seal_and_compaction_and_a_later_one_is_vi
         expected.retain(|ts, _| *ts < from || *ts > to);
         // Some are written again.
         let mut back = minutes(first - 10, 3);
-        back.columns[3].fill(-round);
+        back.columns[3].words_mut().fill(-round);
         expected.extend(back.ts.iter().map(|ts| (*ts, -round)));
         store.write(&key(), back, WriteMode::Upsert, None).unwrap();
         let same = |store: &Store, when: &str| {
@@ -655,7 +652,7 @@ fn a_scan_started_before_its_chunks_were_replaced_returns_the_rows_of_its_snapsh
     let untouched = Scan::new(state.get(&key()).unwrap(), store.cache(), &spec);
     // Every row is overwritten or deleted, the files replaced and unlinked as far as possible.
     let mut rows = minutes(0, 100_000);
-    rows.columns.iter_mut().flatten().for_each(|cell| *cell = -*cell);
+    rows.columns.iter_mut().flat_map(|column| column.words_mut()).for_each(|cell| *cell = -*cell);
     store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
     store.delete_range(&key(), (50_000 * MINUTE, 99_000 * MINUTE), None).unwrap();
     store.seal(&[]).unwrap();
@@ -669,7 +666,10 @@ fn a_scan_started_before_its_chunks_were_replaced_returns_the_rows_of_its_snapsh
             let end = row + block.rows();
             assert!(block.words(0) == &expected.ts[row..end], "{name}: times from row {row}");
             for column in 0..5 {
-                assert!(block.words(column + 1) == &expected.columns[column][row..end], "{name}: cells from row {row}");
+                assert!(
+                    block.words(column + 1) == &expected.columns[column].words()[row..end],
+                    "{name}: cells from row {row}"
+                );
             }
             row = end;
         }
@@ -771,7 +771,7 @@ fn long_names_rare_timeframes_and_times_before_the_epoch_work_from_tail_to_chunk
             let ts: Vec<i64> = rows.map(ts_of).collect();
             let columns =
                 (0..5).map(|column| ts.iter().map(|ts| ts / 1_000 + column + round as i64).collect()).collect();
-            let rows = Rows { ts, columns };
+            let rows = Rows::of_words(ts, columns);
             expected.extend(listed(&rows).into_iter().map(|row| (row[0], row)));
             store.write(&key, rows, WriteMode::Upsert, None).unwrap();
             let removed = (ts_of(-20), ts_of(-18));

@@ -98,7 +98,7 @@ impl Model {
 
     fn rows(&mut self) -> (Rows, Vec<(i64, [i64; COLUMNS])>) {
         let count = [1, 3, 40, 900, 3_000][self.rng.random_range(0..5)];
-        let mut rows = Rows::with_capacity(COLUMNS, count);
+        let mut rows = Rows::empty_words(COLUMNS, count);
         let mut listed = Vec::new();
         let ordered = self.rng.random_bool(0.6);
         let mut ts = self.ts();

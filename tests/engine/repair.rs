@@ -47,7 +47,7 @@ fn open(disk: &SimDisk) -> Store {
 fn scalars(first: i64, rows: i64) -> Rows {
     let ts: Vec<i64> = (first..first + rows).map(|minute| minute * MINUTE).collect();
     let values = ts.iter().map(|ts| (*ts as f64 / 7.0).to_bits() as i64).collect();
-    Rows { ts, columns: vec![values] }
+    Rows::of_words(ts, vec![values])
 }
 
 /// A store with a file of every kind, each of them needed.

@@ -39,10 +39,10 @@ fn cell(minute: i64, column: i64, generation: i64) -> i64 {
 }
 
 fn rows(minutes: impl Iterator<Item = i64> + Clone, generation: i64) -> Rows {
-    Rows {
-        ts: minutes.clone().map(|minute| minute * MINUTE).collect(),
-        columns: (0..COLUMNS).map(|c| minutes.clone().map(|minute| cell(minute, c, generation)).collect()).collect(),
-    }
+    Rows::of_words(
+        minutes.clone().map(|minute| minute * MINUTE).collect(),
+        (0..COLUMNS).map(|c| minutes.clone().map(|minute| cell(minute, c, generation)).collect()).collect(),
+    )
 }
 
 /// The change of a commit to a range of minutes: its generation, `None` for a delete.

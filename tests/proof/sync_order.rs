@@ -176,7 +176,7 @@ fn a_seal_and_a_compaction_of_many_series_sync_each_directory_once() {
     for ts in [60_000, 120_000] {
         for key in &keys {
             let columns = vec![vec![1]; 5];
-            store.write(key, Rows { ts: vec![ts], columns }, WriteMode::Upsert, None).unwrap();
+            store.write(key, Rows::of_words(vec![ts], columns), WriteMode::Upsert, None).unwrap();
         }
         disk.record();
         assert_eq!(store.seal(&[]).unwrap().series_sealed, SERIES as u64);

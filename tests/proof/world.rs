@@ -114,7 +114,7 @@ fn def_of(keys: &[SeriesKey], which: usize) -> SeriesDef {
 
 /// The rows in the form of the model.
 fn listed(rows: &Rows) -> impl Iterator<Item = (i64, [i64; COLUMNS])> + '_ {
-    rows.ts.iter().enumerate().map(|(row, ts)| (*ts, std::array::from_fn(|column| rows.columns[column][row])))
+    rows.ts.iter().enumerate().map(|(row, ts)| (*ts, std::array::from_fn(|column| rows.columns[column].words()[row])))
 }
 
 fn merged(old: &[i64; COLUMNS], new: &[i64; COLUMNS]) -> [i64; COLUMNS] {
@@ -408,7 +408,7 @@ impl World {
 
     fn rows(&mut self) -> Rows {
         let count = self.pick(&[1, 1, 2, 5, 20, 20, 110]);
-        let mut rows = Rows::with_capacity(COLUMNS, count);
+        let mut rows = Rows::empty_words(COLUMNS, count);
         let ordered = self.rng.percent(60);
         let mut ts = self.ts();
         for _ in 0..count {
@@ -709,5 +709,8 @@ pub fn register_all(store: &Store) {
 pub fn minutes(first: i64, count: i64, salt: i64) -> Rows {
     let ts: Vec<i64> = (first..first + count).map(|minute| minute * MINUTE).collect();
     let column = |column: i64| ts.iter().map(|ts| ts / MINUTE * 10 + column + salt).collect();
-    Rows { columns: (0..COLUMNS as i64).map(column).collect(), ts }
+    {
+        let columns = (0..COLUMNS as i64).map(column).collect();
+        Rows::of_words(ts, columns)
+    }
 }

@@ -231,7 +231,7 @@ fn the_inventory_of_ten_thousand_series_is_measured() {
         StoreOptions { background_maintenance: false, durability: Durability::None, ..StoreOptions::default() };
     let keys: Vec<SeriesKey> =
         (0..10_000).map(|n| SeriesKey::scalar("c", &format!("S{n}"), "1m", "n").unwrap()).collect();
-    let rows = |from: i64| Rows { ts: (from..from + 100).map(|n| n * MINUTE).collect(), columns: vec![vec![0; 100]] };
+    let rows = |from: i64| Rows::of_words((from..from + 100).map(|n| n * MINUTE).collect(), vec![vec![0; 100]]);
     {
         let store = Store::open(root.path(), true, options.clone()).unwrap();
         for key in &keys {

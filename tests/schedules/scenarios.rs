@@ -42,7 +42,7 @@ fn store_on(disk: &SimDisk, options: StoreOptions) -> Arc<Store> {
 
 /// One row of this value, at minute `at` of day `day`.
 fn row(day: i64, at: i64, value: i64) -> Rows {
-    let mut rows = Rows::with_capacity(5, 1);
+    let mut rows = Rows::empty_words(5, 1);
     rows.push(day * 86_400_000 + at * MINUTE, &[value; 5]);
     rows
 }
@@ -294,7 +294,7 @@ pub fn maps() {
 
 /// A day of rows of one value.
 fn day(day: i64, rows: i64) -> Rows {
-    let mut all = Rows::with_capacity(5, rows as usize);
+    let mut all = Rows::empty_words(5, rows as usize);
     (0..rows).for_each(|at| all.push(day * 86_400_000 + at * MINUTE, &[day; 5]));
     all
 }

@@ -64,15 +64,16 @@ pub fn register(target: &CommandTarget, spec: SeriesSpec, body: &[u8], options: 
 /// Digits of a column in scaled integers; 0 for a column of plain integers.
 ///
 /// # Errors
-/// `schema_mismatch` for doubles.
+/// `schema_mismatch` for other types.
 pub fn digits(info: &SeriesInfo, column: &str) -> Result<u8> {
     match info.columns.iter().find(|known| known.name == column).map(|known| known.kind) {
         Some(ColumnType::Decimal { digits }) => Ok(digits),
         Some(ColumnType::Int64) => Ok(0),
-        Some(ColumnType::Float64) => {
+        Some(other) => {
             let detail = format!(
-                "column {column} of series {} has doubles, the bridge supports scaled integers only",
-                info.series
+                "column {column} of series {} is {}, the bridge supports scaled integers only",
+                info.series,
+                other.text()
             );
             Err(Error::new(ErrorCode::SchemaMismatch, detail)
                 .with_hint("register it with digits, or read it with `fastk query`"))

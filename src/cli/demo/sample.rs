@@ -62,7 +62,7 @@ fn walk(seed: u64, bars: i64, step_ms: i64, price: i64, swing: i64) -> Vec<Bar> 
 
 /// Hundredths of a relative strength index over [`RSI_BARS`] closes, from the first full window.
 fn rsi(bars: &[Bar]) -> Rows {
-    let mut rows = Rows::with_capacity(1, bars.len());
+    let mut rows = Rows::empty_words(1, bars.len());
     for window in bars.windows(RSI_BARS + 1) {
         let (mut gain, mut loss) = (0, 0);
         for pair in window.windows(2) {
@@ -87,14 +87,14 @@ pub fn series() -> Result<Vec<(SeriesSpec, Rows)>> {
     kline.price_digits = Some(2);
     kline.volume_digits = Some(8);
     kline.description = Some("sample: a random walk with gaps".into());
-    let mut exact = Rows::with_capacity(5, minutes.len());
+    let mut exact = Rows::empty_words(5, minutes.len());
     for bar in &minutes {
         exact.push(bar.ts, &[bar.open, bar.high, bar.low, bar.close, bar.volume]);
     }
 
     let mut float = SeriesSpec::of_key(&SeriesKey::parse(KLINE_FLOAT)?);
     float.description = Some("sample: a random walk in float64".into());
-    let mut doubles = Rows::with_capacity(5, usize::try_from(HOURS).unwrap_or_default());
+    let mut doubles = Rows::empty_words(5, usize::try_from(HOURS).unwrap_or_default());
     for bar in walk(815, HOURS, 60 * MINUTE_MS, 230_000, 900) {
         let prices = [bar.open, bar.high, bar.low, bar.close].map(|price| float_cell(price, 100.0));
         let [open, high, low, close] = prices;
@@ -130,7 +130,7 @@ mod tests {
             assert!(rows.is_ascending());
             for position in 0..rows.len() {
                 let cell = |column: usize| {
-                    let raw = rows.columns[column][position];
+                    let raw = rows.columns[column].words()[position];
                     match def.columns[column].kind {
                         ColumnType::Float64 => f64::from_bits(raw.cast_unsigned()),
                         _ => raw as f64,
@@ -148,6 +148,6 @@ mod tests {
         let missing: i64 = GAPS.iter().map(|(_, count)| count).sum();
         assert_eq!(minutes.len() as i64, MINUTES - missing);
         // The documentation shows this value.
-        assert_eq!(minutes.columns[3].last().copied(), Some(4_159_154));
+        assert_eq!(minutes.columns[3].words().last().copied(), Some(4_159_154));
     }
 }

@@ -35,12 +35,12 @@ impl Delivery<'_> {
         let Self { plan, settings, checked, def, first_stored } = *self;
         let accepted = checked.accepted();
         let capacity = BATCH_ROWS.min(usize::try_from(accepted).unwrap_or(BATCH_ROWS));
-        let mut rows = Rows::with_capacity(def.columns.len(), capacity);
+        let mut rows = Rows::with_capacity(&def.columns, capacity);
         let mut flush = |rows: &mut Rows| -> Result<()> {
             if rows.is_empty() {
                 return Ok(());
             }
-            let mut batch = std::mem::replace(rows, Rows::with_capacity(def.columns.len(), capacity));
+            let mut batch = std::mem::replace(rows, Rows::with_capacity(&def.columns, capacity));
             if settings.mode != RowMode::Append {
                 batch.sort_last_wins();
             }

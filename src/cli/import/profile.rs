@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::ingest::source::SourceCell;
 use crate::types::number::{DIGITS_MAX, fraction_digits, shortest_digits};
 use crate::types::schema::ColumnSpec;
-use crate::types::{ColumnType, SeriesSpec, TimeUnit};
+use crate::types::{SeriesSpec, TimeUnit};
 
 use super::args::ImportSettings;
 use super::mapping::NumberRole;
@@ -157,15 +157,6 @@ impl FileProfile {
             spec.extra_columns.push(ColumnSpec { name: Some(target.name.clone()), kind, digits, merge: None });
         }
         spec
-    }
-}
-
-/// A column type as text, for messages and the summary.
-pub fn describe(kind: ColumnType) -> String {
-    match kind {
-        ColumnType::Decimal { digits } => format!("decimal({digits})"),
-        ColumnType::Float64 => "float64".into(),
-        ColumnType::Int64 => "int64".into(),
     }
 }
 

@@ -14,7 +14,6 @@ use super::args::{ImportSettings, OnDuplicate, OnInvalid};
 use super::check::{FINDINGS_MAX, InputSummary, Rounded, RowFinding, RowFindings, RowGroup};
 use super::mapping::OmittedColumn;
 use super::plan::ImportPlan;
-use super::profile::describe;
 use super::repeats::{RepeatedRow, RowPosition};
 use super::sink::SinkReply;
 
@@ -445,7 +444,7 @@ pub fn findings(plan: &ImportPlan, def: &SeriesDef, known: bool) -> String {
             Some(CellSource::Constant(text)) => format!("constant {text}"),
             None => String::new(),
         });
-        let _ = writeln!(out, "  {:<16} {:<12} from {source}", column.name, describe(column.kind));
+        let _ = writeln!(out, "  {:<16} {:<12} from {source}", column.name, column.kind.text());
     }
     out
 }

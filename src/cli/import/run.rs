@@ -147,7 +147,7 @@ fn check_digits(settings: &ImportSettings, def: &SeriesDef) -> Result<()> {
     for (name, digits) in flags.into_iter().chain(extras) {
         let Some(column) = def.column(name).and_then(|at| def.columns.get(at)) else { continue };
         if digits.is_some() && digits != column.kind.digits() {
-            let has = profile::describe(column.kind);
+            let has = column.kind.text();
             return Err(Error::new(
                 ErrorCode::SchemaMismatch,
                 format!("{} is registered with {name} as {has}; the flags contradict it", def.key),

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use arrow::buffer::Buffer;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 
@@ -12,7 +11,7 @@ use crate::ingest::ParsedRows;
 use crate::query::{Block, NumberFormat, ResultSchema};
 use crate::service::operations::{Compact, DropRequest, DropSeries, Register};
 use crate::service::{CompactRequest, Precondition, RowMode, SeriesInfo, WriteMethod, WriteOptions};
-use crate::types::{Rows, SeriesDef, SeriesKey, SeriesSpec};
+use crate::types::{ColumnCells, OrderRule, Rows, SeriesDef, SeriesKey, SeriesSpec, SharedCells};
 
 use super::super::rows::BodyOptions;
 use super::super::target::{CommandTarget, TargetArgs};
@@ -138,6 +137,7 @@ fn definition(info: SeriesInfo) -> SeriesDef {
         retention: info.retention,
         value_index: info.value_index,
         description: info.description,
+        order: OrderRule::default(),
         columns: info.columns,
     }
 }
@@ -150,7 +150,8 @@ fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
     let broken = |error: ArrowError| Error::internal(format!("cannot encode rows as Arrow: {error}"));
     let schema = Arc::new(chunk_schema(def));
     let count = rows.len();
-    let columns: Vec<Buffer> = std::iter::once(rows.ts).chain(rows.columns).map(Buffer::from_vec).collect();
+    let ts = ColumnCells::from(rows.ts);
+    let columns: Vec<SharedCells> = std::iter::once(ts).chain(rows.columns).map(SharedCells::from).collect();
     let shape = ResultSchema::of(def, None, NumberFormat::Stored, 0, 0);
     let batch = shape.record_batch(&schema, &Block::new(count, columns)?)?;
     let mut writer =
@@ -172,7 +173,7 @@ mod tests {
         spec.price_digits = Some(2);
         spec.extra_columns = serde_json::from_str(r#"[{"name":"count","type":"int64"}]"#).unwrap();
         let def = spec.resolve().unwrap();
-        let mut rows = Rows::with_capacity(6, 70_000);
+        let mut rows = Rows::with_capacity(&def.columns, 70_000);
         for row in 0..70_000_i64 {
             rows.push(row * 60_000, &[row, row + 2, row, row, 0.5_f64.to_bits().cast_signed(), -row]);
         }

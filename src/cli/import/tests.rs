@@ -52,7 +52,7 @@ impl Sink for MemorySink {
         self.writes += 1;
         let mut written = SinkReply { rows: rows.len() as u64, replaced: 0 };
         for (at, ts) in rows.ts.iter().enumerate() {
-            let cells = rows.columns.iter().map(|column| column[at]).collect();
+            let cells = rows.columns.iter().map(|column| column.words()[at]).collect();
             let old = self.rows.insert(*ts, cells);
             assert!(mode == RowMode::Upsert || old.is_none());
             written.replaced += u64::from(old.is_some());

@@ -136,7 +136,10 @@ impl FlightEncoder {
             return Ok(message(stored.header(), stored.body()));
         }
         let series = self.shape.keys().map(|_| block.series_indexes().into_inner());
-        Ok(columns_message(block.rows(), series.into_iter().chain(block.columns())))
+        Ok(columns_message(
+            block.rows(),
+            series.into_iter().chain(block.packed_columns().map(|column| column.buffer().clone())),
+        ))
     }
 }
 
@@ -188,7 +191,7 @@ fn text_message(batch: RecordBatch) -> Result<FlightMessage> {
 mod tests {
     use super::*;
     use crate::query::{NumberFormat, StoredMessage};
-    use crate::types::SeriesSpec;
+    use crate::types::{ColumnCells, SeriesSpec, SharedCells};
     use arrow_flight::FlightData;
     use arrow_flight::utils::flight_data_to_batches;
     use prost::Message as _;
@@ -202,8 +205,8 @@ mod tests {
         ResultSchema::of(&spec.resolve().unwrap(), None, numbers, 7, 9)
     }
 
-    fn words(words: &[i64]) -> Buffer {
-        Buffer::from_vec(words.to_vec())
+    fn words(words: &[i64]) -> SharedCells {
+        ColumnCells::from(words.to_vec()).into()
     }
 
     /// A message as decoded by a client.
@@ -245,7 +248,7 @@ mod tests {
     #[test]
     fn slices_of_a_large_buffer_are_sent_without_the_rest() {
         let large = words(&(0..100_000).collect::<Vec<_>>());
-        let slice = |at: usize| large.slice_with_length(at * 8, 24);
+        let slice = |at: usize| large.packed_slice(at, 3);
         let block = Block::new(3, [5, 50, 500, 5_000].map(slice)).unwrap();
         let shape = shape(NumberFormat::Raw);
         let message = received(FlightEncoder::new(&shape).block_message(&block).unwrap());
@@ -254,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_whole_block_is_sent_as_stored_unless_numbers_are_converted() {
-        let plain = received(columns_message(3, block().columns()));
+        let plain = received(columns_message(3, block().packed_columns().map(|column| column.buffer().clone())));
         // Longer than what is copied instead of sent as its own piece.
         let body = Bytes::from([plain.data_body.as_ref(), &[0; 32 * 1024]].concat());
         let framed = ipc::framed(&plain.data_header);

@@ -263,7 +263,7 @@ impl PutCall {
             let (next, budget) = match next {
                 Some((next, budget)) => (next, Some(budget)),
                 None if is_empty && !acks.is_abandoned() => {
-                    let rows = Rows::with_capacity(def.columns.len(), 0);
+                    let rows = Rows::with_capacity(&def.columns, 0);
                     (ParsedRows { rows, rounded: vec![0; def.columns.len()], ..ParsedRows::default() }, None)
                 }
                 None => break,

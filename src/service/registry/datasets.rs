@@ -20,7 +20,7 @@ use crate::service::registry::replies::{Dataset, DatasetMember, DatasetPage, Dat
 use crate::service::shared::Service;
 use crate::service::wall_clock::rfc3339;
 use crate::store::{DATASET_SNAPSHOT as DATASET, SeriesState, StoreState};
-use crate::types::{ColumnType, SeriesDef, SeriesKey, TimeUnit, time};
+use crate::types::{SeriesDef, SeriesKey, TimeUnit, time};
 
 impl Service {
     /// Creates the next version of a dataset: creates a snapshot, and reads every row of every member at it for the
@@ -203,11 +203,7 @@ fn stamp((ts, unit): (i64, TimeUnit)) -> String {
 fn layout(def: &SeriesDef) -> String {
     let mut text = format!("ts:{}", def.unit.name());
     for column in &def.columns {
-        let kind = match column.kind {
-            ColumnType::Decimal { digits } => format!("decimal({digits})"),
-            ColumnType::Float64 => "float64".to_owned(),
-            ColumnType::Int64 => "int64".to_owned(),
-        };
+        let kind = column.kind.text();
         text.push_str(&format!(",{}:{kind}", column.name));
     }
     text

@@ -468,7 +468,7 @@ impl RestoreWork<'_> {
         let mut writer =
             RunWriter::new(BufWriter::with_capacity(1 << 20, &mut staged), origin).map_err(|error| fail(&error))?;
         for (series_id, run) in runs {
-            let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
+            let columns = run.slices();
             let series = contents.series.get(series_id).map_or("", |series| &series.def);
             let def = parse_def(series)?;
             writer.add(*series_id, &def, (run.commit_lo, run.commit_hi), &columns).map_err(|error| fail(&error))?;

@@ -44,8 +44,8 @@ use crate::store::read::sidecar;
 use crate::store::read::store_state::StoreState;
 use crate::store::registration::{def_json, parse_def};
 use crate::store::wal::segments::{restart, segment_path};
-use crate::types::SeriesKey;
 use crate::types::width::to_usize;
+use crate::types::{CellSlice, SeriesKey};
 
 /// How a store is repaired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -749,7 +749,7 @@ impl<'a> RepairPlan<'a> {
                 range_of(bytes, at..at + rows * 8, "block").map(|bytes| words_of(bytes).collect())
             });
             let columns: Vec<Vec<i64>> = columns.collect::<Result<_>>()?;
-            let columns: Vec<&[i64]> = columns.iter().map(Vec::as_slice).collect();
+            let columns: Vec<CellSlice<'_>> = columns.iter().map(|words| CellSlice::of_words(words)).collect();
             writer.write_block(&columns).map_err(fail)?;
         }
         let (_, summary) = writer.finish().map_err(fail)?;
@@ -833,7 +833,7 @@ impl<'a> RepairPlan<'a> {
         let mut writer = RunWriter::new(&mut staged, RunOrigin { level: 0, base_commit }).map_err(fail)?;
         for series in self.state.series.values() {
             for run in series.tail() {
-                let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
+                let columns = run.slices();
                 writer.add(series.id, &series.def, (run.commit_lo, run.commit_hi), &columns).map_err(fail)?;
             }
         }

@@ -190,7 +190,7 @@ impl Maintenance {
         let mut writer = RunWriter::new(out, RunOrigin { level, base_commit }).map_err(|error| fail(&error))?;
         for (series, runs) in entries {
             for run in runs {
-                let columns: Vec<&[i64]> = (0..run.column_count()).map(|column| run.words(column)).collect();
+                let columns = run.slices();
                 let commits = (run.commit_lo, run.commit_hi);
                 writer.add(series.id, &series.def, commits, &columns).map_err(|error| fail(&error))?;
             }

@@ -19,7 +19,6 @@ use crate::store::publish::publisher::{PublishedFiles, SealedSeries};
 use crate::store::publish::stager::{ChunkWrite, STAGED_MAX, StagedChunk};
 use crate::store::read::chunk::ChunkFile;
 use crate::store::read::series_state::{SeriesId, SeriesState};
-use crate::types::cells;
 
 /// Partitions that are compacted before the result is published.
 const PARTS_MAX: usize = 64;
@@ -236,8 +235,7 @@ impl Maintenance {
                 };
                 let count = (piece.rows() - lo).min(current.rows() - row);
                 let same = (0..=series.def.columns.len()).all(|column| {
-                    cells::range(piece.block().words(column), lo..lo + count)
-                        == cells::range(current.words(column), row..row + count)
+                    piece.block().column(column).slice(lo, count) == current.column(column).slice(row, count)
                 });
                 if !same || count == 0 {
                     return Err(wrong(format!("other cells in block {position}")));

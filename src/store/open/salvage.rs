@@ -31,8 +31,8 @@ use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::store_state::StoreState;
 use crate::store::registration::def_json;
 use crate::store::wal::segments::{segment_number, segment_path};
-use crate::types::SeriesDef;
 use crate::types::width::to_usize;
+use crate::types::{SeriesDef, SharedCells};
 
 /// Whether there are files that only a store with a manifest has.
 pub fn holds_data(root: &DiskPath) -> Result<bool> {
@@ -410,7 +410,8 @@ pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> 
     }
     let runs = salvaged.runs.iter().map(|entry| {
         let column = |position: u32| {
-            map.column(to_usize(entry.offset + entry.stride() * u64::from(position)), to_usize(entry.rows * 8))
+            let at = entry.offset + entry.stride() * u64::from(position);
+            SharedCells::of_words(map.column(to_usize(at), to_usize(entry.rows * 8)))
         };
         let columns = (0..entry.columns).map(column).collect();
         (entry.series_id, Run::mapped(record.id, (entry.commit_lo, entry.commit_hi), columns))

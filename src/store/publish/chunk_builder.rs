@@ -6,7 +6,7 @@ use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
 use crate::format::coverage::Coverage;
 use crate::format::zone_map::ZoneMap;
 use crate::store::read::merge::Merge;
-use crate::types::{ColumnType, cells};
+use crate::types::{CellLayout, CellSlice, ColumnCells, ColumnType, cells};
 
 /// A chunk and its sidecars, growing together.
 pub struct ChunkBuilder<W> {
@@ -25,19 +25,19 @@ impl<W: std::io::Write> ChunkBuilder<W> {
     }
 
     /// Writes rows that follow those before them, `ts` first, at most as many as a block holds.
-    pub fn write(&mut self, columns: &[&[i64]]) -> std::io::Result<()> {
+    pub fn write(&mut self, columns: &[CellSlice<'_>]) -> std::io::Result<()> {
         self.writer.write_block(columns)?;
         if let Some(coverage) = &mut self.coverage {
-            coverage.add(cells::at(columns, 0));
+            coverage.add(cells::column(columns, 0).words());
         }
         self.zones.add_block(columns, |column| cells::at(&self.is_float, column));
         Ok(())
     }
 
-    fn write_buffered(&mut self, buffered: &mut [Vec<i64>]) -> std::io::Result<()> {
-        let columns: Vec<&[i64]> = buffered.iter().map(Vec::as_slice).collect();
+    fn write_buffered(&mut self, buffered: &mut [ColumnCells]) -> std::io::Result<()> {
+        let columns: Vec<CellSlice<'_>> = buffered.iter().map(ColumnCells::as_slice).collect();
         self.write(&columns)?;
-        buffered.iter_mut().for_each(Vec::clear);
+        buffered.iter_mut().for_each(ColumnCells::clear);
         Ok(())
     }
 
@@ -55,13 +55,13 @@ pub fn fill(
     mut merge: Merge,
     coverage: Option<Coverage>,
 ) -> Result<Option<(ChunkSummary, ZoneMap, Option<Coverage>)>> {
-    let column_count = head.series.columns.len() + 1;
     let full = block_rows(head.series.columns.len());
+    let layouts = std::iter::once(CellLayout::WORD).chain(head.series.layouts());
+    let mut buffered: Vec<ColumnCells> = layouts.map(|layout| ColumnCells::with_capacity(layout, full)).collect();
     let path = staged.path().clone();
     let fail = |e: &std::io::Error| Error::io("write", &path, e);
     let out = std::io::BufWriter::with_capacity(1 << 16, staged);
     let mut blocks = ChunkBuilder::new(out, head, coverage).map_err(|e| fail(&e))?;
-    let mut buffered: Vec<Vec<i64>> = vec![Vec::with_capacity(full); column_count];
     let mut any = false;
     while let Some(piece) = merge.next_piece()? {
         any = true;
@@ -70,7 +70,7 @@ pub fn fill(
             let room = full - cells::column(&buffered, 0).len();
             let hi = piece.rows().min(lo + room);
             for (position, buffer) in buffered.iter_mut().enumerate() {
-                buffer.extend_from_slice(cells::range(piece.block().words(position), lo..hi));
+                buffer.extend(piece.block().column(position).slice(lo, hi - lo));
             }
             lo = hi;
             if cells::column(&buffered, 0).len() == full {

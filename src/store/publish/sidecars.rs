@@ -10,7 +10,7 @@ use crate::format::zone_map::{ZoneMap, order_key};
 use crate::store::read::chunk::{ChunkFile, OpenChunk};
 use crate::store::read::sidecar::{IndexFile, read_zones, value_index_path, wanted_columns, zone_map_path};
 use crate::types::width::narrow;
-use crate::types::{ColumnType, SeriesDef};
+use crate::types::{CellSlice, ColumnType, SeriesDef};
 
 /// What a rebuild of sidecars did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ fn zone_map_of(open: &OpenChunk) -> Result<ZoneMap> {
     zones.footer_crc = open.footer_crc();
     for position in 0..open.blocks().len() {
         let block = open.block(position, &meta.series)?;
-        let columns: Vec<&[i64]> = (0..block.column_count()).map(|column| block.words(column)).collect();
+        let columns: Vec<CellSlice<'_>> = block.columns().collect();
         zones.add_block(&columns, |column| is_float(meta, column));
     }
     Ok(zones)

@@ -12,18 +12,31 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arrow::alloc::Allocation;
 use arrow::buffer::Buffer;
 
-use crate::types::Rows;
-use crate::types::cells;
+use crate::types::{CellLayout, CellSlice, Rows, SharedCells, cells};
 
-/// The cells: column after column, each of `capacity` words. Freed with the last view.
+/// Columns start on multiples of this many bytes: those of the widest cell.
+const ALIGNMENT: usize = size_of::<u128>();
+
+/// The cells: column after column, each with space for `capacity` cells. Freed with the last view.
 struct AppendCells {
-    words: NonNull<i64>,
+    memory: NonNull<u128>,
+    /// Length of the memory in units of [`ALIGNMENT`] bytes.
+    units: usize,
     capacity: usize,
-    columns: usize,
+    columns: Vec<ColumnPlace>,
     /// Rows that are written or being written. Only grows.
     used: AtomicUsize,
     /// Rows that are written.
     written: AtomicUsize,
+}
+
+/// Where the cells of a column lie.
+#[derive(Clone, Copy)]
+struct ColumnPlace {
+    layout: CellLayout,
+    /// Offsets in bytes of the cells and, where some can be null, of the flags that say which are present.
+    cells_at: usize,
+    valid_at: Option<usize>,
 }
 
 // SAFETY: a cell is written once, by the thread that moved `used` over it, and read only through columns of rows that
@@ -36,10 +49,9 @@ impl std::panic::RefUnwindSafe for AppendCells {}
 
 impl Drop for AppendCells {
     fn drop(&mut self) {
-        let words = self.capacity * self.columns;
-        // SAFETY: `AppendBuffer::with` made the words from a vector of exactly this length and capacity, and every
-        // column that reads them holds this alive.
-        drop(unsafe { Vec::from_raw_parts(self.words.as_ptr(), words, words) });
+        // SAFETY: `AppendBuffer::with` made the memory from a vector of exactly this length and capacity, and every
+        // column that reads it holds this alive.
+        drop(unsafe { Vec::from_raw_parts(self.memory.as_ptr(), self.units, self.units) });
     }
 }
 
@@ -54,34 +66,57 @@ impl fmt::Debug for AppendBuffer {
 }
 
 impl AppendBuffer {
-    /// A buffer for `capacity` rows that starts with these columns, all of one length of at most that.
-    pub fn with(capacity: usize, columns: &[&[i64]]) -> Self {
+    /// A buffer for `capacity` rows that starts with these columns, all of one length of at most that. Columns of
+    /// `next`, rows that will follow, have the same layouts; where they or the first ones can be null, so can all.
+    pub fn with(capacity: usize, columns: &[CellSlice<'_>], next: &[CellSlice<'_>]) -> Self {
         let rows = cells::column(columns, 0).len();
         let capacity = capacity.max(rows).max(1);
-        let mut words = Vec::with_capacity(capacity * columns.len());
-        for column in columns {
-            words.extend_from_slice(column);
-            words.resize(words.len() + capacity - column.len(), 0);
+        let mut bytes = 0;
+        let mut reserve = |width: usize| {
+            let at = bytes;
+            bytes += (capacity * width).next_multiple_of(ALIGNMENT);
+            at
+        };
+        let mut places = Vec::with_capacity(columns.len());
+        for (position, column) in columns.iter().enumerate() {
+            let is_nullable = column.has_validity() || next.get(position).is_some_and(CellSlice::has_validity);
+            places.push(ColumnPlace {
+                layout: column.layout(),
+                cells_at: reserve(column.layout().width()),
+                valid_at: is_nullable.then(|| reserve(1)),
+            });
+        }
+        let units = bytes / ALIGNMENT;
+        let mut memory = vec![0_u128; units].into_boxed_slice();
+        let raw: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
+        for (place, column) in places.iter().zip(columns) {
+            cells::put(raw, place.cells_at, &column.cell_bytes());
+            if let Some(valid_at) = place.valid_at {
+                cells::put(raw, valid_at, &column.validity_bytes().unwrap_or_else(|| vec![1; rows]));
+            }
         }
         // A boxed slice has no memory beyond its length.
-        let words = NonNull::from(Box::leak(words.into_boxed_slice())).cast::<i64>();
+        let memory = NonNull::from(Box::leak(memory)).cast::<u128>();
         let (used, written) = (AtomicUsize::new(rows), AtomicUsize::new(rows));
-        Self(Arc::new(AppendCells { words, capacity, columns: columns.len(), used, written }))
+        Self(Arc::new(AppendCells { memory, units, capacity, columns: places, used, written }))
     }
 
     /// The first rows, column by column. A column spans its own written cells and nothing else: code that reads all of
     /// its memory, or adds up its size, touches no cell of another row.
-    pub fn columns(&self, rows: usize) -> Arc<[Buffer]> {
-        let AppendCells { words, capacity, columns, ref written, .. } = *self.0;
-        let all = written.load(Ordering::Acquire);
+    pub fn columns(&self, rows: usize) -> Arc<[SharedCells]> {
+        let all = self.0.written.load(Ordering::Acquire);
         assert!(rows <= all, "{rows} rows of a buffer with {all}");
-        let column = |column: usize| {
+        let view = |at: usize, bytes: usize| {
             let owner: Arc<dyn Allocation> = Arc::clone(&self.0) as _;
-            // SAFETY: `column < columns` and `rows <= written <= capacity`, so the cells lie within the allocation,
-            // which `owner` keeps alive, and no thread writes them again.
-            unsafe { Buffer::from_custom_allocation(words.add(column * capacity).cast(), rows * 8, owner) }
+            // SAFETY: `at` is the place of a column and `bytes` its width times `rows <= written <= capacity`, so the
+            // cells lie within the allocation, which `owner` keeps alive, and no thread writes them again.
+            unsafe { Buffer::from_custom_allocation(self.0.memory.cast::<u8>().add(at), bytes, owner) }
         };
-        (0..columns).map(column).collect()
+        let column = |place: &ColumnPlace| {
+            let cells = view(place.cells_at, rows * place.layout.width());
+            SharedCells::unpacked(place.layout, cells, place.valid_at.map(|at| view(at, rows)))
+        };
+        self.0.columns.iter().map(column).collect()
     }
 
     /// Whether no row follows the first `rows` yet.
@@ -89,24 +124,33 @@ impl AppendBuffer {
         self.0.used.load(Ordering::Acquire) == rows
     }
 
-    /// Appends rows of as many columns after the first `rows`. Returns false without effect when there is no space or
-    /// other rows are there already: of two writers that continue from the same view one has to copy.
+    /// Appends rows of the same columns after the first `rows`. Returns false without effect when there is no space,
+    /// for nulls in a column without space for them, or when other rows are there already: of two writers that continue
+    /// from the same view one has to copy.
     pub fn append(&self, rows: usize, new: &Rows) -> bool {
-        let AppendCells { words, capacity, columns, ref used, ref written } = *self.0;
+        let AppendCells { memory, capacity, ref columns, ref used, ref written, .. } = *self.0;
         let count = new.len();
+        let slices = new.slices();
         let fits = rows.checked_add(count).filter(|end| *end <= capacity);
-        let alike = new.columns.len() + 1 == columns && new.columns.iter().all(|column| column.len() == count);
+        let takes = |(place, cells): (&ColumnPlace, &CellSlice<'_>)| {
+            let has_space = place.valid_at.is_some() || !cells.has_validity();
+            cells.len() == count && cells.layout() == place.layout && has_space
+        };
+        let alike = slices.len() == columns.len() && columns.iter().zip(&slices).all(takes);
         let Some(end) = fits.filter(|_| alike) else { return false };
         if used.compare_exchange(rows, end, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        for (column, cells) in std::iter::once(&new.ts).chain(&new.columns).enumerate() {
-            // SAFETY: `column < columns` and `rows + count <= capacity`, so the cells lie within the allocation. They
-            // belong to no other thread: `used` was moved over them just now, once, and no column reaches beyond `rows`
-            // yet.
-            unsafe {
-                let at = words.as_ptr().add(column * capacity + rows);
-                std::ptr::copy_nonoverlapping(cells.as_ptr(), at, count);
+        let put = |at: usize, bytes: &[u8]| {
+            // SAFETY: `at` is the place of row `rows` of a column, `bytes` are `count` cells of it, and `rows + count <=
+            // capacity`, so they lie within the allocation. They belong to no other thread: `used` was moved over them
+            // just now, once, and no column reaches beyond `rows` yet.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.as_ptr().cast::<u8>().add(at), bytes.len()) };
+        };
+        for (place, cells) in columns.iter().zip(&slices) {
+            put(place.cells_at + rows * place.layout.width(), &cells.cell_bytes());
+            if let Some(valid_at) = place.valid_at {
+                put(valid_at + rows, &cells.validity_bytes().unwrap_or_else(|| vec![1; count]));
             }
         }
         written.store(end, Ordering::Release);
@@ -119,42 +163,42 @@ mod tests {
     use super::*;
 
     fn rows(ts: &[i64]) -> Rows {
-        Rows { ts: ts.to_vec(), columns: vec![ts.iter().map(|ts| ts * 10).collect()] }
+        Rows::of_words(ts.to_vec(), vec![ts.iter().map(|ts| ts * 10).collect()])
     }
 
-    fn shown(view: &[Buffer]) -> Vec<&[i64]> {
-        view.iter().map(|column| column.typed_data::<i64>()).collect()
+    fn shown(view: &[SharedCells]) -> Vec<&[i64]> {
+        view.iter().map(SharedCells::words).collect()
     }
 
     #[test]
     fn a_view_does_not_change_while_rows_are_appended() {
-        let buffer = AppendBuffer::with(4, &[&[1, 2], &[10, 20]]);
+        let buffer = AppendBuffer::with(4, &[[1, 2], [10, 20]].each_ref().map(|words| CellSlice::of_words(words)), &[]);
         let before = buffer.columns(2);
         assert!(buffer.append(2, &rows(&[3])));
         let after = buffer.columns(3);
         assert_eq!(shown(&before), [[1, 2], [10, 20]]);
         assert_eq!(shown(&after), [[1, 2, 3], [10, 20, 30]]);
-        assert_eq!(after[1].capacity(), 24, "a column claims no more than itself");
-        assert_eq!(before[1].capacity(), 16);
-        assert_eq!(before[0].as_ptr(), after[0].as_ptr(), "nothing was copied");
+        assert_eq!(after[1].buffer().capacity(), 24, "a column claims no more than itself");
+        assert_eq!(before[1].buffer().capacity(), 16);
+        assert_eq!(before[0].words().as_ptr(), after[0].words().as_ptr(), "nothing was copied");
         drop(buffer);
         assert_eq!(shown(&after), [[1, 2, 3], [10, 20, 30]]);
     }
 
     #[test]
     fn only_one_state_appends_to_a_buffer_and_none_beyond_its_end() {
-        let buffer = AppendBuffer::with(4, &[&[1, 2], &[10, 20]]);
+        let buffer = AppendBuffer::with(4, &[[1, 2], [10, 20]].each_ref().map(|words| CellSlice::of_words(words)), &[]);
         assert!(buffer.append(2, &rows(&[3])));
         assert!(!buffer.append(2, &rows(&[4])), "another row is there");
         assert!(!buffer.append(3, &rows(&[4, 5])), "no space");
-        assert!(!buffer.append(3, &Rows { ts: vec![4], columns: Vec::new() }), "other columns");
+        assert!(!buffer.append(3, &Rows::of_words(vec![4], Vec::new())), "other columns");
         assert!(buffer.append(3, &rows(&[4])));
         assert_eq!(shown(&buffer.columns(4)), [[1, 2, 3, 4], [10, 20, 30, 40]]);
     }
 
     #[test]
     fn readers_see_complete_rows_while_others_are_appended() {
-        let buffer = AppendBuffer::with(10_000, &[&[0], &[0]]);
+        let buffer = AppendBuffer::with(10_000, &[CellSlice::of_words(&[0]); 2], &[]);
         let newest = std::sync::Mutex::new(buffer.columns(1));
         std::thread::scope(|scope| {
             let reader = || {

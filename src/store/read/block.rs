@@ -3,22 +3,22 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::buffer::{Buffer, ScalarBuffer};
+use arrow::buffer::ScalarBuffer;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::format::ipc::PREFIX_BYTES;
-use crate::types::cells;
 use crate::types::width::narrow;
+use crate::types::{CellSlice, ColumnCells, SharedCells, cells};
 
-/// Consecutive rows under one schema: `ts`, then the number columns, 8 bytes per cell.
+/// Consecutive rows under one schema: `ts`, then the columns of the registration.
 ///
 /// The columns are memory of a mapped chunk or of a run, or cells that were gathered. Cloning and slicing a block copies
 /// no cells and allocates nothing. All columns have all rows of the block.
 #[derive(Clone, Debug)]
 pub struct Block {
     /// Columns of which the block has the rows `from..from + rows`.
-    columns: Arc<[Buffer]>,
+    columns: Arc<[SharedCells]>,
     from: usize,
     rows: usize,
     series: SeriesIndexes,
@@ -72,10 +72,10 @@ impl Block {
     ///
     /// # Errors
     /// `internal` unless there is `ts` and all columns have the given number of rows.
-    pub fn new(rows: usize, columns: impl Into<Arc<[Buffer]>>) -> Result<Self> {
+    pub fn new(rows: usize, columns: impl Into<Arc<[SharedCells]>>) -> Result<Self> {
         let columns = columns.into();
-        if columns.is_empty() || columns.iter().any(|column| column.len() != 8 * rows) {
-            let lengths: Vec<usize> = columns.iter().map(Buffer::len).collect();
+        if columns.is_empty() || columns.iter().any(|column| !column.has_rows(rows)) {
+            let lengths: Vec<u64> = columns.iter().map(SharedCells::bytes).collect();
             return Err(Error::internal(format!("a block of {rows} rows has columns of {lengths:?} bytes")));
         }
         Ok(Self { columns, from: 0, rows, series: SeriesIndexes::Only, message: None })
@@ -108,7 +108,7 @@ impl Block {
 
     /// Size of the columns in bytes.
     pub fn bytes(&self) -> u64 {
-        8 * self.rows as u64 * self.columns.len() as u64
+        (0..self.columns.len()).map(|column| self.column(column).bytes()).sum()
     }
 
     /// Timestamps, ascending or, in a descending result, descending.
@@ -116,14 +116,25 @@ impl Block {
         self.words(0)
     }
 
-    /// The words of one column; `ts` is column 0.
+    /// The cells of a column of 8 bytes; `ts` is column 0.
+    #[inline]
     pub fn words(&self, column: usize) -> &[i64] {
-        cells::range(cells::column(&self.columns, column).typed_data(), self.from..self.from + self.rows)
+        cells::range(cells::column(&self.columns, column).words(), self.from..self.from + self.rows)
     }
 
-    /// The columns by reference, without the rows around the block.
-    pub fn columns(&self) -> impl ExactSizeIterator<Item = Buffer> + '_ {
-        self.columns.iter().map(|column| column.slice_with_length(8 * self.from, 8 * self.rows))
+    /// The cells of one column; `ts` is column 0.
+    pub fn column(&self, column: usize) -> CellSlice<'_> {
+        cells::column(&self.columns, column).slice(self.from, self.rows)
+    }
+
+    /// The columns in order, without the rows around the block.
+    pub fn columns(&self) -> impl ExactSizeIterator<Item = CellSlice<'_>> + '_ {
+        self.columns.iter().map(|column| column.slice(self.from, self.rows))
+    }
+
+    /// The columns by reference, flags as bits, without the rows around the block.
+    pub fn packed_columns(&self) -> impl ExactSizeIterator<Item = SharedCells> + '_ {
+        self.columns.iter().map(|column| column.packed_slice(self.from, self.rows))
     }
 
     /// Position of the series of a row.
@@ -168,7 +179,7 @@ impl Block {
     }
 
     /// The memory of the block, which all its slices share.
-    pub fn memory(&self) -> &Arc<[Buffer]> {
+    pub fn memory(&self) -> &Arc<[SharedCells]> {
         &self.columns
     }
 }
@@ -257,14 +268,14 @@ impl BlockRows {
     }
 
     /// Appends the cells of one column, backwards where `desc`.
-    pub fn append_to(&self, column: usize, desc: bool, to: &mut Vec<i64>) {
-        let words = self.block.words(column);
-        let cell = |row: &u32| cells::at(words, *row as usize);
+    pub fn append_to(&self, column: usize, desc: bool, to: &mut ColumnCells) {
+        let from = self.block.column(column);
+        let row = |row: &u32| *row as usize;
         match (self.picked(), desc) {
-            (None, false) => to.extend_from_slice(words),
-            (None, true) => to.extend(words.iter().rev()),
-            (Some(picked), false) => to.extend(picked.iter().map(cell)),
-            (Some(picked), true) => to.extend(picked.iter().rev().map(cell)),
+            (None, false) => to.extend(from),
+            (None, true) => to.extend_picked(from, (0..from.len()).rev()),
+            (Some(picked), false) => to.extend_picked(from, picked.iter().map(row)),
+            (Some(picked), true) => to.extend_picked(from, picked.iter().rev().map(row)),
         }
     }
 }
@@ -274,7 +285,7 @@ mod tests {
     use super::*;
 
     fn block() -> Block {
-        let columns = [[1_i64, 2, 3, 4], [10, 20, 30, 40]].map(|words| Buffer::from_vec(words.to_vec()));
+        let columns = [[1_i64, 2, 3, 4], [10, 20, 30, 40]].map(|words| ColumnCells::from(words).into());
         let bytes = Bytes::from_static(&[0; 32]);
         Block::new(4, columns).unwrap().stored_as(StoredMessage::new(bytes, 16))
     }
@@ -292,7 +303,7 @@ mod tests {
     fn a_slice_has_its_rows_of_every_column_and_of_nothing_else() {
         let rows = block().slice(1, 3).slice(1, 1);
         assert_eq!((rows.rows(), rows.words(0), rows.words(1), rows.bytes()), (1, &[3][..], &[30][..], 16));
-        assert_eq!(rows.columns().map(|column| column.len()).collect::<Vec<_>>(), [8, 8]);
+        assert_eq!(rows.packed_columns().map(|column| column.bytes()).collect::<Vec<_>>(), [8, 8]);
         assert_eq!(block().select(&[1]).slice(3, 1).words(0), [40]);
         assert!(std::panic::catch_unwind(|| block().slice(1, 2).slice(1, 2)).is_err());
         let labelled = block().of_series(SeriesIndexes::Each(vec![5, 6, 7, 8].into())).slice(2, 2);
@@ -301,7 +312,7 @@ mod tests {
 
     #[test]
     fn columns_of_other_lengths_form_no_block() {
-        let columns = || vec![Buffer::from_vec(vec![1_i64, 2]), Buffer::from_vec(vec![1_i64])];
+        let columns = || vec![ColumnCells::from([1_i64, 2]).into(), ColumnCells::from([1_i64]).into()];
         assert!(Block::new(2, columns()).is_err() && Block::new(1, columns()).is_err());
         assert!(Block::new(0, Vec::new()).is_err());
     }
@@ -309,9 +320,9 @@ mod tests {
     #[test]
     fn rows_that_lie_apart_are_split_and_copied_in_both_directions() {
         let mut rows = BlockRows::all(block(), Some((9, 100))).pick(vec![0, 2, 3]);
-        let mut copied = Vec::new();
+        let mut copied = ColumnCells::new(crate::types::CellLayout::WORD);
         rows.append_to(1, true, &mut copied);
-        assert_eq!((copied, rows.ts(1)), (vec![40, 30, 10], Some(3)));
+        assert_eq!((copied.words(), rows.ts(1)), (&[40, 30, 10][..], Some(3)));
         let last = rows.split_off(1, true);
         assert_eq!((last.picked(), rows.picked()), (Some(&[3][..]), Some(&[0, 2][..])));
         let mut rows = BlockRows::all(block(), Some((9, 100)));

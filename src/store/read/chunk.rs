@@ -21,7 +21,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{ArcSwapOption, Mutex};
 use crate::types::cells;
 use crate::types::width::to_usize;
-use crate::types::{ColumnType, SeriesDef, number};
+use crate::types::{ColumnCells, ColumnType, SeriesDef, SharedCells, number};
 
 /// A chunk file the manifest names.
 #[derive(Debug)]
@@ -270,9 +270,11 @@ impl OpenChunk {
         let (offset, length) = self.message_at(block);
         let header_bytes = to_usize(block.header_bytes);
         let body_at = offset + header_bytes;
-        let column = |position: usize| self.map.column(body_at + chunk::column_offset(rows, position), rows * 8);
+        let column = |position: usize| {
+            SharedCells::of_words(self.map.column(body_at + chunk::column_offset(rows, position), rows * 8))
+        };
         if self.meta.series.columns == def.columns {
-            let columns: Arc<[Buffer]> = (0..def.columns.len() + 1).map(column).collect();
+            let columns: Arc<[SharedCells]> = (0..def.columns.len() + 1).map(column).collect();
             return Ok(
                 Block::new(rows, columns)?.stored_as(StoredMessage::new(self.map.slice(offset, length), header_bytes))
             );
@@ -390,13 +392,13 @@ impl OpenChunk {
 }
 
 /// A column under the type the series has now.
-fn rescaled(buffer: Buffer, stored: Option<ColumnType>, requested: ColumnType) -> Result<Buffer> {
+fn rescaled(column: SharedCells, stored: Option<ColumnType>, requested: ColumnType) -> Result<SharedCells> {
     match (stored, requested) {
-        (Some(stored), requested) if stored == requested => Ok(buffer),
+        (Some(stored), requested) if stored == requested => Ok(column),
         (Some(ColumnType::Decimal { digits: from }), ColumnType::Decimal { digits: to }) => {
-            let cells: Option<Vec<i64>> =
-                buffer.typed_data::<i64>().iter().map(|raw| number::rescale(*raw, from, to)).collect();
-            cells.map(Buffer::from_vec).ok_or_else(|| Error::internal("a stored decimal does not fit the new digits"))
+            let cells: Option<Vec<i64>> = column.words().iter().map(|raw| number::rescale(*raw, from, to)).collect();
+            let cells = cells.map(|cells| ColumnCells::from(cells).into());
+            cells.ok_or_else(|| Error::internal("a stored decimal does not fit the new digits"))
         }
         (stored, requested) => Err(Error::internal(format!("a column stored as {stored:?} is read as {requested:?}"))),
     }

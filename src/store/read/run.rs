@@ -2,13 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::buffer::Buffer;
-
 use crate::error::Result;
 use crate::store::read::append_buffer::AppendBuffer;
 use crate::store::read::block::Block;
-use crate::types::Rows;
-use crate::types::cells;
+use crate::types::{CellSlice, ColumnCells, Rows, SharedCells, cells};
 
 /// Maximum rows of a run that results from merging it with adjacent runs.
 pub const RUN_ROWS_MAX: usize = 262_144;
@@ -28,7 +25,7 @@ pub struct Run {
     /// Run file it is mapped from; `None` while only the log has it.
     pub file: Option<u64>,
     /// `ts`, then the columns; never empty.
-    pub(in crate::store) columns: Arc<[Buffer]>,
+    pub(in crate::store) columns: Arc<[SharedCells]>,
     /// The buffer of the columns, when more rows can be appended to it.
     buffer: Option<AppendBuffer>,
 }
@@ -39,14 +36,14 @@ impl Run {
         if rows.is_empty() {
             return None;
         }
-        let columns = std::iter::once(rows.ts).chain(rows.columns).map(Buffer::from_vec).collect();
+        let ts = ColumnCells::from(rows.ts);
+        let columns = std::iter::once(ts).chain(rows.columns).map(SharedCells::from).collect();
         Some(Self { commit_lo, commit_hi, file: None, columns, buffer: None })
     }
 
     /// A run of few sorted, distinct rows that more will follow.
     pub(in crate::store) fn growing(rows: &Rows, commit: u64) -> Self {
-        let columns: Vec<&[i64]> = std::iter::once(&rows.ts).chain(&rows.columns).map(Vec::as_slice).collect();
-        let buffer = AppendBuffer::with((2 * rows.len()).max(BUFFER_ROWS), &columns);
+        let buffer = AppendBuffer::with((2 * rows.len()).max(BUFFER_ROWS), &rows.slices(), &[]);
         Self {
             commit_lo: commit,
             commit_hi: commit,
@@ -64,8 +61,7 @@ impl Run {
         let buffer = match &self.buffer {
             Some(buffer) if buffer.append(before, rows) => buffer.clone(),
             _ => {
-                let columns: Vec<&[i64]> = (0..self.columns.len()).map(|column| self.words(column)).collect();
-                let buffer = AppendBuffer::with((2 * all).min(RUN_ROWS_MAX.max(all)), &columns);
+                let buffer = AppendBuffer::with((2 * all).min(RUN_ROWS_MAX.max(all)), &self.slices(), &rows.slices());
                 let appended = buffer.append(before, rows);
                 assert!(appended, "a new buffer has space for {} rows after {before}", rows.len());
                 buffer
@@ -85,17 +81,23 @@ impl Run {
     }
 
     /// A run in a mapped file, whose bytes were verified.
-    pub fn mapped(file: u64, (commit_lo, commit_hi): (u64, u64), columns: Arc<[Buffer]>) -> Self {
+    pub fn mapped(file: u64, (commit_lo, commit_hi): (u64, u64), columns: Arc<[SharedCells]>) -> Self {
         Self { commit_lo, commit_hi, file: Some(file), columns, buffer: None }
     }
 
     pub fn timestamps(&self) -> &[i64] {
-        self.words(0)
+        cells::column(&self.columns, 0).words()
     }
 
     /// Cells of a column; `ts` is column 0.
-    pub fn words(&self, column: usize) -> &[i64] {
-        self.columns.get(column).map_or(&[], |buffer| buffer.typed_data::<i64>())
+    pub fn column(&self, column: usize) -> CellSlice<'_> {
+        cells::column(&self.columns, column).slice(0, self.rows())
+    }
+
+    /// The columns, `ts` first.
+    pub fn slices(&self) -> Vec<CellSlice<'_>> {
+        let rows = self.rows();
+        self.columns.iter().map(|column| column.slice(0, rows)).collect()
     }
 
     pub fn rows(&self) -> usize {
@@ -109,7 +111,7 @@ impl Run {
 
     /// Bytes of all cells.
     pub fn bytes(&self) -> u64 {
-        self.columns.iter().map(|column| column.len() as u64).sum()
+        self.columns.iter().map(SharedCells::bytes).sum()
     }
 
     pub fn ts_min(&self) -> i64 {
@@ -128,11 +130,12 @@ impl Run {
     /// Merges both runs; of equal timestamps the row of `newer` remains.
     pub fn merged_with(&self, newer: &Run) -> Run {
         let (old, new) = (self.timestamps(), newer.timestamps());
-        let mut columns: Vec<Vec<i64>> =
-            self.columns.iter().map(|_| Vec::with_capacity(old.len() + new.len())).collect();
+        let all = old.len() + new.len();
+        let mut columns: Vec<ColumnCells> =
+            self.columns.iter().map(|column| ColumnCells::with_capacity(column.layout(), all)).collect();
         let mut copy = |from: &Run, range: std::ops::Range<usize>| {
-            for (position, column) in columns.iter_mut().enumerate() {
-                column.extend_from_slice(cells::range(from.words(position), range.clone()));
+            for (column, from) in columns.iter_mut().zip(from.columns.iter()) {
+                column.extend(from.slice(range.start, range.len()));
             }
         };
         let (mut i, mut j) = (0, 0);
@@ -158,7 +161,7 @@ impl Run {
             commit_lo: self.commit_lo.min(newer.commit_lo),
             commit_hi: self.commit_hi.max(newer.commit_hi),
             file: None,
-            columns: columns.into_iter().map(Buffer::from_vec).collect(),
+            columns: columns.into_iter().map(SharedCells::from).collect(),
             buffer: None,
         }
     }

@@ -7,6 +7,7 @@ use crate::format::receipt::{Receipt, decode_receipts};
 use crate::format::run::decode_run;
 use crate::store::read::run::Run;
 use crate::store::read::series_state::SeriesId;
+use crate::types::SharedCells;
 use crate::types::width::to_usize;
 
 /// Path of a run file.
@@ -40,7 +41,7 @@ pub fn load_run(root: &DiskPath, record: &RunRecord) -> Result<Vec<(SeriesId, Ru
         .map(|entry| {
             let column = |position: u32| {
                 let at = entry.offset + entry.stride() * u64::from(position);
-                map.column(to_usize(at), to_usize(entry.rows * 8))
+                SharedCells::of_words(map.column(to_usize(at), to_usize(entry.rows * 8)))
             };
             let columns = (0..entry.columns).map(column).collect();
             (entry.series_id, Run::mapped(record.id, (entry.commit_lo, entry.commit_hi), columns))

@@ -225,7 +225,8 @@ impl SeriesState {
         let mut rows = 0;
         let mut is_near = |run: &Arc<Run>| {
             rows += run.rows();
-            rows <= RUN_ROWS_AT_HAND && (run.file.is_none() || run.columns.iter().all(|column| is_resident(column)))
+            rows <= RUN_ROWS_AT_HAND
+                && (run.file.is_none() || run.columns.iter().all(|column| is_resident(column.buffer())))
         };
         self.chunks
             .within((start, end))
@@ -436,11 +437,11 @@ mod tests {
     use crate::types::SeriesKey;
 
     fn run(ts: &[i64], value: i64, commit: u64) -> Run {
-        Run::new(Rows { ts: ts.to_vec(), columns: vec![vec![value; ts.len()]] }, commit, commit).unwrap()
+        Run::new(Rows::of_words(ts.to_vec(), vec![vec![value; ts.len()]]), commit, commit).unwrap()
     }
 
     fn one(ts: i64, value: i64) -> Rows {
-        Rows { ts: vec![ts], columns: vec![vec![value]] }
+        Rows::of_words(vec![ts], vec![vec![value]])
     }
 
     fn series() -> SeriesState {
@@ -465,8 +466,8 @@ mod tests {
         for (rows, then) in before.iter().enumerate().skip(1).step_by(97) {
             let run = &then.runs[0];
             assert_eq!((run.rows(), run.ts_max()), (rows, rows as i64 - 1));
-            assert_eq!(run.words(1).last(), Some(&((rows as i64 - 1) * 10)));
-            assert_eq!(run.columns[1].capacity(), rows * 8, "a column claims no more than itself");
+            assert_eq!(run.column(1).words().last(), Some(&((rows as i64 - 1) * 10)));
+            assert_eq!(run.columns[1].buffer().capacity(), rows * 8, "a column claims no more than itself");
         }
     }
 
@@ -476,9 +477,9 @@ mod tests {
         // The first was refused, as on a full disk; the second continues from the same rows.
         let refused = base.with_rows(one(3, 30), 0, 4, 0, &[]);
         let kept = base.with_rows(one(4, 40), 0, 4, 0, &[]);
-        assert_eq!(refused.runs[0].words(1), [10, 20, 30]);
-        assert_eq!(kept.runs[0].words(1), [10, 20, 40]);
-        assert_eq!(kept.with_rows(one(5, 50), 0, 5, 0, &[]).runs[0].words(1), [10, 20, 40, 50]);
+        assert_eq!(refused.runs[0].column(1).words(), [10, 20, 30]);
+        assert_eq!(kept.runs[0].column(1).words(), [10, 20, 40]);
+        assert_eq!(kept.with_rows(one(5, 50), 0, 5, 0, &[]).runs[0].column(1).words(), [10, 20, 40, 50]);
         assert_eq!(base.runs[0].timestamps(), [1, 2]);
     }
 
@@ -526,9 +527,9 @@ mod tests {
     fn merging_runs_keeps_every_timestamp_once_and_the_newest_value() {
         let merged = run(&[1, 3, 5, 9], 1, 1).merged_with(&run(&[0, 3, 4, 9, 12], 2, 2));
         assert_eq!(merged.timestamps(), [0, 1, 3, 4, 5, 9, 12]);
-        assert_eq!(merged.words(1), [2, 1, 2, 2, 1, 2, 2]);
+        assert_eq!(merged.column(1).words(), [2, 1, 2, 2, 1, 2, 2]);
         assert_eq!((merged.commit_lo, merged.commit_hi), (1, 2));
         let disjoint = run(&[1, 2], 1, 1).merged_with(&run(&[3, 4], 2, 2));
-        assert_eq!((disjoint.timestamps(), disjoint.words(1)), (&[1, 2, 3, 4][..], &[1, 1, 2, 2][..]));
+        assert_eq!((disjoint.timestamps(), disjoint.column(1).words()), (&[1, 2, 3, 4][..], &[1, 1, 2, 2][..]));
     }
 }

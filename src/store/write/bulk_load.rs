@@ -32,7 +32,7 @@ use crate::store::read::store_state::StoreState;
 use crate::store::write::request::{SeriesWrite, WriteMode};
 use crate::store::write::writes::Writes;
 use crate::sync::MutexGuard;
-use crate::types::{Grid, Rows, SeriesKey, cells};
+use crate::types::{CellSlice, Grid, Rows, SeriesKey, cells};
 
 /// How often a load is tried while others change its series.
 const ATTEMPTS: usize = 3;
@@ -243,8 +243,8 @@ impl Writes {
         let mut blocks = ChunkBuilder::new(out, head, coverage).map_err(fail)?;
         for lo in range.clone().step_by(full) {
             let block = lo..range.end.min(lo + full);
-            let all = std::iter::once(&rows.ts).chain(&rows.columns);
-            let columns: Vec<&[i64]> = all.map(|column| cells::range(column, block.clone())).collect();
+            let columns: Vec<CellSlice<'_>> =
+                rows.slices().iter().map(|column| column.slice(block.start, block.len())).collect();
             blocks.write(&columns).map_err(fail)?;
         }
         let (out, summary, zones, mut coverage) = blocks.finish().map_err(fail)?;
@@ -453,7 +453,10 @@ mod tests {
     /// Rows of these minutes, each with its minute plus `add` as value.
     fn minutes(range: std::ops::Range<i64>, add: i64) -> Rows {
         let ts: Vec<i64> = range.clone().map(|minute| minute * MINUTE).collect();
-        Rows { columns: vec![range.map(|minute| minute + add).collect()], ts }
+        {
+            let columns = vec![range.map(|minute| minute + add).collect()];
+            Rows::of_words(ts, columns)
+        }
     }
 
     fn upsert(store: &Store, rows: Rows) -> Result<SeriesReceipt> {
@@ -554,9 +557,9 @@ mod tests {
             SeriesWrite::new(key("B"), minutes(0..200, 0), WriteMode::Upsert),
         ];
         assert_eq!(chunks(opened.write_many(both, None)).0, 200, "two series");
-        let sparse = Rows { ts: (6..106).map(|day| day * DAY * MINUTE).collect(), columns: vec![vec![1; 100]] };
+        let sparse = Rows::of_words((6..106).map(|day| day * DAY * MINUTE).collect(), vec![vec![1; 100]]);
         assert_eq!(chunks(opened.write_many(vec![write(sparse, WriteMode::Insert)], None)), (0, 107), "a row a day");
-        let sparser = Rows { ts: (206..406).map(|day| day * DAY * MINUTE).collect(), columns: vec![vec![1; 200]] };
+        let sparser = Rows::of_words((206..406).map(|day| day * DAY * MINUTE).collect(), vec![vec![1; 200]]);
         assert_eq!(chunks(opened.write_many(vec![write(sparser, WriteMode::Insert)], None)).0, 200, "too many chunks");
 
         let insert = opened.write(&key("A"), minutes(200..400, 9), WriteMode::Insert, None).unwrap_err();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::format::bytes::words_as_bytes;
 use crate::format::receipt::Receipt;
 use crate::store::wal::commit_queue::QueuedCommits;
 use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteMode, WriteOutcome};
@@ -57,9 +56,9 @@ pub fn fingerprint(writes: &[SeriesWrite]) -> u128 {
         hash.update(key);
         hash.update(&mode_bytes(write.mode));
         put_length(&mut hash, write.rows.columns.len() + 1);
-        for column in std::iter::once(&write.rows.ts).chain(&write.rows.columns) {
+        for column in write.rows.slices() {
             put_length(&mut hash, column.len());
-            hash.update(words_as_bytes(column));
+            hash.update(&column.cell_bytes());
         }
     }
     hash.digest128()
@@ -88,7 +87,7 @@ mod tests {
     use crate::types::{Rows, SeriesKey};
 
     fn write(symbol: &str) -> SeriesWrite {
-        let rows = Rows { ts: vec![60_000, 120_000], columns: vec![vec![1, -2], vec![3, 4]] };
+        let rows = Rows::of_words(vec![60_000, 120_000], vec![vec![1, -2], vec![3, 4]]);
         let mode = WriteMode::Merge { first: Some(MergeRule::Sum) };
         SeriesWrite::new(SeriesKey::scalar("metric", symbol, "1m", "x").unwrap(), rows, mode)
     }
@@ -128,13 +127,14 @@ mod tests {
             fingerprint(&[write("B"), write("A")]),
             changed(&|write| write.key = SeriesKey::scalar("metric", "C", "1m", "x").unwrap()),
             changed(&|write| write.rows.ts[1] += 1),
-            changed(&|write| write.rows.columns[1][0] += 1),
+            changed(&|write| write.rows.columns[1].words_mut()[0] += 1),
             changed(&|write| write.rows.columns.swap(0, 1)),
             changed(&|write| drop(write.rows.columns.pop())),
             // The same cells with other lengths.
             changed(&|write| {
-                let cell = write.rows.columns[1].remove(0);
-                write.rows.columns[0].push(cell);
+                let words = write.rows.columns[1].words().to_vec();
+                write.rows.columns[0].push(words[0]);
+                write.rows.columns[1] = words[1..].to_vec().into();
             }),
         ];
         let rules = [MergeRule::First, MergeRule::Min, MergeRule::Max, MergeRule::Last];

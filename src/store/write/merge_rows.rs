@@ -22,15 +22,15 @@ pub fn fold(rows: &mut Rows, def: &SeriesDef, first: Option<MergeRule>) -> Resul
     let mut order: Vec<usize> = (0..rows.len()).collect();
     order.sort_by_key(|row| rows.ts.get(*row).copied());
     let before = rows.len();
-    let mut folded = Rows::with_capacity(rows.columns.len(), before);
+    let mut folded = Rows::like(rows, before);
     for row in order {
         let Some(ts) = rows.ts.get(row).copied() else { continue };
-        let cells: Vec<i64> = rows.columns.iter().filter_map(|column| column.get(row).copied()).collect();
+        let cells: Vec<i64> = rows.columns.iter().filter_map(|column| column.words().get(row).copied()).collect();
         if folded.ts.last() == Some(&ts) {
             let at = folded.len() - 1;
-            let stored: Vec<i64> = folded.columns.iter().filter_map(|column| column.get(at).copied()).collect();
+            let stored: Vec<i64> = folded.columns.iter().filter_map(|column| column.words().get(at).copied()).collect();
             for (column, cell) in folded.columns.iter_mut().zip(&cells) {
-                if let Some(last) = column.last_mut() {
+                if let Some(last) = column.words_mut().last_mut() {
                     *last = *cell;
                 }
             }
@@ -48,7 +48,7 @@ pub fn combine(rows: &mut Rows, row: usize, stored: &[i64], def: &SeriesDef, fir
     let ts = cells::at(&rows.ts, row);
     for (position, (column, old)) in rows.columns.iter_mut().zip(stored).enumerate() {
         let (rule, kind) = rule_of(def, position, first);
-        let Some(cell) = column.get_mut(row) else { continue };
+        let Some(cell) = column.words_mut().get_mut(row) else { continue };
         *cell = match (rule, kind) {
             (MergeRule::Last, _) => *cell,
             (MergeRule::First, _) => *old,
@@ -77,6 +77,7 @@ fn sum(old: i64, new: i64, kind: ColumnType) -> Option<i64> {
         ColumnType::Decimal { .. } => {
             old.checked_add(new).filter(|sum| sum.unsigned_abs() < DECIMAL_LIMIT.unsigned_abs())
         }
+        _ => None,
     }
 }
 

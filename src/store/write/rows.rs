@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn rows(ts: i64) -> Rows {
-        Rows { ts: vec![ts * 60_000], columns: vec![vec![ts]; 5] }
+        Rows::of_words(vec![ts * 60_000], vec![vec![ts]; 5])
     }
 
     /// Queues a write whose frame is not written yet.
@@ -364,7 +364,10 @@ mod tests {
     /// A write of one row at each of these days that registers its series.
     fn creating(def: &Arc<SeriesDef>, mode: WriteMode, days: &[i64]) -> SeriesWrite {
         let ts: Vec<i64> = days.iter().map(|day| day * 86_400_000).collect();
-        let rows = Rows { columns: vec![vec![0; ts.len()]; 5], ts };
+        let rows = {
+            let columns = vec![vec![0; ts.len()]; 5];
+            Rows::of_words(ts, columns)
+        };
         SeriesWrite { create: Some(Arc::clone(def)), ..SeriesWrite::new(def.key.clone(), rows, mode) }
     }
 

@@ -21,7 +21,7 @@ use crate::store::read::chunk_paths::chunk_name;
 use crate::store::read::sidecar::{coverage_path, value_index_path, wanted_columns, zone_map_path};
 use crate::types::cells;
 use crate::types::width::to_usize;
-use crate::types::{ColumnType, Grid, SeriesDef};
+use crate::types::{CellSlice, ColumnType, Grid, SeriesDef};
 
 /// Bytes read at a time where nothing says where a piece ends.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -553,7 +553,7 @@ fn rows(
     if last.is_some_and(|last| last >= block.ts_min) {
         return Err("it begins before the previous block ends".into());
     }
-    let columns: Vec<&[i64]> = columns.iter().map(Vec::as_slice).collect();
+    let columns: Vec<CellSlice<'_>> = columns.iter().map(|words| CellSlice::of_words(words)).collect();
     facts.zones.add_block(&columns, |position| is_float(&meta.series, position));
     if let Some(coverage) = &mut facts.coverage {
         coverage.add(ts);
