@@ -12,7 +12,7 @@ use crate::store::read::run::{RUN_ROWS_MAX, RUN_ROWS_SMALL, Run};
 use crate::store::read::tombstone::{Tombstone, has_snapshot_between, is_apart};
 use crate::types::cells;
 use crate::types::width::to_usize;
-use crate::types::{Rows, SeriesDef};
+use crate::types::{Dictionary, Rows, SeriesDef};
 
 /// Number of a series inside its store; never used twice.
 pub type SeriesId = u64;
@@ -43,6 +43,8 @@ pub struct SeriesView {
 pub struct SeriesState {
     pub id: SeriesId,
     pub def: Arc<SeriesDef>,
+    /// Texts by column, empty for columns of other types. They only grow, so that earlier views share them.
+    pub dictionaries: Arc<Vec<Dictionary>>,
     /// Commits that touched the series.
     pub version: u64,
     /// Distinct rows stored.
@@ -76,6 +78,7 @@ impl SeriesState {
     pub fn new(id: SeriesId, def: Arc<SeriesDef>, commit: u64) -> Self {
         Self {
             id,
+            dictionaries: Arc::new(vec![Dictionary::default(); def.columns.len()]),
             def,
             version: 1,
             created_commit: commit,
