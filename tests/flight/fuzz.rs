@@ -198,7 +198,7 @@ fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Vec<u8>)>> {
             1 => 8,
             2 => {
                 let length = usize::try_from(decode_varint(&mut bytes).ok()?).ok()?;
-                started_at.len() - bytes.len() + length
+                (started_at.len() - bytes.len()).checked_add(length)?
             }
             5 => 4,
             _ => return None,
