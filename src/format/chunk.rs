@@ -1,7 +1,7 @@
 //! Chunk files: self-describing Arrow IPC files.
 //!
-//! Blocks are uncompressed record batches of complete zones, each starting on a multiple of 64 bytes, without validity
-//! buffers. The footer's custom metadata has one JSON document ([`ChunkMeta`]) and the checksum of the footer itself,
+//! Blocks are uncompressed record batches of complete zones, each starting on a multiple of 64 bytes, with validity
+//! bitmaps only for columns that have nulls in the block. Dictionaries of enums and texts follow the last block. The footer's custom metadata has one JSON document ([`ChunkMeta`]) and the checksum of the footer itself,
 //! so a chunk can be verified and decoded without its manifest. Any Arrow reader can open the file; only FastK verifies
 //! the checksums.
 //!
@@ -21,15 +21,16 @@ use arrow::ipc::{
 use flatbuffers::FlatBufferBuilder;
 use serde::{Deserialize, Serialize};
 
+use super::body::{self, Body};
 use super::bytes::{ByteReader, range_of};
 use super::ipc;
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::schema::COLUMNS_MAX;
 use crate::types::width::{narrow, to_usize};
-use crate::types::{CellSlice, ColumnType, SeriesDef, TimeUnit, cells};
+use crate::types::{CellLayout, CellSlice, Column, ColumnType, Dictionary, OrderRule, SeriesDef, TimeUnit, cells};
 
 /// Version of the chunk format.
-pub const CHUNK_VERSION: u32 = 1;
+pub const CHUNK_VERSION: u32 = 2;
 /// Rows of a zone.
 pub const ZONE_ROWS: usize = 1_024;
 /// Maximum number of rows of a block.
@@ -50,10 +51,10 @@ pub const IDENTITY_KEY: &str = "fastk.head";
 pub(super) const HEAD_BYTES: usize = 8;
 const CRC_PLACEHOLDER: &str = "00000000";
 
-/// Rows of a full block of a series with `column_count` number columns: complete zones within the byte limit.
-pub fn block_rows(column_count: usize) -> usize {
-    let row_bytes = 8 * (column_count + 1);
-    let zones = BLOCK_BYTES_MAX / (ZONE_ROWS * row_bytes);
+/// Rows of a full block of columns of these layouts, `ts` first: complete zones within the byte limit.
+pub fn block_rows(layouts: impl Iterator<Item = CellLayout>) -> usize {
+    let zone_bytes = body::body_bytes(layouts, ZONE_ROWS, 0);
+    let zones = BLOCK_BYTES_MAX / zone_bytes.max(1);
     (zones.max(1) * ZONE_ROWS).min(BLOCK_ROWS_MAX)
 }
 
@@ -78,6 +79,9 @@ pub struct ChunkMeta {
     /// CRC-32C of all bytes before the first block.
     pub head_crc: u32,
     pub blocks: Vec<BlockMeta>,
+    /// The dictionaries after the blocks: one per column of type `enum` or `text`, in the order of the columns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dictionaries: Vec<DictionaryMeta>,
 }
 
 /// The metadata of a chunk that is known before its first row, as JSON in its schema.
@@ -110,6 +114,7 @@ impl ChunkIdentity {
             replaces: self.replaces,
             head_crc: 0,
             blocks: Vec::new(),
+            dictionaries: Vec::new(),
         }
     }
 }
@@ -126,6 +131,21 @@ impl ChunkMeta {
             commit_hi: self.commit_hi,
             replaces: self.replaces.clone(),
         }
+    }
+
+    /// Number of texts of all columns of type `text`. It only grows from one chunk of a series to the next.
+    pub fn texts(&self) -> u64 {
+        let is_text = |entry: &&DictionaryMeta| {
+            let column = self.series.columns.get(to_usize(entry.column));
+            column.is_some_and(|column| column.kind == ColumnType::Text)
+        };
+        self.dictionaries.iter().filter(is_text).map(|entry| u64::from(entry.texts)).sum()
+    }
+
+    /// End of the last block or dictionary.
+    pub fn messages_end(&self) -> Option<u64> {
+        let last = self.dictionaries.last().map(|last| last.offset + last.bytes());
+        last.or_else(|| self.blocks.last().map(|last| last.offset + last.bytes()))
     }
 
     /// Adds a block and updates row count and bounds.
@@ -151,8 +171,40 @@ pub struct BlockMeta {
     pub rows: u32,
     pub ts_min: i64,
     pub ts_max: i64,
+    /// A bit per column after `ts`, the lowest for the first: whether it has nulls, and so a bitmap.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nulls: u64,
     /// CRC-32C of header and body.
     pub crc: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Position and size of a dictionary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DictionaryMeta {
+    /// Position of the column in the registration.
+    pub column: u32,
+    /// Number of texts.
+    pub texts: u32,
+    /// Offset of the message in the file.
+    pub offset: u64,
+    /// Bytes of prefix, header and padding.
+    pub header_bytes: u32,
+    /// Bytes of offsets and texts.
+    pub body_bytes: u32,
+    /// CRC-32C of header and body.
+    pub crc: u32,
+}
+
+impl DictionaryMeta {
+    /// Size of the message in bytes.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.header_bytes) + u64::from(self.body_bytes)
+    }
 }
 
 impl BlockMeta {
@@ -172,6 +224,8 @@ pub struct ChunkHead<'a> {
     pub commit_lo: u64,
     pub commit_hi: u64,
     pub replaces: Vec<u64>,
+    /// The dictionaries of the series, by column.
+    pub dictionaries: &'a [Dictionary],
 }
 
 /// Result of the writer.
@@ -230,7 +284,8 @@ pub fn decimal_scale(digits: u8) -> i8 {
 /// The Arrow schema of the rows of a series as chunks store them.
 pub fn chunk_schema(def: &SeriesDef) -> Schema {
     let mut fields = vec![Field::new("ts", timestamp_type(def.unit), false)];
-    fields.extend(def.columns.iter().map(|column| Field::new(&column.name, stored_type(column.kind), false)));
+    let field = |column: &Column| Field::new(&column.name, stored_type(column.kind), column.nullable);
+    fields.extend(def.columns.iter().map(field));
     let metadata = HashMap::from([("fastk.series".to_string(), def.key.to_string())]);
     Schema::new_with_metadata(fields, metadata)
 }
@@ -272,6 +327,8 @@ pub struct ChunkWriter<W> {
     meta: ChunkMeta,
     schema: Arc<Schema>,
     column_count: usize,
+    /// Texts of the columns that have a dictionary, by column.
+    texts: Vec<(usize, Vec<Arc<str>>)>,
 }
 
 impl<W: Write> ChunkWriter<W> {
@@ -290,7 +347,8 @@ impl<W: Write> ChunkWriter<W> {
         .into_meta();
         let column_count = head.series.columns.len();
         let schema = file_schema(&meta).map_err(std::io::Error::other)?;
-        let mut writer = Self { out, position: 0, file_crc: 0, meta, schema: Arc::new(schema), column_count };
+        let texts = texts_of(head.series, head.dictionaries);
+        let mut writer = Self { out, position: 0, file_crc: 0, meta, schema: Arc::new(schema), column_count, texts };
         let first = encode_head(&writer.schema);
         writer.meta.head_crc = crc32c::crc32c(&first);
         writer.put(&first)?;
@@ -306,35 +364,57 @@ impl<W: Write> ChunkWriter<W> {
         Ok(())
     }
 
-    fn put_in_block(&mut self, block: &mut BlockMeta, bytes: &[u8]) -> std::io::Result<()> {
-        block.crc = crc32c::crc32c_append(block.crc, bytes);
+    fn put_in_message(&mut self, crc: &mut u32, bytes: &[u8]) -> std::io::Result<()> {
+        *crc = crc32c::crc32c_append(*crc, bytes);
         self.put(bytes)
     }
 
-    /// Writes one block: `ts`, strictly ascending and after the previous block, then the columns of the registration.
+    /// Writes the dictionaries after the last block.
+    fn put_dictionaries(&mut self) -> std::io::Result<()> {
+        for (id, (column, texts)) in (0..).zip(std::mem::take(&mut self.texts)) {
+            let (header, body) = ipc::dictionary_message_of(id, texts.iter().map(|text| &**text));
+            let header = ipc::framed(&header);
+            let mut entry = DictionaryMeta {
+                column: narrow(column),
+                texts: narrow(texts.len()),
+                offset: self.position,
+                header_bytes: narrow(header.len()),
+                body_bytes: narrow(body.len()),
+                crc: 0,
+            };
+            self.put_in_message(&mut entry.crc, &header)?;
+            self.put_in_message(&mut entry.crc, &body)?;
+            self.meta.dictionaries.push(entry);
+        }
+        Ok(())
+    }
+
+    /// Writes one block: `ts`, in the order of the series and after the previous block, then the columns of the
+    /// registration.
     pub fn write_block(&mut self, columns: &[CellSlice<'_>]) -> std::io::Result<()> {
         if cells::column(columns, 0).is_empty() {
             return Ok(());
         }
         let ts = self.assert_publishable_block(columns);
         let (ts_min, ts_max) = cells::ends(ts);
-        let columns: Vec<_> = columns.iter().map(CellSlice::cell_bytes).collect();
-        let sizes: Vec<usize> = columns.iter().map(|column| column.len()).collect();
-        let header = ipc::framed(&ipc::batch_header(ts.len(), &sizes));
+        let body = Body::of(columns);
+        let header = ipc::framed(&ipc::batch_header_of(ts.len(), &body.sizes));
+        let body_bytes: usize = body.buffers().map(|buffer| ipc::padded(buffer.len())).sum();
         let mut block = BlockMeta {
             offset: self.position,
             header_bytes: narrow(header.len()),
-            body_bytes: narrow(ipc::body_bytes(&sizes)),
+            body_bytes: narrow(body_bytes),
             rows: narrow(ts.len()),
             ts_min,
             ts_max,
+            nulls: body.nulls,
             crc: 0,
         };
-        self.put_in_block(&mut block, &header)?;
+        self.put_in_message(&mut block.crc, &header)?;
         let zeros = [0; ipc::ALIGNMENT];
-        for (column, bytes) in columns.iter().zip(sizes) {
-            self.put_in_block(&mut block, column)?;
-            self.put_in_block(&mut block, cells::range(&zeros, 0..ipc::padded(bytes) - bytes))?;
+        for buffer in body.buffers() {
+            self.put_in_message(&mut block.crc, buffer)?;
+            self.put_in_message(&mut block.crc, cells::range(&zeros, 0..ipc::padded(buffer.len()) - buffer.len()))?;
         }
         self.meta.push(block);
         Ok(())
@@ -345,15 +425,17 @@ impl<W: Write> ChunkWriter<W> {
     fn assert_publishable_block<'a>(&self, columns: &[CellSlice<'a>]) -> &'a [i64] {
         let series = &self.meta.series.key;
         assert_eq!(columns.len(), self.column_count + 1, "{series}: columns of a block");
-        let ts = assert_publishable_rows(columns);
+        let ts = assert_publishable_rows(&self.meta.series.order, columns);
         assert!(ts.len() <= BLOCK_ROWS_MAX, "{series}: a block of {} rows", ts.len());
         let (first, last) = (cells::at(ts, 0), self.meta.ts_max);
-        assert!(self.meta.rows == 0 || first > last, "{series}: a block from {first} on follows one until {last}");
+        let is_after = if self.meta.series.order.is_by_timestamp() { first > last } else { first >= last };
+        assert!(self.meta.rows == 0 || is_after, "{series}: a block from {first} on follows one until {last}");
         ts
     }
 
-    /// Writes the footer. The caller syncs the sink.
+    /// Writes dictionaries and footer. The caller syncs the sink.
     pub fn finish(mut self) -> std::io::Result<(W, ChunkSummary)> {
+        self.put_dictionaries()?;
         let (tail, footer_crc) = encode_tail(&self.meta, &self.schema).map_err(std::io::Error::other)?;
         self.put(&tail)?;
         assert_publishable_footer(&self.meta, &tail, self.position);
@@ -362,15 +444,20 @@ impl<W: Write> ChunkWriter<W> {
     }
 }
 
-/// Checks rows before they are written: there are some, each has a cell in every column, and their timestamps strictly
-/// ascend. Returns the timestamps, which are the first column.
-pub fn assert_publishable_rows<'a>(columns: &[CellSlice<'a>]) -> &'a [i64] {
+/// Checks rows before they are written: there are some, each has a cell in every column, and their timestamps ascend,
+/// strictly where the series has one row per timestamp. Returns the timestamps, which are the first column.
+pub fn assert_publishable_rows<'a>(order: &OrderRule, columns: &[CellSlice<'a>]) -> &'a [i64] {
     let ts = cells::column(columns, 0).words();
     assert!(!ts.is_empty(), "rows to write: there are none");
     for (position, column) in columns.iter().enumerate() {
         assert_eq!(column.len(), ts.len(), "rows to write: cells of column {position}");
     }
-    if let Some(row) = ts.array_windows().position(|[earlier, later]| earlier >= later) {
+    let unordered = if order.is_by_timestamp() {
+        ts.array_windows().position(|[earlier, later]| earlier >= later)
+    } else {
+        ts.array_windows().position(|[earlier, later]| earlier > later)
+    };
+    if let Some(row) = unordered {
         panic_unordered(ts, row);
     }
     ts
@@ -408,10 +495,11 @@ pub fn renumber(summary: &ChunkSummary, commit: u64) -> Result<Option<Renumbered
     let mut meta = ChunkMeta { commit_lo: commit, commit_hi: commit, ..summary.meta.clone() };
     let head = rebuild_head(&meta)?;
     let Some(first) = meta.blocks.first().filter(|first| first.offset == head.len() as u64) else { return Ok(None) };
-    let tail_at = meta.blocks.last().map_or(first.offset, |last| last.offset + last.bytes());
+    let tail_at = meta.messages_end().unwrap_or(first.offset);
     meta.head_crc = crc32c::crc32c(&head);
     let (tail, footer_crc) = rebuild_tail(&meta)?;
     let blocks = meta.blocks.iter().map(|block| (block.crc, to_usize(block.bytes())));
+    let blocks = blocks.chain(meta.dictionaries.iter().map(|entry| (entry.crc, to_usize(entry.bytes()))));
     let file_crc = blocks
         .chain([(crc32c::crc32c(&tail), tail.len())])
         .fold(meta.head_crc, |all, (crc, bytes)| crc32c::crc32c_combine(all, crc, bytes));
@@ -447,7 +535,12 @@ fn encode_footer(meta: &ChunkMeta, schema: &Schema) -> Result<Vec<u8>> {
         serde_json::to_string(meta).map_err(|error| Error::internal(format!("chunk metadata as JSON: {error}")))?;
     let mut fbb = FlatBufferBuilder::new();
     let schema = IpcSchemaEncoder::new().schema_to_fb_offset(&mut fbb, schema);
-    let dictionaries = fbb.create_vector::<BlockEntry>(&[]);
+    let dictionaries: Vec<BlockEntry> = meta
+        .dictionaries
+        .iter()
+        .map(|entry| BlockEntry::new(narrow(entry.offset), narrow(entry.header_bytes), i64::from(entry.body_bytes)))
+        .collect();
+    let dictionaries = fbb.create_vector(&dictionaries);
     let blocks: Vec<BlockEntry> = meta
         .blocks
         .iter()
@@ -615,22 +708,28 @@ pub fn decode_chunk(file: &[u8]) -> Result<(ChunkMeta, u32)> {
             return Err(Error::corrupt(format!("chunk: the checksum of block {position} does not match")));
         }
     }
+    for entry in &meta.dictionaries {
+        let begin = end;
+        end = begin.saturating_add(to_usize(entry.bytes()));
+        read_dictionary(&meta.series, entry, file.get(begin..end).unwrap_or(&[]))?;
+    }
     if file.get(end..footer_at) != Some(ipc::END_OF_STREAM.as_slice()) {
         return Err(Error::corrupt("chunk: the end of its blocks is damaged"));
     }
     Ok((meta, crc))
 }
 
-/// Checks that blocks are contiguous, inside the file, and of the size of their rows.
+/// Checks that blocks and dictionaries are contiguous, inside the file, and blocks of the size of their rows.
 fn check_blocks(meta: &ChunkMeta, file_bytes: u64) -> Result<()> {
-    let column_count = meta.series.columns.len() + 1;
+    let column_count = meta.series.columns.len();
     let mut rows = 0_u64;
     let mut end = None;
     for (position, block) in meta.blocks.iter().enumerate() {
-        let body = ipc::padded(to_usize(block.rows) * 8) * column_count;
+        let body = body::body_bytes(meta.series.all_layouts(), to_usize(block.rows), block.nulls);
         let next = block.offset.saturating_add(block.bytes());
         let in_place = end.is_none_or(|end| end == block.offset) && next <= file_bytes;
-        if u64::from(block.body_bytes) != body as u64 || !in_place || block.rows == 0 {
+        let no_other_nulls = block.nulls.checked_shr(narrow(column_count)).unwrap_or(0) == 0;
+        if u64::from(block.body_bytes) != body as u64 || !in_place || block.rows == 0 || !no_other_nulls {
             return Err(Error::corrupt(format!("chunk metadata: block {position} does not fit the file")));
         }
         rows += u64::from(block.rows);
@@ -639,12 +738,50 @@ fn check_blocks(meta: &ChunkMeta, file_bytes: u64) -> Result<()> {
     if rows != meta.rows {
         return Err(Error::corrupt(format!("chunk metadata: {} rows, but its blocks have {rows}", meta.rows)));
     }
+    let columns = (0_u32..).zip(&meta.series.columns).filter(|(_, column)| column.kind.has_dictionary());
+    let columns: Vec<u32> = columns.map(|(position, _)| position).collect();
+    if !columns.iter().eq(meta.dictionaries.iter().map(|entry| &entry.column)) {
+        return Err(Error::corrupt("chunk metadata: its dictionaries are not those of its columns"));
+    }
+    for entry in &meta.dictionaries {
+        let next = entry.offset.saturating_add(entry.bytes());
+        if end.is_some_and(|end| end != entry.offset) || next > file_bytes {
+            return Err(Error::corrupt(format!(
+                "chunk metadata: the dictionary of column {} does not fit the file",
+                entry.column
+            )));
+        }
+        end = Some(next);
+    }
     Ok(())
 }
 
-/// Offset of a column inside the body of a block of `rows` rows.
-pub fn column_offset(rows: usize, column: usize) -> usize {
-    column * ipc::padded(rows * 8)
+/// The texts of the columns that have a dictionary: the values of an enum, or the texts of the series.
+fn texts_of(def: &SeriesDef, dictionaries: &[Dictionary]) -> Vec<(usize, Vec<Arc<str>>)> {
+    let columns = def.columns.iter().enumerate().filter(|(_, column)| column.kind.has_dictionary());
+    let texts = |(position, column): (usize, &Column)| {
+        let texts = match column.kind {
+            ColumnType::Enum => column.values.iter().map(|value| value.as_str().into()).collect(),
+            _ => dictionaries.get(position).map(|texts| texts.texts().cloned().collect()).unwrap_or_default(),
+        };
+        (position, texts)
+    };
+    columns.map(texts).collect()
+}
+
+/// Decodes the message of a dictionary and verifies its checksum.
+///
+/// # Errors
+/// `corrupt_data` naming the column.
+pub fn read_dictionary(def: &SeriesDef, entry: &DictionaryMeta, message: &[u8]) -> Result<Dictionary> {
+    let name = def.columns.get(to_usize(entry.column)).map_or("", |column| column.name.as_str());
+    let damaged = |what: &str| Error::corrupt(format!("chunk: the dictionary of column {name}: {what}"));
+    let crc = crc32c::crc32c(message);
+    if message.len() as u64 != entry.bytes() || crc != entry.crc {
+        return Err(damaged(&format!("checksum {crc:08x}, expected {:08x}", entry.crc)));
+    }
+    let body = message.get(to_usize(entry.header_bytes)..).unwrap_or_default();
+    ipc::dictionary_texts(body, to_usize(entry.texts)).ok_or_else(|| damaged("its texts do not fit it"))
 }
 
 #[cfg(test)]
@@ -667,6 +804,7 @@ pub(super) mod tests {
             commit_lo: 3,
             commit_hi: 9,
             replaces: vec![1],
+            dictionaries: &[],
         };
         let mut writer = ChunkWriter::new(Vec::new(), head).unwrap();
         for block in 0..2_i64 {
@@ -706,7 +844,16 @@ pub(super) mod tests {
             let def = spec.resolve().unwrap();
             let (series_id, chunk_id, partition) = (1, 2, "2024-02".into());
             let (commit_lo, commit_hi, replaces) = (commit, commit, Vec::new());
-            let head = ChunkHead { series_id, chunk_id, partition, series: &def, commit_lo, commit_hi, replaces };
+            let head = ChunkHead {
+                series_id,
+                chunk_id,
+                partition,
+                series: &def,
+                commit_lo,
+                commit_hi,
+                replaces,
+                dictionaries: &[],
+            };
             let mut writer = ChunkWriter::new(Vec::new(), head).unwrap();
             let ts: Vec<i64> = (0..200).map(|row| row * 60_000).collect();
             writer.write_block(&[CellSlice::of_words(&ts[..150]); 2]).unwrap();
@@ -775,8 +922,8 @@ pub(super) mod tests {
 
     #[test]
     fn blocks_are_complete_zones_within_a_mebibyte() {
-        assert_eq!(block_rows(5), 16_384);
-        assert_eq!(block_rows(9), 12_288);
+        let block_rows = |columns: usize| block_rows(std::iter::repeat_n(CellLayout::WORD, columns + 1));
+        assert_eq!((block_rows(5), block_rows(9)), (16_384, 12_288));
         for columns in 1..=64 {
             let rows = block_rows(columns);
             assert!(

@@ -5,15 +5,16 @@
 //! footer with the checksum of the manifest proves head, blocks and itself. With further damage each block is verified
 //! by its own checksum in the manifest.
 
-use arrow::ipc::root_as_message;
+use arrow::ipc::{Message, root_as_message};
 
+use super::body;
 use super::bytes::ByteReader;
-use super::chunk::{self, BlockMeta, ChunkMeta};
-use super::ipc;
+use super::chunk::{self, BlockMeta, ChunkMeta, DictionaryMeta};
+use super::ipc::{self, BufferSizes};
 use super::manifest::ChunkRecord;
 use crate::error::{Error, ErrorCode, Result};
-use crate::types::cells;
 use crate::types::width::to_usize;
+use crate::types::{SeriesDef, cells};
 
 /// The intact parts of a chunk file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +68,7 @@ impl ChunkSalvage {
         if !self.is_complete() || self.footer_lost {
             return None;
         }
-        let (first, last) = (self.meta.blocks.first()?, self.meta.blocks.last()?);
-        let (begin, end) = (to_usize(first.offset), to_usize(last.offset.saturating_add(last.bytes())));
+        let (begin, end) = (to_usize(self.meta.blocks.first()?.offset), to_usize(self.meta.messages_end()?));
         let mut out = match &self.head {
             Some(head) => head.clone(),
             None => file.get(..begin)?.to_vec(),
@@ -102,39 +102,66 @@ pub fn rebuild_footer(file: &[u8]) -> Result<RebuiltFooter> {
     let (identity, head_bytes) = chunk::decode_head(file)?;
     let mut meta = identity.into_meta();
     meta.head_crc = crc32c::crc32c(cells::range(file, 0..head_bytes));
-    let columns = meta.series.columns.len() + 1;
     let (mut at, mut end) = (head_bytes, head_bytes);
+    let by_timestamp = meta.series.order.is_by_timestamp();
+    let mut columns =
+        meta.series.columns.clone().into_iter().zip(0_u32..).filter(|(column, _)| column.kind.has_dictionary());
     while at < file.len() {
-        match block_at(file, at, columns).filter(|block| meta.rows == 0 || block.ts_min > meta.ts_max) {
-            Some(block) => {
-                at = to_usize(block.offset + block.bytes());
-                end = at;
-                meta.push(block);
+        let follows = |block: &BlockMeta| {
+            meta.rows == 0 || block.ts_min > meta.ts_max || !by_timestamp && block.ts_min == meta.ts_max
+        };
+        if let Some(block) = block_at(file, at, &meta.series).filter(follows) {
+            at = to_usize(block.offset + block.bytes());
+            end = at;
+            meta.push(block);
+        } else if let Some(entry) = dictionary_at(file, at) {
+            at = to_usize(entry.offset + entry.bytes());
+            end = at;
+            if let Some((_, column)) = columns.next() {
+                meta.dictionaries.push(DictionaryMeta { column, ..entry });
             }
-            None if at == end && file.get(at..at + ipc::END_OF_STREAM.len()) == Some(&ipc::END_OF_STREAM) => break,
-            None => at += ipc::ALIGNMENT,
+        } else if at == end && file.get(at..at + ipc::END_OF_STREAM.len()) == Some(&ipc::END_OF_STREAM) {
+            break;
+        } else {
+            at += ipc::ALIGNMENT;
         }
     }
     let (tail, footer_crc) = chunk::rebuild_tail(&meta)?;
     Ok(RebuiltFooter { meta, tail, footer_crc, end: end as u64 })
 }
 
-/// The block whose message starts at `at`.
-fn block_at(file: &[u8], at: usize, columns: usize) -> Option<BlockMeta> {
+/// The message that starts at `at`, its header and the size of prefix and header.
+fn message_at(file: &[u8], at: usize) -> Option<(&[u8], Message<'_>, usize)> {
     let message = file.get(at..)?;
-    let mut reader = ByteReader::new(message, "block");
+    let mut reader = ByteReader::new(message, "message");
     if reader.take(4).ok()? != ipc::CONTINUATION {
         return None;
     }
     let length = reader.length().ok()?;
     let header = root_as_message(reader.take(length).ok()?).ok()?;
-    let rows = usize::try_from(header.header_as_record_batch()?.length()).ok()?;
-    if rows == 0 || rows > chunk::BLOCK_ROWS_MAX {
+    Some((message, header, ipc::PREFIX_BYTES + length))
+}
+
+/// The block whose message starts at `at`.
+fn block_at(file: &[u8], at: usize, def: &SeriesDef) -> Option<BlockMeta> {
+    let (message, header, header_bytes) = message_at(file, at)?;
+    let batch = header.header_as_record_batch()?;
+    let rows = usize::try_from(batch.length()).ok()?;
+    let nodes = batch.nodes()?;
+    if rows == 0 || rows > chunk::BLOCK_ROWS_MAX || nodes.len() != def.columns.len() + 1 {
         return None;
     }
-    let sizes = vec![rows * 8; columns];
-    let (header_bytes, body_bytes) = (ipc::PREFIX_BYTES + length, ipc::body_bytes(&sizes));
-    let expected = ipc::framed(&ipc::batch_header(rows, &sizes));
+    let null_counts: Vec<usize> = nodes.iter().map(|node| usize::try_from(node.null_count()).unwrap_or(0)).collect();
+    let nulls =
+        null_counts.iter().skip(1).enumerate().fold(0, |nulls, (at, count)| nulls | u64::from(*count > 0) << at);
+    let sizes = |(place, nulls): (body::ColumnPlace, &usize)| BufferSizes {
+        nulls: *nulls,
+        validity_bytes: place.valid.map_or(0, |valid| valid.len()),
+        cells_bytes: place.cells.len(),
+    };
+    let sizes: Vec<BufferSizes> = body::places(def.all_layouts(), rows, nulls).zip(&null_counts).map(sizes).collect();
+    let body_bytes = body::body_bytes(def.all_layouts(), rows, nulls);
+    let expected = ipc::framed(&ipc::batch_header_of(rows, &sizes));
     let body = message.get(header_bytes..header_bytes + body_bytes)?;
     if message.get(..header_bytes) != Some(expected.as_slice()) {
         return None;
@@ -147,7 +174,23 @@ fn block_at(file: &[u8], at: usize, columns: usize) -> Option<BlockMeta> {
         rows: u32::try_from(rows).ok()?,
         ts_min: word(0)?,
         ts_max: word(rows - 1)?,
+        nulls,
         crc: crc32c::crc32c(message.get(..header_bytes + body_bytes)?),
+    })
+}
+
+/// The dictionary whose message starts at `at`, of an unknown column.
+fn dictionary_at(file: &[u8], at: usize) -> Option<DictionaryMeta> {
+    let (message, header, header_bytes) = message_at(file, at)?;
+    let texts = header.header_as_dictionary_batch()?.data()?.length();
+    let body_bytes = usize::try_from(header.bodyLength()).ok()?;
+    Some(DictionaryMeta {
+        column: 0,
+        texts: u32::try_from(texts).ok()?,
+        offset: u64::try_from(at).ok()?,
+        header_bytes: u32::try_from(header_bytes).ok()?,
+        body_bytes: u32::try_from(body_bytes).ok()?,
+        crc: crc32c::crc32c(message.get(..header_bytes.checked_add(body_bytes)?)?),
     })
 }
 
@@ -222,6 +265,21 @@ fn with_footer(file: &[u8], footer_at: usize, meta: ChunkMeta, footer_crc: u32) 
             ts: Some((block.ts_min, block.ts_max)),
             reason,
         });
+    }
+    for entry in &found.meta.dictionaries {
+        let begin = end;
+        end = begin.saturating_add(to_usize(entry.bytes()));
+        if let Err(error) = chunk::read_dictionary(&found.meta.series, entry, file.get(begin..end).unwrap_or(&[])) {
+            // Without the texts their positions mean nothing, but a repair has the dictionary of the series.
+            found.damaged.push(DamagedBlock {
+                position: found.meta.blocks.len(),
+                offset: entry.offset,
+                bytes: entry.bytes(),
+                rows: Some(0),
+                ts: None,
+                reason: error.detail().to_owned(),
+            });
+        }
     }
     if file.get(end..footer_at) != Some(ipc::END_OF_STREAM.as_slice()) {
         let mut tail = ipc::END_OF_STREAM.to_vec();
@@ -320,6 +378,7 @@ mod tests {
             file_crc: summary.file_crc,
             footer_crc: summary.footer_crc,
             block_crcs: meta.blocks.iter().map(|block| block.crc).collect(),
+            texts: 0,
         };
         (file, record)
     }

@@ -185,7 +185,7 @@ fn inspect_frame(offset: usize, frame: &wal::FrameHeader, payload: &[u8]) -> Val
 
 fn inspect_operation(operation: &wal::LoggedChange) -> Value {
     match operation {
-        wal::LoggedChange::Write { series_id, replaced, rows } => json!({
+        wal::LoggedChange::Write { series_id, replaced, rows, .. } => json!({
             "write": {"series_id": series_id, "rows": rows.len(), "replaced": replaced,
                       "ts_min": rows.ts.first(), "ts_max": rows.ts.last()}
         }),

@@ -6,6 +6,8 @@
 //! header and body separate, in Flight. A dictionary column has 4-byte positions; its words are sent before in a
 //! message of their own. Chunk files have no dictionaries.
 
+use std::sync::Arc;
+
 use arrow::datatypes::Schema;
 use arrow::ipc::convert::IpcSchemaEncoder;
 use arrow::ipc::writer::DictionaryTracker;
@@ -15,7 +17,8 @@ use arrow::ipc::{
 };
 use flatbuffers::FlatBufferBuilder;
 
-use crate::types::width::narrow;
+use crate::types::Dictionary;
+use crate::types::width::{narrow, to_usize};
 
 /// Columns and messages start on multiples of this many bytes.
 pub const ALIGNMENT: usize = 64;
@@ -47,17 +50,35 @@ pub fn schema_header(schema: &Schema) -> Vec<u8> {
     fbb.finished_data().to_vec()
 }
 
-/// The header of a record batch of `rows` rows with columns of `column_bytes` bytes each: a flatbuffer without
-/// prefix or padding.
+/// Bytes of the buffers of one column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufferSizes {
+    /// Number of nulls.
+    pub nulls: usize,
+    /// Bytes of the bitmap of present cells; 0 without one.
+    pub validity_bytes: usize,
+    pub cells_bytes: usize,
+}
+
+/// The header of a record batch of `rows` rows with columns of `column_bytes` bytes each, none of them with nulls: a
+/// flatbuffer without prefix or padding.
 pub fn batch_header(rows: usize, column_bytes: &[usize]) -> Vec<u8> {
-    let mut nodes = Vec::with_capacity(column_bytes.len());
-    let mut buffers = Vec::with_capacity(2 * column_bytes.len());
+    let sizes: Vec<BufferSizes> =
+        column_bytes.iter().map(|bytes| BufferSizes { cells_bytes: *bytes, ..BufferSizes::default() }).collect();
+    batch_header_of(rows, &sizes)
+}
+
+/// The header of a record batch of `rows` rows with buffers of these sizes: a flatbuffer without prefix or padding.
+pub fn batch_header_of(rows: usize, sizes: &[BufferSizes]) -> Vec<u8> {
+    let mut nodes = Vec::with_capacity(sizes.len());
+    let mut buffers = Vec::with_capacity(2 * sizes.len());
     let mut offset = 0_usize;
-    for bytes in column_bytes {
-        nodes.push(FieldNode::new(wide(rows), 0));
-        buffers.push(BufferEntry::new(wide(offset), 0));
-        buffers.push(BufferEntry::new(wide(offset), wide(*bytes)));
-        offset += padded(*bytes);
+    for column in sizes {
+        nodes.push(FieldNode::new(wide(rows), wide(column.nulls)));
+        for bytes in [column.validity_bytes, column.cells_bytes] {
+            buffers.push(BufferEntry::new(wide(offset), wide(bytes)));
+            offset += padded(bytes);
+        }
     }
     let mut fbb = FlatBufferBuilder::new();
     let nodes = fbb.create_vector(&nodes);
@@ -79,6 +100,12 @@ pub fn batch_header(rows: usize, column_bytes: &[usize]) -> Vec<u8> {
 
 /// Header and body of the message with the words of the only dictionary of a schema.
 pub fn dictionary_message<'w>(words: impl Iterator<Item = &'w str>) -> (Vec<u8>, Vec<u8>) {
+    dictionary_message_of(0, words)
+}
+
+/// Header and body of the message with the texts of a dictionary. Fields with a dictionary have ids from 0 on, in the
+/// order of the schema.
+pub fn dictionary_message_of<'w>(id: i64, words: impl Iterator<Item = &'w str>) -> (Vec<u8>, Vec<u8>) {
     let mut offsets: Vec<u8> = 0_i32.to_le_bytes().to_vec();
     let mut text: Vec<u8> = Vec::new();
     let mut count = 0_usize;
@@ -106,7 +133,7 @@ pub fn dictionary_message<'w>(words: impl Iterator<Item = &'w str>) -> (Vec<u8>,
     batch.add_buffers(buffers);
     let batch = batch.finish();
     let mut dictionary = DictionaryBatchBuilder::new(&mut fbb);
-    dictionary.add_id(0);
+    dictionary.add_id(id);
     dictionary.add_data(batch);
     let dictionary = dictionary.finish();
     let mut message = MessageBuilder::new(&mut fbb);
@@ -117,6 +144,20 @@ pub fn dictionary_message<'w>(words: impl Iterator<Item = &'w str>) -> (Vec<u8>,
     let message = message.finish();
     fbb.finish(message, None);
     (fbb.finished_data().to_vec(), body)
+}
+
+/// The texts in the body of a dictionary message; `None` when they do not fit it.
+pub fn dictionary_texts(body: &[u8], texts: usize) -> Option<Dictionary> {
+    let offset_bytes = texts.checked_add(1)?.checked_mul(4)?;
+    let offsets = body.get(..offset_bytes)?.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+    let data = body.get(padded(offset_bytes)..)?;
+    let mut found = Vec::with_capacity(texts);
+    let ends = offsets.clone().skip(1);
+    for (from, to) in offsets.zip(ends) {
+        let text = std::str::from_utf8(data.get(to_usize(from)..to_usize(to))?).ok()?;
+        found.push(Arc::<str>::from(text));
+    }
+    Some(found.into_iter().collect())
 }
 
 /// Prefix, header and padding of a message, so that its body starts on a multiple of [`ALIGNMENT`].

@@ -200,6 +200,9 @@ pub struct ChunkRecord {
     /// CRC-32C of each block, as stored in the footer; they verify the blocks of a chunk that lost its footer.
     #[prost(fixed32, repeated, tag = "12")]
     pub block_crcs: Vec<u32>,
+    /// Number of texts of its dictionaries, for columns of type `text`.
+    #[prost(uint64, tag = "13")]
+    pub texts: u64,
 }
 
 /// A delete that still hides rows of older chunks.

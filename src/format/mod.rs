@@ -1,6 +1,7 @@
 //! Encoding and decoding of files and wire messages. Pure: no module here does I/O.
 
 pub mod backup;
+pub mod body;
 pub mod bytes;
 pub mod chunk;
 pub mod chunk_salvage;
@@ -12,6 +13,7 @@ pub mod ipc;
 pub mod manifest;
 pub mod receipt;
 pub mod run;
+pub mod texts;
 pub mod tombstone;
 pub mod value_index;
 mod version;

@@ -4,8 +4,8 @@
 //! | bytes | part |
 //! |---|---|
 //! | 64 | head |
-//! | … | runs: a header padded to 64 bytes, `ts`, then each column, 8 bytes per cell, each padded with zeros to 64 bytes |
-//! | … | index: one entry of 72 bytes per run |
+//! | … | runs: a header padded to 64 bytes, and the columns as in a block of a chunk ([`body`](super::body)) |
+//! | … | index: one entry of 96 bytes per run |
 //! | 40 | trailer |
 //!
 //! `docs/format.md` has the fields. All data is stored twice, except rows and registrations (which the manifest and
@@ -17,25 +17,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::ops::Range;
 
+use super::body::Body;
 use super::bytes::{ByteReader, put_length, put_words};
 use super::chunk;
+use super::texts::{ColumnTexts, put_texts, read_texts};
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::schema::COLUMNS_MAX;
 use crate::types::width::{narrow, to_usize};
-use crate::types::{CellSlice, SeriesDef, cells};
+use crate::types::{CellSlice, Dictionary, OrderRule, SeriesDef, cells};
 
 /// First and last bytes of a run file.
 pub const RUN_MAGIC: &[u8; 8] = b"FASTKRUN";
 /// Version of run files.
-pub const RUN_VERSION: u32 = 1;
+pub const RUN_VERSION: u32 = 2;
 /// Bytes before the first run.
 pub const RUN_HEAD_BYTES: usize = 64;
 /// First bytes of a run's header.
 pub const RUN_HEADER_MAGIC: [u8; 4] = *b"FKRN";
 /// Bytes of a run's header before the registration.
-pub const RUN_HEADER_BYTES: usize = 64;
+pub const RUN_HEADER_BYTES: usize = 88;
 /// Bytes of an index entry.
-pub const RUN_ENTRY_BYTES: usize = 72;
+pub const RUN_ENTRY_BYTES: usize = 96;
 /// Bytes of the trailer.
 pub const RUN_TRAILER_BYTES: usize = 40;
 /// Bytes of the trailer under its checksum.
@@ -58,19 +60,20 @@ pub struct RunEntry {
     pub crc: u32,
     /// Size of the header, which is stored before the columns.
     pub header_bytes: u32,
-    /// Checksum in the header, which covers registration and padding.
+    /// Checksum in the header, which covers registration, texts and padding.
     pub header_crc: u32,
+    /// A bit per column after `ts`, the lowest for the first: whether it has nulls.
+    pub nulls: u64,
+    /// Bytes of the columns.
+    pub body_bytes: u64,
+    /// Version of the columns of the registration.
+    pub schema_version: u32,
 }
 
 impl RunEntry {
-    /// Bytes of one column with its padding.
-    pub fn stride(&self) -> u64 {
-        stride(self.rows)
-    }
-
     /// Bytes of the columns in the file.
     pub fn bytes(&self) -> u64 {
-        self.stride().saturating_mul(u64::from(self.columns))
+        self.body_bytes
     }
 
     fn has_possible_counts(&self) -> bool {
@@ -90,6 +93,9 @@ impl RunEntry {
         for value in [self.columns, self.crc, self.header_bytes, self.header_crc] {
             out.extend_from_slice(&value.to_le_bytes());
         }
+        for value in [self.nulls, self.body_bytes, u64::from(self.schema_version)] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
     }
 
     fn read(reader: &mut ByteReader<'_>) -> Result<Self> {
@@ -105,11 +111,15 @@ impl RunEntry {
             crc: reader.u32()?,
             header_bytes: reader.u32()?,
             header_crc: reader.u32()?,
+            nulls: reader.u64()?,
+            body_bytes: reader.u64()?,
+            schema_version: reader.u32()?,
         })
+        .and_then(|entry| if reader.u32()? == 0 { Ok(entry) } else { Err(damaged("its index has an unknown field")) })
     }
 
     /// The header of this run; `header_bytes`, `header_crc` and `offset` are not read.
-    fn header(&self, def: &[u8]) -> Vec<u8> {
+    fn header(&self, def: &[u8], texts: &[u8]) -> Vec<u8> {
         let mut out = RUN_HEADER_MAGIC.to_vec();
         out.extend_from_slice(&[0; 4]);
         put_length(&mut out, def.len());
@@ -120,16 +130,18 @@ impl RunEntry {
         put_words(&mut out, &[self.ts_min, self.ts_max]);
         out.extend_from_slice(&narrow::<u32, _>(self.rows).to_le_bytes());
         out.extend_from_slice(&self.crc.to_le_bytes());
+        for value in [self.nulls, self.body_bytes] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        out.extend_from_slice(&self.schema_version.to_le_bytes());
+        put_length(&mut out, texts.len());
         out.extend_from_slice(def);
+        out.extend_from_slice(texts);
         out.resize(out.len().div_ceil(64) * 64, 0);
         let crc = crc32c::crc32c(cells::range(&out, 8..out.len()));
         cells::put(&mut out, 4, &crc.to_le_bytes());
         out
     }
-}
-
-fn stride(rows: u64) -> u64 {
-    rows.saturating_mul(8).div_ceil(64).saturating_mul(64)
 }
 
 fn damaged(what: &str) -> Error {
@@ -179,7 +191,8 @@ pub struct RunWriter<W> {
     origin: RunOrigin,
     offset: u64,
     entries: Vec<RunEntry>,
-    registered: BTreeSet<u64>,
+    /// Series and versions of columns whose registration is in the file.
+    registered: BTreeSet<(u64, u32)>,
 }
 
 impl<W: Write> RunWriter<W> {
@@ -188,8 +201,8 @@ impl<W: Write> RunWriter<W> {
         Ok(Self { out, origin, offset: RUN_HEAD_BYTES as u64, entries: Vec::new(), registered: BTreeSet::new() })
     }
 
-    /// Adds a run: `ts` first, all columns of the same length, ascending by time. The first run of a series includes
-    /// its registration.
+    /// Adds a run: `ts` first, all columns of the same length, in the order of the series. The first run of a series, and
+    /// the first one after its columns changed, includes the registration; every run the texts of the dictionaries.
     ///
     /// # Errors
     /// `InvalidInput` for 2^32 rows or more.
@@ -197,20 +210,27 @@ impl<W: Write> RunWriter<W> {
         &mut self,
         series_id: u64,
         def: &SeriesDef,
+        dictionaries: &[Dictionary],
         commits: (u64, u64),
         columns: &[CellSlice<'_>],
     ) -> io::Result<()> {
-        let ts = assert_publishable_run(commits, columns);
+        let ts = assert_publishable_run(&def.order, commits, columns);
         if u32::try_from(ts.len()).is_err() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a run of more than 2^32 rows"));
         }
-        let def = match self.registered.insert(series_id) {
+        let json = match self.registered.insert((series_id, def.schema_version)) {
             true => serde_json::to_vec(def)?,
             false => Vec::new(),
         };
+        let mut texts = Vec::new();
+        let added = ColumnTexts::added(dictionaries, &[]);
+        if !added.is_empty() {
+            put_texts(&mut texts, &added);
+        }
+        let body = Body::of(columns);
         let mut bytes = Vec::new();
-        for column in columns {
-            bytes.extend_from_slice(&column.cell_bytes());
+        for buffer in body.buffers() {
+            bytes.extend_from_slice(buffer);
             bytes.resize(bytes.len().div_ceil(64) * 64, 0);
         }
         let (ts_min, ts_max) = cells::ends(ts);
@@ -226,8 +246,11 @@ impl<W: Write> RunWriter<W> {
             crc: crc32c::crc32c(&bytes),
             header_bytes: 0,
             header_crc: 0,
+            nulls: body.nulls,
+            body_bytes: bytes.len() as u64,
+            schema_version: def.schema_version,
         };
-        let header = entry.header(&def);
+        let header = entry.header(&json, &texts);
         entry.header_bytes = narrow(header.len());
         entry.header_crc = header_crc(&header);
         entry.offset = self.offset + header.len() as u64;
@@ -256,11 +279,11 @@ impl<W: Write> RunWriter<W> {
     }
 }
 
-/// Checks a run before it is written: it has rows, a cell in each column for each of them, and strictly ascending
-/// timestamps. Returns its timestamps.
-fn assert_publishable_run<'a>(commits: (u64, u64), columns: &[CellSlice<'a>]) -> &'a [i64] {
+/// Checks a run before it is written: it has rows, a cell in each column for each of them, and timestamps in the order of
+/// its series. Returns its timestamps.
+fn assert_publishable_run<'a>(order: &OrderRule, commits: (u64, u64), columns: &[CellSlice<'a>]) -> &'a [i64] {
     assert!(commits.0 <= commits.1, "a run of commits {} to {}", commits.0, commits.1);
-    chunk::assert_publishable_rows(columns)
+    chunk::assert_publishable_rows(order, columns)
 }
 
 /// Index and trailer, and the checksum in the trailer.
@@ -327,8 +350,18 @@ fn decode_index(file: &[u8]) -> Result<RunFile> {
     Ok(RunFile { crc, origin, runs })
 }
 
-/// The run whose header is at `at`, and its registration.
-fn header_at(file: &[u8], at: usize) -> Option<(RunEntry, &[u8])> {
+/// A header of a run.
+#[derive(Clone, Copy, Debug)]
+struct RunHeader<'a> {
+    run: RunEntry,
+    /// The registration as JSON, where the header has it.
+    def: &'a [u8],
+    /// The texts of the dictionaries.
+    texts: &'a [u8],
+}
+
+/// The header at `at`.
+fn header_at(file: &[u8], at: usize) -> Option<RunHeader<'_>> {
     let bytes = file.get(at..)?;
     let mut reader = ByteReader::new(bytes, "run header");
     if reader.take(4).ok()? != RUN_HEADER_MAGIC {
@@ -340,11 +373,14 @@ fn header_at(file: &[u8], at: usize) -> Option<(RunEntry, &[u8])> {
     let (series_id, commit_lo, commit_hi) = (reader.u64().ok()?, reader.u64().ok()?, reader.u64().ok()?);
     let (ts_min, ts_max) = (reader.i64().ok()?, reader.i64().ok()?);
     let (rows, crc) = (u64::from(reader.u32().ok()?), reader.u32().ok()?);
-    let def = reader.take(def_bytes).ok()?;
-    let header_bytes = RUN_HEADER_BYTES.checked_add(def_bytes)?.checked_next_multiple_of(64)?;
+    let (nulls, body_bytes, schema_version) = (reader.u64().ok()?, reader.u64().ok()?, reader.u32().ok()?);
+    let texts_bytes = reader.length().ok()?;
+    let (def, texts) = (reader.take(def_bytes).ok()?, reader.take(texts_bytes).ok()?);
+    let used = RUN_HEADER_BYTES.checked_add(def_bytes)?.checked_add(texts_bytes)?;
+    let header_bytes = used.checked_next_multiple_of(64)?;
     let offset = u64::try_from(at.checked_add(header_bytes)?).ok()?;
     if crc32c::crc32c(bytes.get(8..header_bytes)?) != header_crc
-        || bytes.get(RUN_HEADER_BYTES + def_bytes..header_bytes)?.iter().any(|byte| *byte != 0)
+        || bytes.get(used..header_bytes)?.iter().any(|byte| *byte != 0)
     {
         return None;
     }
@@ -361,8 +397,43 @@ fn header_at(file: &[u8], at: usize) -> Option<(RunEntry, &[u8])> {
         crc,
         header_bytes,
         header_crc,
+        nulls,
+        body_bytes,
+        schema_version,
     };
-    run.has_possible_counts().then_some((run, def))
+    run.has_possible_counts().then_some(RunHeader { run, def, texts })
+}
+
+/// What the header of a run says about its series.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunSeries {
+    /// The registration, where the header has it.
+    pub def: Option<SeriesDef>,
+    /// Texts of the dictionaries.
+    pub texts: Vec<ColumnTexts>,
+}
+
+/// Registration and texts in the header of a run.
+///
+/// # Errors
+/// `corrupt_data` for a damaged header.
+pub fn series_of(file: &[u8], run: &RunEntry) -> Result<RunSeries> {
+    let at = run.offset.saturating_sub(u64::from(run.header_bytes));
+    let header =
+        header_at(file, to_usize(at)).ok_or_else(|| damaged(&format!("the header at byte {at} is damaged")))?;
+    header.series()
+}
+
+impl RunHeader<'_> {
+    fn series(&self) -> Result<RunSeries> {
+        let json = |error: serde_json::Error| damaged(&format!("a registration: {error}"));
+        let def = if self.def.is_empty() { None } else { Some(serde_json::from_slice(self.def).map_err(json)?) };
+        let texts = match self.texts {
+            [] => Vec::new(),
+            texts => read_texts(&mut ByteReader::new(texts, "texts of a run"))?,
+        };
+        Ok(RunSeries { def, texts })
+    }
 }
 
 /// Verifies every byte of a run file.
@@ -374,7 +445,7 @@ pub fn decode_run(file: &[u8]) -> Result<RunFile> {
     }
     for (position, run) in decoded.runs.iter().enumerate() {
         let at = run.offset.saturating_sub(u64::from(run.header_bytes));
-        if header_at(file, to_usize(at)).map(|(header, _)| header) != Some(*run) {
+        if header_at(file, to_usize(at)).map(|header| header.run) != Some(*run) {
             return Err(damaged(&format!("the header of run {position} at byte {at} is damaged")));
         }
         if run.columns_in(file).map(crc32c::crc32c) != Some(run.crc) {
@@ -392,8 +463,12 @@ pub fn decode_run(file: &[u8]) -> Result<RunFile> {
 pub struct RunSalvage {
     /// Runs with intact columns, in file order.
     pub runs: Vec<RunEntry>,
-    /// Registrations by series, from intact headers.
+    /// The latest registrations by series, from intact headers.
     pub defs: BTreeMap<u64, SeriesDef>,
+    /// All registrations by series and version of the columns.
+    pub schemas: BTreeMap<(u64, u32), SeriesDef>,
+    /// Texts by series, of each intact header.
+    pub texts: Vec<(u64, Vec<ColumnTexts>)>,
     /// Byte ranges with lost rows.
     pub damaged: Vec<DamagedRun>,
     /// Damaged byte ranges without lost rows.
@@ -438,8 +513,8 @@ pub fn salvage_run(file: &[u8]) -> Result<RunSalvage> {
             found.origin = Some(decoded.origin);
             for run in decoded.runs {
                 let at = run.offset.saturating_sub(u64::from(run.header_bytes));
-                match header_at(file, to_usize(at)).filter(|(header, _)| *header == run) {
-                    Some((_, def)) => found.register(&run, def),
+                match header_at(file, to_usize(at)).filter(|header| header.run == run) {
+                    Some(header) => found.register(&header),
                     None => found.harmless.push(at..run.offset),
                 }
                 found.check_columns(file, run);
@@ -451,9 +526,18 @@ pub fn salvage_run(file: &[u8]) -> Result<RunSalvage> {
 }
 
 impl RunSalvage {
-    fn register(&mut self, run: &RunEntry, def: &[u8]) {
-        if let Ok(def) = serde_json::from_slice(def) {
-            self.defs.entry(run.series_id).or_insert(def);
+    fn register(&mut self, header: &RunHeader<'_>) {
+        let Ok(series) = header.series() else { return };
+        let id = header.run.series_id;
+        if let Some(def) = series.def {
+            self.schemas.entry((id, def.schema_version)).or_insert_with(|| def.clone());
+            let latest = self.defs.entry(id).or_insert_with(|| def.clone());
+            if latest.schema_version < def.schema_version {
+                *latest = def;
+            }
+        }
+        if !series.texts.is_empty() {
+            self.texts.push((id, series.texts));
         }
     }
 
@@ -473,7 +557,7 @@ impl RunSalvage {
         let mut gap = None;
         let mut entries = Vec::new();
         while at < file.len() {
-            let Some((run, def)) = header_at(file, at) else {
+            let Some(header) = header_at(file, at) else {
                 gap.get_or_insert(at);
                 at += 64;
                 continue;
@@ -481,7 +565,8 @@ impl RunSalvage {
             if let Some(from) = gap.take() {
                 self.lose(from, at);
             }
-            self.register(&run, def);
+            self.register(&header);
+            let run = header.run;
             self.check_columns(file, run);
             entries.push(run);
             at = to_usize(run.offset.saturating_add(run.bytes()));
@@ -523,10 +608,12 @@ mod tests {
     /// Three runs of two series.
     fn sample() -> (Vec<u8>, RunFile) {
         let mut writer = RunWriter::new(Vec::new(), ORIGIN).unwrap();
-        writer.add(5, &def("A"), (6, 9), &[&[1, 2, 3], &[30, 40, 50]].map(|words| CellSlice::of_words(words))).unwrap();
-        writer.add(5, &def("A"), (10, 11), &[&[2], &[41]].map(|words| CellSlice::of_words(words))).unwrap();
+        writer
+            .add(5, &def("A"), &[], (6, 9), &[&[1, 2, 3], &[30, 40, 50]].map(|words| CellSlice::of_words(words)))
+            .unwrap();
+        writer.add(5, &def("A"), &[], (10, 11), &[&[2], &[41]].map(|words| CellSlice::of_words(words))).unwrap();
         let long: Vec<i64> = (0..9).collect();
-        writer.add(6, &def("B"), (7, 7), &[CellSlice::of_words(&long); 3]).unwrap();
+        writer.add(6, &def("B"), &[], (7, 7), &[CellSlice::of_words(&long); 3]).unwrap();
         assert_eq!(writer.len(), 3);
         let (file, bytes, crc) = writer.finish().unwrap();
         assert_eq!(file.len() as u64, bytes);
@@ -539,7 +626,7 @@ mod tests {
     fn runs_round_trip_and_detect_every_flipped_bit() {
         let (file, RunFile { runs, .. }) = sample();
         let json = serde_json::to_vec(&def("A")).unwrap();
-        let header_bytes = (64 + json.len()).next_multiple_of(64);
+        let header_bytes = (RUN_HEADER_BYTES + json.len()).next_multiple_of(64);
         let expected = RunEntry {
             series_id: 5,
             commit_lo: 6,
@@ -552,10 +639,14 @@ mod tests {
             crc: runs[0].crc,
             header_bytes: header_bytes as u32,
             header_crc: runs[0].header_crc,
+            nulls: 0,
+            body_bytes: 128,
+            schema_version: 0,
         };
         assert_eq!(runs[0], expected);
-        assert_eq!(file[128..128 + json.len()], json);
-        assert_eq!((runs[1].offset, runs[1].header_bytes), (runs[0].offset + 128 + 64, 64), "no second registration");
+        let json_at = RUN_HEAD_BYTES + RUN_HEADER_BYTES;
+        assert_eq!(file[json_at..json_at + json.len()], json);
+        assert_eq!((runs[1].offset, runs[1].header_bytes), (runs[0].offset + 128 + 128, 128), "no second registration");
         let second = runs[0].offset as usize + 64;
         assert_eq!(&file[second..second + 24], [30_i64, 40, 50].map(i64::to_le_bytes).concat());
         for bit in 0..file.len() * 8 {

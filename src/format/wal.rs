@@ -7,14 +7,15 @@
 
 use super::bytes::{ByteReader, put_blob, put_length, put_words};
 use super::receipt::Receipt;
+use super::texts::{ColumnTexts, put_texts, read_texts};
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::schema::COLUMNS_MAX;
-use crate::types::{Rows, cells};
+use crate::types::{CellLayout, ColumnCells, Rows, cells};
 
 /// First bytes of a segment.
 pub const SEGMENT_MAGIC: &[u8; 8] = b"FASTKWAL";
 /// Version of segments and frames.
-pub const WAL_VERSION: u32 = 1;
+pub const WAL_VERSION: u32 = 2;
 /// Bytes of a segment header.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
 /// Bytes of a segment header under its checksum.
@@ -66,11 +67,13 @@ pub struct FrameHeader {
 /// One change inside a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoggedChange {
-    /// Rows, sorted and distinct; `replaced` of them existed.
+    /// Rows in the order of their series; `replaced` of them existed. The texts are new in the dictionaries of the
+    /// series.
     Write {
         series_id: u64,
         replaced: u64,
         rows: Rows,
+        texts: Vec<ColumnTexts>,
     },
     /// A delete of a closed range; `deleted` rows were removed, and `left` are the bounds of the remaining rows.
     Delete {
@@ -243,13 +246,23 @@ const OP_DROP: u8 = 4;
 const OP_CREATE_SNAPSHOT: u8 = 5;
 const OP_DROP_SNAPSHOT: u8 = 6;
 
-/// Appends rows: column count, row count, then `ts` and each column.
+/// Appends rows: column count, row count, `ts`, then each column: bytes per cell (0 for flags), 1 where cells can be null,
+/// the cells, and a byte per row that says which are present.
 pub fn put_rows(out: &mut Vec<u8>, rows: &Rows) {
     put_length(out, rows.columns.len());
     put_length(out, rows.len());
     put_words(out, &rows.ts);
     for column in &rows.columns {
-        put_words(out, column.words());
+        let cells = column.as_slice();
+        let width: u16 = match column.layout() {
+            CellLayout::Bytes(width) => width,
+            CellLayout::Flag => 0,
+        };
+        out.extend_from_slice(&width.to_le_bytes());
+        let valid = cells.validity_bytes().filter(|_| cells.null_count() > 0);
+        out.extend_from_slice(&u16::from(valid.is_some()).to_le_bytes());
+        out.extend_from_slice(&cells.cell_bytes());
+        out.extend_from_slice(valid.as_deref().unwrap_or_default());
     }
 }
 
@@ -262,8 +275,17 @@ pub fn read_rows(reader: &mut ByteReader<'_>) -> Result<Rows> {
     let row_count = reader.length()?;
     let ts = reader.words(row_count)?;
     let mut columns = Vec::new();
-    for _ in 0..column_count {
-        columns.push(reader.words(row_count)?.into());
+    for column in 0..column_count {
+        let (width, has_nulls) = (reader.u16()?, reader.u16()?);
+        let layout = if width == 0 { CellLayout::Flag } else { CellLayout::Bytes(width) };
+        let damaged = || Error::corrupt(format!("rows: the cells of column {column} do not fit their type"));
+        let cells = reader.take(row_count.checked_mul(layout.width()).ok_or_else(damaged)?)?;
+        let valid = match has_nulls {
+            0 => None,
+            1 => Some(reader.take(row_count)?),
+            _ => return Err(damaged()),
+        };
+        columns.push(ColumnCells::from_bytes(layout, cells, valid).ok_or_else(damaged)?);
     }
     Ok(Rows::new(ts, columns))
 }
@@ -271,7 +293,7 @@ pub fn read_rows(reader: &mut ByteReader<'_>) -> Result<Rows> {
 /// Encodes a commit's payload.
 pub fn encode_commit(commit: &Commit) -> Vec<u8> {
     let bytes = |operation: &LoggedChange| match operation {
-        LoggedChange::Write { rows, .. } => 64 + rows.len() * (rows.columns.len() + 1) * 8,
+        LoggedChange::Write { rows, .. } => 64 + rows.columns.len() * 4 + rows.bytes(),
         _ => 64,
     };
     // Reserve the space at once, so that large payloads are not moved while they grow.
@@ -285,11 +307,12 @@ pub fn encode_commit(commit: &Commit) -> Vec<u8> {
     put_length(&mut out, commit.operations.len());
     for operation in &commit.operations {
         match operation {
-            LoggedChange::Write { series_id, replaced, rows } => {
+            LoggedChange::Write { series_id, replaced, rows, texts } => {
                 out.push(OP_WRITE);
                 out.extend_from_slice(&series_id.to_le_bytes());
                 out.extend_from_slice(&replaced.to_le_bytes());
                 put_rows(&mut out, rows);
+                put_texts(&mut out, texts);
             }
             LoggedChange::Delete { series_id, start, end, deleted, left } => {
                 out.push(OP_DELETE);
@@ -340,9 +363,12 @@ pub fn decode_commit(payload: &[u8]) -> Result<Commit> {
     let mut operations = Vec::new();
     for _ in 0..count {
         operations.push(match reader.u8()? {
-            OP_WRITE => {
-                LoggedChange::Write { series_id: reader.u64()?, replaced: reader.u64()?, rows: read_rows(&mut reader)? }
-            }
+            OP_WRITE => LoggedChange::Write {
+                series_id: reader.u64()?,
+                replaced: reader.u64()?,
+                rows: read_rows(&mut reader)?,
+                texts: read_texts(&mut reader)?,
+            },
             OP_DELETE => LoggedChange::Delete {
                 series_id: reader.u64()?,
                 start: reader.i64()?,
@@ -375,6 +401,7 @@ mod tests {
                     series_id: 1,
                     replaced: 1,
                     rows: Rows::of_words(vec![-1, 5], vec![vec![10, -20], vec![3, 4]]),
+                    texts: Vec::new(),
                 },
                 LoggedChange::Delete { series_id: 1, start: i64::MIN, end: 5, deleted: 2, left: None },
                 LoggedChange::Delete { series_id: 1, start: 1, end: 5, deleted: 2, left: Some((-7, 9)) },

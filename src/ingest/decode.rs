@@ -83,6 +83,6 @@ fn finish(
 ) -> Result<ParsedRows> {
     row_rules::check_rows(def, stored, &mut parsed, options, &mut errors);
     errors.into_result()?;
-    parsed.rows.check_columns(def.columns.len())?;
+    parsed.rows.check_columns(&def.columns)?;
     Ok(parsed)
 }

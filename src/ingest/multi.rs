@@ -86,7 +86,7 @@ fn finish(
             part.phase_pending.iter_mut().for_each(|(row, _)| *row = body_row(*row));
             all.absorb(errors, &def.key, body_row);
         }
-        part.rows.check_columns(def.columns.len())?;
+        part.rows.check_columns(&def.columns)?;
         parsed.push((def.key.clone(), part));
     }
     all.into_result()?;
@@ -148,7 +148,7 @@ fn parse_writes(body: &[u8], options: &DecodeOptions, lookup: Lookup<'_>) -> Res
         row_rules::check_rows(def, *stored, &mut part, options, &mut errors);
         part.phase_pending.iter_mut().for_each(|(row, _)| *row += first_row);
         if errors.is_empty() {
-            part.rows.check_columns(def.columns.len())?;
+            part.rows.check_columns(&def.columns)?;
             first_row += part.rows.len() as u64 + part.skipped;
         } else {
             all.absorb(errors, &def.key, |row| first_row + row);

@@ -16,7 +16,7 @@ use super::timestamp_rules;
 /// # Errors
 /// `invalid_rows`.
 pub fn validate(def: &SeriesDef, rows: &Rows, options: &DecodeOptions) -> Result<()> {
-    rows.check_columns(def.columns.len())?;
+    rows.check_columns(&def.columns)?;
     let mut errors = RowErrors::default();
     for (row, ts) in (0_u64..).zip(&rows.ts) {
         if !time::in_range(*ts, def.unit) {

@@ -21,7 +21,7 @@ use crate::query::request::{MultiLayout, RowOrder};
 use crate::query::scan::{Scan, ScanSpec, ScanStats};
 use crate::store::{Block, BlockRows, MapCache, SeriesIndexes, SeriesState};
 use crate::types::width::{narrow, to_usize};
-use crate::types::{ColumnCells, SeriesKey, cells, number};
+use crate::types::{CellLayout, ColumnCells, SeriesKey, cells, number};
 
 /// One series of a result, and which of its rows.
 #[derive(Clone, Debug)]
@@ -370,7 +370,7 @@ impl TimeMerge {
         Self {
             inputs: members.iter().map(|_| MergeInput::default()).collect(),
             heads: heads.into(),
-            rows_max: block_rows(columns),
+            rows_max: block_rows(std::iter::repeat_n(CellLayout::WORD, columns + 1)),
         }
     }
 

@@ -168,6 +168,7 @@ impl Scan {
     /// Starts a scan; nothing is read before the first block is requested.
     pub fn new(series: &SeriesState, cache: &Arc<MapCache>, spec: &ScanSpec) -> Self {
         let column_count = series.def.columns.len();
+        let layouts = || series.def.all_layouts();
         let columns: Vec<usize> = match &spec.columns {
             None => (0..=column_count).collect(),
             Some(wanted) => std::iter::once(0).chain(wanted.iter().map(|position| position + 1)).collect(),
@@ -183,7 +184,7 @@ impl Scan {
             filter,
             matching: VecDeque::new(),
             // The scan can be cancelled between steps.
-            step_rows: block_rows(column_count),
+            step_rows: block_rows(layouts()),
             prefetch: cache.prefetch,
             unchecked: None,
             picked: Vec::new(),
@@ -195,7 +196,7 @@ impl Scan {
             columns,
             all_columns,
             desc: spec.desc,
-            block_rows_max: block_rows(column_count),
+            block_rows_max: block_rows(layouts()),
             rows_left: spec.limit.unwrap_or(u64::MAX),
             pending: None,
             next_ts: None,
@@ -546,7 +547,7 @@ mod tests {
     use crate::error::ErrorCode;
     use crate::query::{NumberFormat, Predicate, predicate};
     use crate::store::{Store, StoreOptions, WriteMode};
-    use crate::types::{Rows, SeriesKey, SeriesSpec};
+    use crate::types::{CellLayout, Rows, SeriesKey, SeriesSpec};
 
     #[test]
     fn long_scans_can_be_cancelled_between_steps() {
@@ -571,7 +572,7 @@ mod tests {
         assert_eq!(piece.rows(), 300_000);
         scan.unchecked = Some(piece);
         let step = scan.next_step().unwrap();
-        assert!(step.rows() <= block_rows(1), "{}", step.rows());
+        assert!(step.rows() <= block_rows([CellLayout::WORD; 2].into_iter()), "{}", step.rows());
         stop.cancel();
         assert_eq!(scan.next().unwrap().unwrap_err().code(), ErrorCode::DeadlineExceeded);
         // So can the search for the last rows that match.

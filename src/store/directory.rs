@@ -30,7 +30,7 @@ struct StoreFormat {
     required_features: Vec<String>,
 }
 
-/// Refuses a store of a newer format, or one whose format cannot be read.
+/// Refuses a store of another format, or one whose format cannot be read.
 pub fn check_format(root: &DiskPath) -> Result<()> {
     let path = root.join(FORMAT_FILE);
     let text = disk::read(&path)?;
@@ -41,6 +41,16 @@ pub fn check_format(root: &DiskPath) -> Result<()> {
         return Err(damaged());
     }
     let format: StoreFormat = serde_json::from_str(body).map_err(|_| damaged())?;
+    if format.format < FORMAT_VERSION {
+        let (path, found) = (path.display(), format.format);
+        return Err(Error::new(
+            ErrorCode::UnsupportedFormat,
+            format!(
+                "{path} has format {found}, of a program before the first release; this program reads {FORMAT_VERSION}"
+            ),
+        )
+        .with_hint("export the rows with the program that wrote them, and import them into a new directory"));
+    }
     let newer = format.format > FORMAT_VERSION;
     if newer || !format.required_features.is_empty() {
         return Err(Error::new(

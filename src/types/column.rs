@@ -101,6 +101,30 @@ impl ColumnCells {
         self.cells.typed_data_mut()
     }
 
+    /// The cells, to be changed. Those of nulls stay zero.
+    ///
+    /// # Panics
+    /// When the cells have another width.
+    pub fn cells_mut<T: Cell>(&mut self) -> &mut [T] {
+        assert_eq!(size_of::<T>(), self.layout.width(), "width of the cells");
+        self.cells.typed_data_mut()
+    }
+
+    /// Replaces a cell by one of another column of the same layout.
+    ///
+    /// # Panics
+    /// When it has another layout, or at a row outside of the column.
+    pub fn set(&mut self, row: usize, from: CellSlice<'_>, from_row: usize) {
+        assert_eq!(self.layout, from.layout(), "layout of the cells");
+        let (rows, width) = (self.len(), self.layout.width());
+        cells::put(&mut self.cells, row * width, &from.slice(from_row, 1).cell_bytes());
+        let is_valid = from.is_valid(from_row);
+        if !is_valid || self.valid.is_some() {
+            let valid = self.valid.get_or_insert_with(|| ones(rows));
+            cells::put(valid, row, &[u8::from(is_valid)]);
+        }
+    }
+
     /// Appends a cell that is not null.
     ///
     /// # Panics
@@ -111,6 +135,21 @@ impl ColumnCells {
         if let Some(valid) = &mut self.valid {
             valid.push(1_u8);
         }
+    }
+
+    /// A column of these bytes, with flags as bytes; `None` when they are no complete cells, or no flags.
+    pub fn from_bytes(layout: CellLayout, cells: &[u8], valid: Option<&[u8]>) -> Option<Self> {
+        let is_flags = |bytes: &[u8]| bytes.iter().all(|byte| *byte <= 1);
+        let rows = cells.len() / layout.width();
+        let fits = rows * layout.width() == cells.len()
+            && valid.is_none_or(|valid| valid.len() == rows && is_flags(valid))
+            && (layout != CellLayout::Flag || is_flags(cells));
+        let buffer = |bytes: &[u8]| {
+            let mut buffer = MutableBuffer::new(bytes.len());
+            buffer.extend_from_slice(bytes);
+            buffer
+        };
+        fits.then(|| Self { layout, cells: buffer(cells), valid: valid.map(buffer) })
     }
 
     /// Removes all cells and keeps their memory.
@@ -260,11 +299,17 @@ impl SharedCells {
         Self { layout, packed: true, cells, valid }
     }
 
+    /// A column of nulls.
+    pub fn nulls(layout: CellLayout, rows: usize) -> Self {
+        let zeros = |bytes: usize| Buffer::from(MutableBuffer::from_len_zeroed(bytes));
+        Self::unpacked(layout, zeros(rows * layout.width()), Some(zeros(rows)))
+    }
+
     pub fn layout(&self) -> CellLayout {
         self.layout
     }
 
-    /// Whether the memory has exactly so many cells, with bits of the last byte left over.
+    /// Whether the memory has exactly this number of cells, up to bits of the last byte.
     pub fn has_rows(&self, rows: usize) -> bool {
         let flags = if self.packed { rows.div_ceil(8) } else { rows };
         let cells = match self.layout {
@@ -442,6 +487,27 @@ impl<'a> CellSlice<'a> {
     /// The flags that say which cells are present, a byte each; `None` when none can be null.
     pub fn validity_bytes(&self) -> Option<Vec<u8>> {
         self.valid.map(|_| (0..self.rows).map(|row| u8::from(self.is_valid(row))).collect())
+    }
+
+    /// The bytes of the cells in files and in Arrow: flags are bits, those after the last row 0.
+    pub fn packed_cells(&self) -> std::borrow::Cow<'a, [u8]> {
+        match (self.layout, self.plain()) {
+            (CellLayout::Bytes(_), Some(bytes)) => bytes.into(),
+            _ => self.pack(|row| self.flag(row)).into(),
+        }
+    }
+
+    /// The flags that say which cells are present, as bits; `None` when no cell is null.
+    pub fn packed_validity(&self) -> Option<Vec<u8>> {
+        (self.null_count() > 0).then(|| self.pack(|row| self.is_valid(row)))
+    }
+
+    fn pack(&self, flag: impl Fn(usize) -> bool) -> Vec<u8> {
+        let bits = |byte: usize| {
+            let rows = 8 * byte..self.rows.min(8 * byte + 8);
+            rows.enumerate().fold(0, |bits, (at, row)| bits | u8::from(flag(row)) << at)
+        };
+        (0..self.rows.div_ceil(8)).map(bits).collect()
     }
 
     /// The bytes of the cells in memory that grows: flags are bytes.

@@ -18,6 +18,8 @@ use super::width::narrow;
 pub const DIGITS_MAX: u8 = 18;
 /// A decimal cell lies strictly between `-DECIMAL_LIMIT` and `DECIMAL_LIMIT`.
 pub const DECIMAL_LIMIT: i64 = 1_000_000_000_000_000_000;
+/// Raw values of a decimal of 16 bytes lie below this and above its negative: 10^38.
+pub const WIDE_DECIMAL_LIMIT: i128 = 10_i128.pow(38);
 
 /// Handling of numbers with more digits than the column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,8 @@
 use super::cells;
 use super::column::{CellLayout, CellSlice, ColumnCells};
 use super::dictionary::Dictionary;
-use super::schema::Column;
+use super::row_key::KeyColumns;
+use super::schema::{Column, OrderRule, SeriesDef};
 use super::width::narrow;
 
 use crate::error::{Error, Result};
@@ -64,16 +65,27 @@ impl Rows {
         self.len() * 8 + self.columns.iter().map(ColumnCells::bytes).sum::<usize>()
     }
 
-    /// Checks that every column has as many cells as `ts`.
-    pub fn check_columns(&self, column_count: usize) -> Result<()> {
-        if self.columns.len() != column_count || self.columns.iter().any(|c| c.len() != self.ts.len()) {
-            return Err(Error::new(
-                crate::error::ErrorCode::SchemaMismatch,
-                format!(
-                    "rows have {} columns, the series has {column_count}, or their lengths differ",
-                    self.columns.len()
-                ),
-            ));
+    /// Checks that these are rows of the columns of a registration: of their types, with as many cells as `ts`, and nulls
+    /// only where they may be.
+    ///
+    /// # Errors
+    /// `schema_mismatch`.
+    pub fn check_columns(&self, columns: &[Column]) -> Result<()> {
+        let mismatch = |what: String| Err(Error::new(crate::error::ErrorCode::SchemaMismatch, what));
+        if self.columns.len() != columns.len() {
+            return mismatch(format!("rows have {} columns, the series has {}", self.columns.len(), columns.len()));
+        }
+        for (cells, column) in self.columns.iter().zip(columns) {
+            let (name, rows) = (&column.name, self.ts.len());
+            if cells.len() != rows {
+                return mismatch(format!("column {name} has {} cells, ts has {rows}", cells.len()));
+            }
+            if cells.layout() != column.kind.layout() {
+                return mismatch(format!("the cells of column {name} are not of type {}", column.kind.text()));
+            }
+            if !column.nullable && cells.as_slice().null_count() > 0 {
+                return mismatch(format!("column {name} has nulls and is not nullable"));
+            }
         }
         Ok(())
     }
@@ -114,6 +126,56 @@ impl Rows {
         Some(self.ts.iter().fold((first, first), |(low, high), ts| (low.min(*ts), high.max(*ts))))
     }
 
+    /// Brings rows into the order of their series. Of rows with the same key the last one remains; rows in the order of
+    /// arrival all do. Returns the number of dropped rows.
+    pub fn sort(&mut self, def: &SeriesDef) -> usize {
+        if self.is_ascending() {
+            return 0;
+        }
+        match &def.order {
+            OrderRule::Unique(columns) if columns.is_empty() => self.sort_last_wins(),
+            OrderRule::Unique(_) => self.sort_by_key(&KeyColumns::of(def)),
+            OrderRule::Arrival => {
+                if !self.ts.is_sorted() {
+                    let mut order: Vec<usize> = (0..self.len()).collect();
+                    order.sort_by_key(|row| cells::at(&self.ts, *row));
+                    *self = self.picked(&order);
+                }
+                0
+            }
+        }
+    }
+
+    /// Sorts by timestamp and further columns; of equal rows the last one remains.
+    fn sort_by_key(&mut self, key: &KeyColumns) -> usize {
+        let slices = self.slices();
+        let compare = |a: usize, b: usize| {
+            cells::at(&self.ts, a).cmp(&cells::at(&self.ts, b)).then_with(|| key.compare(&slices, a, &slices, b))
+        };
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.sort_by(|a, b| compare(*a, *b));
+        let mut kept: Vec<usize> = Vec::with_capacity(order.len());
+        for row in order {
+            match kept.last_mut() {
+                Some(last) if compare(*last, row).is_eq() => *last = row,
+                _ => kept.push(row),
+            }
+        }
+        let dropped = self.len() - kept.len();
+        *self = self.picked(&kept);
+        dropped
+    }
+
+    /// The rows at these positions.
+    fn picked(&self, rows: &[usize]) -> Self {
+        let mut picked = Rows::like(self, rows.len());
+        picked.ts.extend(rows.iter().map(|row| cells::at(&self.ts, *row)));
+        for (to, from) in picked.columns.iter_mut().zip(&self.columns) {
+            to.extend_picked(from.as_slice(), rows.iter().copied());
+        }
+        picked
+    }
+
     /// Sorts by timestamp; of equal timestamps the last row remains. Returns the number of dropped rows.
     pub fn sort_last_wins(&mut self) -> usize {
         if self.is_ascending() {
@@ -131,13 +193,8 @@ impl Rows {
             }
         }
         let dropped = self.len() - kept.len();
-        let mut sorted = Rows::like(self, kept.len());
-        let rows = kept.iter().map(|row| *row as usize);
-        sorted.ts.extend(rows.clone().map(|row| cells::at(&self.ts, row)));
-        for (to, from) in sorted.columns.iter_mut().zip(&self.columns) {
-            to.extend_picked(from.as_slice(), rows.clone());
-        }
-        *self = sorted;
+        let kept: Vec<usize> = kept.into_iter().map(|row| row as usize).collect();
+        *self = self.picked(&kept);
         dropped
     }
 }

@@ -103,6 +103,11 @@ impl ColumnType {
         }
     }
 
+    /// Whether cells are positions in a list of texts.
+    pub fn has_dictionary(self) -> bool {
+        matches!(self, ColumnType::Enum | ColumnType::Text)
+    }
+
     /// Digits after the decimal point of a decimal column of 8 bytes.
     pub fn digits(self) -> Option<u8> {
         match self {
@@ -495,6 +500,9 @@ pub struct SeriesDef {
     pub value_index: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// Incremented by each change of columns. Files have the registration of their rows, and are read under a later one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub schema_version: u32,
     /// One row per timestamp when absent.
     #[serde(default, skip_serializing_if = "OrderRule::is_by_timestamp")]
     pub order: OrderRule,
@@ -502,7 +510,26 @@ pub struct SeriesDef {
     pub columns: Vec<Column>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 impl SeriesDef {
+    /// How the cells of all columns lie in memory, `ts` first.
+    pub fn all_layouts(&self) -> impl Iterator<Item = CellLayout> + Clone + '_ {
+        std::iter::once(CellLayout::WORD).chain(self.columns.iter().map(|column| column.kind.layout()))
+    }
+
+    /// Positions of the columns that tell rows of one timestamp apart; `ts` is column 0. Empty where there is one row per
+    /// timestamp, and for rows in the order of arrival.
+    pub fn unique_columns(&self) -> Vec<usize> {
+        match &self.order {
+            OrderRule::Unique(names) => names.iter().filter_map(|name| Some(self.column(name)? + 1)).collect(),
+            OrderRule::Arrival => Vec::new(),
+        }
+    }
+
     pub fn kind(&self) -> Kind {
         self.key.kind()
     }
@@ -736,6 +763,7 @@ impl SeriesSpec {
             retention: self.retention,
             value_index,
             description: self.description,
+            schema_version: 0,
             order: OrderRule::default(),
             columns,
         })

@@ -1,6 +1,6 @@
 //! `docs/format.md` matches the code: every table is compared with encoded bytes.
 
-use fastk::format::chunk::{self, BlockMeta, ChunkMeta};
+use fastk::format::chunk::{self, BlockMeta, ChunkMeta, DictionaryMeta};
 use fastk::format::receipt::{Receipt, SeriesReceipt};
 use fastk::format::{coverage, current, envelope, ipc, manifest, receipt, run, value_index, wal, zone_map};
 use fastk::types::{CellSlice, Rows, SeriesKey, SeriesSpec};
@@ -49,7 +49,7 @@ fn the_log_is_laid_out_as_documented() {
         &segment,
         &[
             ("magic", b"FASTKWAL".to_vec()),
-            ("version", le4(1)),
+            ("version", le4(2)),
             ("zero", le4(0)),
             ("number", le(11)),
             ("epoch", le(12)),
@@ -86,7 +86,7 @@ fn the_log_is_laid_out_as_documented() {
     );
     let rows = Rows::of_words(vec![1], vec![vec![2]]);
     let operations = [
-        ("write", wal::LoggedChange::Write { series_id: 5, replaced: 0, rows }),
+        ("write", wal::LoggedChange::Write { series_id: 5, replaced: 0, rows, texts: Vec::new() }),
         ("delete", wal::LoggedChange::Delete { series_id: 5, start: 0, end: 1, deleted: 0, left: None }),
         ("register or change", wal::LoggedChange::Register { series_id: 5, def: "{}".into() }),
         ("drop", wal::LoggedChange::Drop { series_id: 5 }),
@@ -112,22 +112,22 @@ fn runs_are_laid_out_as_documented() {
     let def = SeriesSpec::of_key(&SeriesKey::kline("X", "1m").unwrap()).resolve().unwrap();
     let json = serde_json::to_vec(&def).unwrap();
     let mut writer = run::RunWriter::new(Vec::new(), run::RunOrigin { level: 8, base_commit: 9 }).unwrap();
-    writer.add(1, &def, (2, 3), &[&[11, 12], &[13, 14]].map(|words| CellSlice::of_words(words))).unwrap();
-    writer.add(1, &def, (4, 5), &[&[15], &[16]].map(|words| CellSlice::of_words(words))).unwrap();
+    writer.add(1, &def, &[], (2, 3), &[&[11, 12], &[13, 14]].map(|words| CellSlice::of_words(words))).unwrap();
+    writer.add(1, &def, &[], (4, 5), &[&[15], &[16]].map(|words| CellSlice::of_words(words))).unwrap();
     let (file, _, crc) = writer.finish().unwrap();
     check_layout(
         "field of a run file",
         &file,
         &[
             ("magic", b"FASTKRUN".to_vec()),
-            ("version", le4(1)),
+            ("version", le4(2)),
             ("level", le4(8)),
             ("commit", le(9)),
             ("checksum", le4(crc32c::crc32c(&file[..24]))),
             ("zeros", vec![0; 36]),
         ],
     );
-    let columns_at = 64 + (64 + json.len()).next_multiple_of(64);
+    let columns_at = 64 + (run::RUN_HEADER_BYTES + json.len()).next_multiple_of(64);
     let header = &file[64..columns_at];
     let run_bytes = &file[columns_at..columns_at + 128];
     check_layout(
@@ -145,14 +145,19 @@ fn runs_are_laid_out_as_documented() {
             ("last timestamp", le(12)),
             ("rows", le4(2)),
             ("checksum", le4(crc32c::crc32c(run_bytes))),
+            ("a bit per column", le(0)),
+            ("bytes of the columns", le(128)),
+            ("version", le4(0)),
+            ("bytes of the texts", le4(0)),
         ],
     );
-    assert!(header[64..].starts_with(&json) && header[64 + json.len()..].iter().all(|byte| *byte == 0));
+    let rest = &header[run::RUN_HEADER_BYTES..];
+    assert!(rest.starts_with(&json) && rest[json.len()..].iter().all(|byte| *byte == 0));
     assert_eq!(run_bytes[..16], [le(11), le(12)].concat());
     assert_eq!(run_bytes[64..80], [le(13), le(14)].concat());
     let second_at = columns_at + 128;
     assert_eq!((&file[second_at..second_at + 4], &file[second_at + 8..second_at + 12]), (&b"FKRN"[..], &[0; 4][..]));
-    let index_at = second_at + 64 + 128;
+    let index_at = second_at + 128 + 128;
     check_layout(
         "field of a run entry",
         &file[index_at..],
@@ -168,6 +173,10 @@ fn runs_are_laid_out_as_documented() {
             ("checksum", le4(crc32c::crc32c(run_bytes))),
             ("bytes", le4(header.len() as u32)),
             ("checksum", header[4..8].to_vec()),
+            ("a bit per column", le(0)),
+            ("bytes of the columns", le(128)),
+            ("version", le4(0)),
+            ("zeros", le4(0)),
         ],
     );
     let trailer = &file[index_at + 2 * run::RUN_ENTRY_BYTES..];
@@ -387,13 +396,16 @@ fn manifest_fields_have_the_documented_tags() {
     check_tags(
         "field of a chunk |",
         one!(ChunkRecord: id = 1, series_id = 1, partition = "x".into(), rows = 1, ts_min = 1, ts_max = 1,
-            commit_lo = 1, commit_hi = 1, file_bytes = 1, file_crc = 1, footer_crc = 1, block_crcs = vec![1]),
+            commit_lo = 1, commit_hi = 1, file_bytes = 1, file_crc = 1, footer_crc = 1, block_crcs = vec![1],
+            texts = 1),
     );
 }
 
 #[test]
 fn chunk_metadata_has_the_documented_fields() {
-    let block = BlockMeta { offset: 0, header_bytes: 0, body_bytes: 0, rows: 0, ts_min: 0, ts_max: 0, crc: 0 };
+    let block =
+        BlockMeta { offset: 0, header_bytes: 0, body_bytes: 0, rows: 0, ts_min: 0, ts_max: 0, nulls: 1, crc: 0 };
+    let dictionary = DictionaryMeta { column: 0, texts: 0, offset: 0, header_bytes: 0, body_bytes: 0, crc: 0 };
     let meta = ChunkMeta {
         format: chunk::CHUNK_VERSION,
         series_id: 1,
@@ -408,6 +420,7 @@ fn chunk_metadata_has_the_documented_fields() {
         replaces: Vec::new(),
         head_crc: 0,
         blocks: vec![block],
+        dictionaries: vec![dictionary],
     };
     let fields = |value: &serde_json::Value| -> Vec<String> {
         let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
@@ -425,6 +438,7 @@ fn chunk_metadata_has_the_documented_fields() {
     assert_eq!(documented("field of fastk.head"), fields(&serde_json::to_value(&identity).unwrap()));
     assert_eq!((chunk::IDENTITY_KEY, chunk::META_KEY), ("fastk.head", "fastk.chunk"));
     assert_eq!(documented("field of a block"), fields(&serde_json::to_value(block).unwrap()));
+    assert_eq!(documented("field of a dictionary"), fields(&serde_json::to_value(dictionary).unwrap()));
     let constants: Vec<String> = table("constant |").into_iter().map(|row| row[1].clone()).collect();
     let code = [chunk::ZONE_ROWS, chunk::BLOCK_ROWS_MAX, chunk::BLOCK_BYTES_MAX, ipc::ALIGNMENT];
     assert_eq!(constants, code.map(|value| value.to_string()));

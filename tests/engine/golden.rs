@@ -1,4 +1,4 @@
-//! Golden files: `tests/golden/v1/` has one file of every kind as written by version 1.
+//! Golden files: `tests/golden/v2/` has one file of every kind as written by version 2.
 //!
 //! They are never edited. A difference means that the format changed, which needs a new version. Before a release,
 //! and only then, `FASTK_BLESS=1 cargo nextest run --no-default-features --test engine golden` rewrites them.
@@ -29,11 +29,11 @@ use fastk::types::{ColumnCells, ColumnType, Grid, Rows, SeriesDef, SeriesKey, Se
 use crate::known_defects::shown;
 
 /// The message for a difference.
-const CHANGED: &str = "the bytes of version 1 are frozen: a difference means that the format changed and needs a new \
+const CHANGED: &str = "the bytes of version 2 are frozen: a difference means that the format changed and needs a new \
                        version. tests/golden/README.md says more";
 
 pub(crate) fn dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2")
 }
 
 fn is_blessed() -> bool {
@@ -42,7 +42,7 @@ fn is_blessed() -> bool {
 
 /// The committed file.
 fn golden(name: &str) -> Vec<u8> {
-    std::fs::read(dir().join(name)).unwrap_or_else(|error| panic!("tests/golden/v1/{name}: {error}"))
+    std::fs::read(dir().join(name)).unwrap_or_else(|error| panic!("tests/golden/v2/{name}: {error}"))
 }
 
 /// Compares a file with the committed one, or writes it.
@@ -57,7 +57,7 @@ fn compare(name: &str, made: &[u8]) {
     let same = expected.iter().zip(made).take_while(|(expected, made)| expected == made).count();
     assert!(
         expected == made,
-        "tests/golden/v1/{name} has {} bytes, the program writes {}, and byte {same} differs: {CHANGED}",
+        "tests/golden/v2/{name} has {} bytes, the program writes {}, and byte {same} differs: {CHANGED}",
         expected.len(),
         made.len()
     );
@@ -149,6 +149,7 @@ fn write_chunk(def: &SeriesDef, blocks: &[Rows], number: u64) -> (Vec<u8>, Chunk
         commit_lo: 5,
         commit_hi: 7 + number,
         replaces: (0..number).collect(),
+        dictionaries: &[],
     };
     let mut writer = ChunkWriter::new(Vec::new(), head).unwrap();
     for rows in blocks {
@@ -211,7 +212,7 @@ fn value_index(def: &SeriesDef, blocks: &[Rows], summary: &ChunkSummary) -> (Val
 }
 
 #[test]
-fn chunks_of_version_1_and_their_sidecars_are_read_and_written_as_they_were() {
+fn chunks_of_version_2_and_their_sidecars_are_read_and_written_as_they_were() {
     for (number, (name, def, blocks)) in chunks().into_iter().enumerate() {
         let (file, summary) = write_chunk(&def, &blocks, number as u64);
         compare(&format!("{name}.arrow"), &file);
@@ -286,7 +287,7 @@ fn commits() -> Vec<Commit> {
         Commit {
             receipt: Some(receipt(0)),
             wall_ms: START + 1,
-            operations: vec![LoggedChange::Write { series_id: 1, replaced: 1, rows }],
+            operations: vec![LoggedChange::Write { series_id: 1, replaced: 1, rows, texts: Vec::new() }],
         },
         Commit {
             receipt: None,
@@ -303,7 +304,7 @@ fn commits() -> Vec<Commit> {
 }
 
 #[test]
-fn a_log_segment_of_version_1_is_read_and_written_as_it_was() {
+fn a_log_segment_of_version_2_is_read_and_written_as_it_was() {
     const BYTES: usize = 4_096;
     let header = SegmentHeader { number: 3, epoch: 0x0123_4567_89AB_CDEF, first_lsn: 41, segment_bytes: BYTES as u64 };
     let mut frames: Vec<(FrameHeader, Vec<u8>)> = Vec::new();
@@ -362,6 +363,7 @@ fn edit() -> Edit {
         file_crc: 0xDEAD_BEEF,
         footer_crc: 0x0BAD_CAFE,
         block_crcs: vec![1, 0xFFFF_FFFF],
+        texts: 9,
     };
     let view = ViewRecord {
         commit: 4,
@@ -413,7 +415,7 @@ fn edit() -> Edit {
 }
 
 #[test]
-fn manifest_files_of_version_1_are_read_and_written_as_they_were() {
+fn manifest_files_of_version_2_are_read_and_written_as_they_were() {
     compare("every-field.edit", &manifest::encode_edit(&edit()));
     assert_eq!(manifest::decode_edit(&golden("every-field.edit")).unwrap(), (edit(), None));
     compare("every-field.checkpoint", &manifest::encode_checkpoint(&edit()));
@@ -424,14 +426,14 @@ fn manifest_files_of_version_1_are_read_and_written_as_they_were() {
 }
 
 #[test]
-fn run_and_receipt_files_of_version_1_are_read_and_written_as_they_were() {
+fn run_and_receipt_files_of_version_2_are_read_and_written_as_they_were() {
     let origin = RunOrigin { level: 2, base_commit: 30 };
     let mut writer = RunWriter::new(Vec::new(), origin).unwrap();
     let mut expected = Vec::new();
     for ((_, def, blocks), series_id) in chunks().into_iter().zip(1..) {
         let rows = blocks.last().unwrap();
         for commit_lo in [series_id, series_id + 1] {
-            writer.add(series_id, &def, (commit_lo, series_id + 3), &rows.slices()).unwrap();
+            writer.add(series_id, &def, &[], (commit_lo, series_id + 3), &rows.slices()).unwrap();
             expected.push((
                 series_id,
                 commit_lo,
@@ -447,7 +449,7 @@ fn run_and_receipt_files_of_version_1_are_read_and_written_as_they_were() {
     for (run, (series_id, commit_lo, words)) in decoded.runs.iter().zip(&expected) {
         assert_eq!((run.series_id, run.commit_lo), (*series_id, *commit_lo));
         let column = |column: u64| {
-            let at = (run.offset + column * run.stride()) as usize;
+            let at = (run.offset + column * (run.rows * 8).next_multiple_of(64)) as usize;
             file[at..at + run.rows as usize * 8].to_vec()
         };
         let cells: Vec<u8> = (0..u64::from(run.columns)).flat_map(column).collect();
@@ -460,7 +462,7 @@ fn run_and_receipt_files_of_version_1_are_read_and_written_as_they_were() {
 }
 
 #[test]
-fn tombstones_drop_markers_and_registrations_of_version_1_are_read_and_written_as_they_were() {
+fn tombstones_drop_markers_and_registrations_of_version_2_are_read_and_written_as_they_were() {
     let key = decimal_def().key;
     let tombstone = TombstoneFile { series_id: 1, key: key.clone(), commit: 2, start: -START, end: START };
     compare("one.tombstone", &encode_tombstone(&tombstone).unwrap());
@@ -474,7 +476,7 @@ fn tombstones_drop_markers_and_registrations_of_version_1_are_read_and_written_a
 }
 
 #[test]
-fn a_listing_of_a_backup_of_version_1_is_read_and_written_as_it_was() {
+fn a_listing_of_a_backup_of_version_2_is_read_and_written_as_it_was() {
     let file =
         |path: &str, how, shared| BackupFile { path: path.into(), bytes: 4_096, crc32c: 0x0BAD_CAFE, how, shared };
     let backup = Backup {
@@ -602,7 +604,7 @@ pub(crate) fn copy_of_store() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_store_of_version_1_opens_and_returns_the_written_rows() {
+fn a_store_of_version_2_opens_and_returns_the_written_rows() {
     let committed = dir().join("store");
     if is_blessed() {
         let root = tempfile::tempdir().unwrap();

@@ -171,6 +171,7 @@ fn record_of(file: &[u8]) -> ChunkRecord {
         file_crc: crc32c::crc32c(file),
         footer_crc,
         block_crcs: meta.blocks.iter().map(|block| block.crc).collect(),
+        texts: meta.texts(),
         ..ChunkRecord::default()
     }
 }

@@ -90,14 +90,20 @@ fn a_store_is_created_only_in_an_empty_directory_and_opened_only_where_one_exist
 }
 
 #[test]
-fn a_newer_format_or_an_unknown_feature_is_refused_and_unchanged() {
-    for body in [r#"{"format":2,"required_features":[]}"#, r#"{"format":1,"required_features":["x"]}"#] {
+fn another_format_or_an_unknown_feature_is_refused_and_unchanged() {
+    for (body, reason) in [
+        (r#"{"format":3,"required_features":[]}"#, "has format 3"),
+        (r#"{"format":1,"required_features":[]}"#, "before the first release"),
+        (r#"{"format":2,"required_features":["x"]}"#, "features [\"x\"]"),
+    ] {
         let root = tempfile::tempdir().unwrap();
         drop(Store::open(root.path(), true, options()).unwrap());
         let text = format!("{body} {:08x}\n", crc32c::crc32c(body.as_bytes()));
         std::fs::write(root.path().join("FORMAT"), text).unwrap();
         let before = files(root.path(), ".", "");
-        assert_eq!(Store::open(root.path(), true, options()).unwrap_err().code(), ErrorCode::UnsupportedFormat);
+        let refused = Store::open(root.path(), true, options()).unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::UnsupportedFormat);
+        assert!(refused.detail().contains(reason), "{refused}");
         assert_eq!(files(root.path(), ".", ""), before);
     }
 }

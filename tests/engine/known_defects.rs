@@ -218,7 +218,8 @@ fn an_appended_row_is_visible_at_once_to_every_kind_of_read() {
             assert_eq!(series.count_rows(cache, (1, ts)).unwrap(), count - 1);
             assert_eq!(series.nth_timestamp(cache, count).unwrap(), Some(ts));
             assert_eq!(series.count_present(cache, &[ts]).unwrap(), 1);
-            assert_eq!(series.rows_at(cache, &[ts]).unwrap()[0].as_ref().unwrap()[3], minute * 10 + 3);
+            let stored = series.rows_at(cache, &[ts]).unwrap();
+            assert_eq!((stored.positions, stored.columns[3].words()), (vec![Some(0)], &[minute * 10 + 3][..]));
             assert_eq!(covered(series, &store).present, count);
         }
         rows += 40;

@@ -131,7 +131,10 @@ impl Model {
             93..95 => {
                 let report = self.store().rebuild_sidecars().unwrap();
                 let again = self.store().rebuild_sidecars().unwrap();
-                assert_eq!((again.rebuilt, again.removed), (0, 0), "after {report:?}");
+                // A seal in the background may publish a chunk with the indexes that were registered when it began.
+                if !self.options.background_maintenance {
+                    assert_eq!((again.rebuilt, again.removed), (0, 0), "after {report:?}");
+                }
             }
             95..96 => self.change_index(which),
             96..98 => self.drop_and_register(which),

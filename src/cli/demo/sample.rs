@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(keys, [KLINE, KLINE_FLOAT, SCALAR]);
         for (spec, rows) in &series {
             let def = spec.clone().resolve().unwrap();
-            rows.check_columns(def.columns.len()).unwrap();
+            rows.check_columns(&def.columns).unwrap();
             assert!(rows.is_ascending());
             for position in 0..rows.len() {
                 let cell = |column: usize| {

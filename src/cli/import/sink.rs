@@ -137,6 +137,7 @@ fn definition(info: SeriesInfo) -> SeriesDef {
         retention: info.retention,
         value_index: info.value_index,
         description: info.description,
+        schema_version: 0,
         order: OrderRule::default(),
         columns: info.columns,
     }

@@ -44,7 +44,7 @@ impl Sink for MemorySink {
     }
 
     fn write(&mut self, def: &SeriesDef, rows: Rows, mode: RowMode) -> Result<SinkReply> {
-        rows.check_columns(def.columns.len())?;
+        rows.check_columns(&def.columns)?;
         assert!(rows.len() <= super::deliver::BATCH_ROWS);
         if self.fail_at == Some(self.writes) {
             return Err(Error::new(ErrorCode::StorageFull, "the disk is full"));

@@ -32,8 +32,8 @@ use crate::store::read::chunk_paths::{chunk_id_of, series_dir_name};
 use crate::store::read::run::Run;
 use crate::store::read::run_files::{load_receipts, load_run, receipts_path, run_path};
 use crate::store::read::series_state::SeriesId;
-use crate::store::registration::parse_def;
 use crate::store::task_control::TaskControl;
+use crate::types::Dictionary;
 
 /// How a backup is restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -469,9 +469,10 @@ impl RestoreWork<'_> {
             RunWriter::new(BufWriter::with_capacity(1 << 20, &mut staged), origin).map_err(|error| fail(&error))?;
         for (series_id, run) in runs {
             let columns = run.slices();
-            let series = contents.series.get(series_id).map_or("", |series| &series.def);
-            let def = parse_def(series)?;
-            writer.add(*series_id, &def, (run.commit_lo, run.commit_hi), &columns).map_err(|error| fail(&error))?;
+            let mut dictionaries = vec![Dictionary::default(); run.def.columns.len()];
+            run.texts.iter().try_for_each(|texts| texts.add_to(&mut dictionaries))?;
+            let commits = (run.commit_lo, run.commit_hi);
+            writer.add(*series_id, &run.def, &dictionaries, commits, &columns).map_err(|error| fail(&error))?;
         }
         let (out, bytes, crc) = writer.finish().map_err(|error| fail(&error))?;
         out.into_inner().map_err(|error| fail(error.error()))?;

@@ -15,8 +15,8 @@ use crate::clock::wall_ms;
 use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::REGISTRY_FILE;
-use crate::format::bytes::{range_of, words_of};
-use crate::format::chunk::{ChunkHead, ChunkWriter, column_offset, decode_chunk};
+use crate::format::body::block_columns;
+use crate::format::chunk::{ChunkHead, ChunkWriter, decode_chunk};
 use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
 use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SnapshotRecord};
 use crate::format::receipt::encode_receipts;
@@ -737,6 +737,7 @@ impl<'a> RepairPlan<'a> {
             commit_lo: old.commit_lo,
             commit_hi: old.commit_hi,
             replaces: vec![old.id],
+            dictionaries: &series.dictionaries,
         };
         let mut staged = StagedFile::create(&self.root.join("tmp"))?;
         let fail = |error: std::io::Error| Error::io("write", &path, &error);
@@ -744,12 +745,8 @@ impl<'a> RepairPlan<'a> {
         for block in left.intact.iter().filter_map(|position| left.meta.blocks.get(*position)) {
             let rows = to_usize(block.rows);
             let body = to_usize(block.offset + u64::from(block.header_bytes));
-            let columns = (0..=left.meta.series.columns.len()).map(|column| {
-                let at = body + column_offset(rows, column);
-                range_of(bytes, at..at + rows * 8, "block").map(|bytes| words_of(bytes).collect())
-            });
-            let columns: Vec<Vec<i64>> = columns.collect::<Result<_>>()?;
-            let columns: Vec<CellSlice<'_>> = columns.iter().map(|words| CellSlice::of_words(words)).collect();
+            let columns = block_columns(bytes, body, &left.meta.series, rows, block.nulls)?;
+            let columns: Vec<CellSlice<'_>> = columns.iter().map(|column| column.slice(0, rows)).collect();
             writer.write_block(&columns).map_err(fail)?;
         }
         let (_, summary) = writer.finish().map_err(fail)?;
@@ -768,6 +765,7 @@ impl<'a> RepairPlan<'a> {
             file_bytes: summary.file_bytes,
             file_crc: summary.file_crc,
             footer_crc: summary.footer_crc,
+            texts: summary.meta.texts(),
             block_crcs: summary.meta.blocks.iter().map(|block| block.crc).collect(),
         })
     }
@@ -834,7 +832,8 @@ impl<'a> RepairPlan<'a> {
         for series in self.state.series.values() {
             for run in series.tail() {
                 let columns = run.slices();
-                writer.add(series.id, &series.def, (run.commit_lo, run.commit_hi), &columns).map_err(fail)?;
+                let commits = (run.commit_lo, run.commit_hi);
+                writer.add(series.id, &run.def, &series.dictionaries, commits, &columns).map_err(fail)?;
             }
         }
         if writer.is_empty() {

@@ -192,7 +192,9 @@ impl Maintenance {
             for run in runs {
                 let columns = run.slices();
                 let commits = (run.commit_lo, run.commit_hi);
-                writer.add(series.id, &series.def, commits, &columns).map_err(|error| fail(&error))?;
+                writer
+                    .add(series.id, &run.def, &series.dictionaries, commits, &columns)
+                    .map_err(|error| fail(&error))?;
             }
         }
         if writer.is_empty() {
@@ -245,7 +247,7 @@ impl Maintenance {
             let mut runs: Vec<Arc<Run>> = Vec::new();
             for run in series.settled.iter().filter(|run| run.file.is_some_and(|file| ids.contains(&file))) {
                 match runs.last_mut() {
-                    Some(last) if !series.apart(last, run, &state.snapshot_commits) => {
+                    Some(last) if !series.apart(last, run, &state.snapshot_commits) && last.has_columns_of(run) => {
                         *last = Arc::new(last.merged_with(run))
                     }
                     _ => runs.push(Arc::clone(run)),

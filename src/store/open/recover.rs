@@ -384,7 +384,13 @@ fn load_runs(root: &DiskPath, contents: &Contents, state: &mut StoreState) -> Re
             if !state.series.contains_key(&series_id) {
                 left.insert(series_id);
             }
-            if state.series.get(&series_id).is_some_and(|series| run.commit_hi > series.sealed_commit) {
+            let Some(series) = state.series.get_mut(&series_id) else { continue };
+            if !run.texts.is_empty() {
+                // Runs and chunks have all texts of their time: the longest dictionary counts.
+                let dictionaries = Arc::make_mut(&mut Arc::make_mut(series).dictionaries);
+                run.texts.iter().try_for_each(|texts| texts.add_to(dictionaries))?;
+            }
+            if run.commit_hi > series.sealed_commit {
                 by_series.entry(series_id).or_default().push(Arc::new(run));
             }
         }

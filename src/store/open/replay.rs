@@ -12,7 +12,7 @@ use crate::store::read::run::Run;
 use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::store_state::{Snapshot, StoreState};
 use crate::store::registration::parse_def;
-use crate::types::Rows;
+use crate::types::{OrderRule, Rows};
 
 /// Rows of one series that were read from the log one after the other and are not yet a run: as many as follow each
 /// other in time with nothing between them, so that rows written one at a time are not merged one at a time again.
@@ -50,7 +50,8 @@ impl Replay<'_> {
     pub fn settle(&mut self, id: SeriesId) {
         let Some(UnsortedRows { rows, commit_lo, commit_hi }) = self.unsorted.remove(&id) else { return };
         let snapshot_commits = Arc::clone(&self.state.snapshot_commits);
-        if let (Some(run), Some(series)) = (Run::new(rows, commit_lo, commit_hi), self.state.series.get_mut(&id)) {
+        let Some(series) = self.state.series.get_mut(&id) else { return };
+        if let Some(run) = Run::new(&series.def, rows, commit_lo, commit_hi) {
             Arc::make_mut(series).push_run(run, &snapshot_commits);
         }
     }
@@ -62,8 +63,10 @@ impl Replay<'_> {
 
     fn write(&mut self, id: SeriesId, rows: Rows, replaced: u64, number: u64, wall_ms: i64) {
         let snapshot_commits = Arc::clone(&self.state.snapshot_commits);
+        let arrival = self.state.series.get(&id).is_some_and(|series| series.def.order == OrderRule::Arrival);
         let follows = self.unsorted.get(&id).is_some_and(|unsorted| {
-            unsorted.rows.ts.last() < rows.ts.first() && unsorted.rows.len() + rows.len() <= UNSORTED_ROWS_MAX
+            let (last, first) = (unsorted.rows.ts.last(), rows.ts.first());
+            (last < first || arrival && last == first) && unsorted.rows.len() + rows.len() <= UNSORTED_ROWS_MAX
         });
         if !follows {
             self.settle(id);
@@ -124,7 +127,11 @@ impl Replay<'_> {
                     // A series the manifest once knew and no longer does was dropped; ids are never used twice.
                     self.state.put(SeriesState::new(id, parse_def(&def)?, number));
                 }
-                (LoggedChange::Write { replaced, rows, .. }, Some(_)) => {
+                (LoggedChange::Write { replaced, rows, texts, .. }, Some(_)) => {
+                    if let Some(series) = self.state.series.get_mut(&id).filter(|_| !texts.is_empty()) {
+                        let dictionaries = Arc::make_mut(&mut Arc::make_mut(series).dictionaries);
+                        texts.iter().try_for_each(|texts| texts.add_to(dictionaries))?;
+                    }
                     self.write(id, rows, replaced, number, commit.wall_ms);
                 }
                 (other, Some(_)) => {
@@ -150,7 +157,7 @@ impl Replay<'_> {
         match operation {
             LoggedChange::Register { def, .. } => {
                 let mut next = series.touched(number, &snapshot_commits);
-                next.def = parse_def(&def)?;
+                next.set_def(parse_def(&def)?);
                 self.state.put(next);
             }
             LoggedChange::Delete { start, end, deleted, left, .. } => {

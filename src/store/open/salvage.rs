@@ -26,13 +26,12 @@ use crate::store::publish::series_files::{DROP_MARKER, REGISTRATION};
 use crate::store::read::chunk::{ChunkFile, MapCache};
 use crate::store::read::chunk_paths::{chunk_id_of, chunk_name, series_dir};
 use crate::store::read::run::Run;
-use crate::store::read::run_files::{receipts_path, run_path};
+use crate::store::read::run_files::{map_run, receipts_path, run_path};
 use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::store_state::StoreState;
-use crate::store::registration::def_json;
+use crate::store::registration::{def_json, parse_def};
 use crate::store::wal::segments::{segment_number, segment_path};
-use crate::types::width::to_usize;
-use crate::types::{SeriesDef, SharedCells};
+use crate::types::SeriesDef;
 
 /// Whether there are files that only a store with a manifest has.
 pub fn holds_data(root: &DiskPath) -> Result<bool> {
@@ -259,6 +258,7 @@ fn read_chunk(path: &DiskPath, known: Option<&ChunkRecord>) -> Result<Option<(Ch
         file_crc: 0,
         footer_crc,
         block_crcs: meta.blocks.iter().map(|block| block.crc).collect(),
+        texts: meta.texts(),
     });
     Ok(Some((meta, record)))
 }
@@ -408,15 +408,30 @@ pub fn intact_runs(root: &DiskPath, record: &RunRecord, contents: &Contents) -> 
     if !salvaged.complete && lost.iter().all(|lost| lost.run.is_some()) {
         lost.push(unknown(format!("{name} is truncated")));
     }
-    let runs = salvaged.runs.iter().map(|entry| {
-        let column = |position: u32| {
-            let at = entry.offset + entry.stride() * u64::from(position);
-            SharedCells::of_words(map.column(to_usize(at), to_usize(entry.rows * 8)))
+    let mut runs = Vec::with_capacity(salvaged.runs.len());
+    for entry in &salvaged.runs {
+        let schema = (entry.series_id, entry.schema_version);
+        let def = match salvaged.schemas.get(&schema) {
+            Some(def) => Some(Arc::new(def.clone())),
+            None => registered_as(contents, schema)?,
         };
-        let columns = (0..entry.columns).map(column).collect();
-        (entry.series_id, Run::mapped(record.id, (entry.commit_lo, entry.commit_hi), columns))
-    });
-    Ok((runs.collect(), lost))
+        let texts = salvaged.texts.iter().filter(|(id, _)| *id == entry.series_id).flat_map(|(_, texts)| texts.clone());
+        match def {
+            Some(def) => runs.push((entry.series_id, map_run(&map, record.id, entry, &def, texts.collect())?)),
+            None => lost.push(LostRun {
+                run: Some(*entry),
+                commits,
+                reason: format!("{name}: byte {}: no registration of its columns is left", entry.offset),
+            }),
+        }
+    }
+    Ok((runs, lost))
+}
+
+/// The registration of a series in the manifest, where its columns have this version.
+fn registered_as(contents: &Contents, (series_id, schema_version): (u64, u32)) -> Result<Option<Arc<SeriesDef>>> {
+    let Some(record) = contents.series.get(&series_id) else { return Ok(None) };
+    Ok(Some(parse_def(&record.def)?).filter(|def| def.schema_version == schema_version))
 }
 
 /// The receipts of a damaged file that can be read.

@@ -6,7 +6,7 @@ use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
 use crate::format::coverage::Coverage;
 use crate::format::zone_map::ZoneMap;
 use crate::store::read::merge::Merge;
-use crate::types::{CellLayout, CellSlice, ColumnCells, ColumnType, cells};
+use crate::types::{CellSlice, ColumnCells, ColumnType, cells};
 
 /// A chunk and its sidecars, growing together.
 pub struct ChunkBuilder<W> {
@@ -55,9 +55,9 @@ pub fn fill(
     mut merge: Merge,
     coverage: Option<Coverage>,
 ) -> Result<Option<(ChunkSummary, ZoneMap, Option<Coverage>)>> {
-    let full = block_rows(head.series.columns.len());
-    let layouts = std::iter::once(CellLayout::WORD).chain(head.series.layouts());
-    let mut buffered: Vec<ColumnCells> = layouts.map(|layout| ColumnCells::with_capacity(layout, full)).collect();
+    let full = block_rows(head.series.all_layouts());
+    let mut buffered: Vec<ColumnCells> =
+        head.series.all_layouts().map(|layout| ColumnCells::with_capacity(layout, full)).collect();
     let path = staged.path().clone();
     let fail = |e: &std::io::Error| Error::io("write", &path, e);
     let out = std::io::BufWriter::with_capacity(1 << 16, staged);

@@ -51,5 +51,6 @@ pub fn chunk_record(summary: &ChunkSummary) -> ChunkRecord {
         file_crc: summary.file_crc,
         footer_crc: summary.footer_crc,
         block_crcs: meta.blocks.iter().map(|block| block.crc).collect(),
+        texts: meta.texts(),
     }
 }

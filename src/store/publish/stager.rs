@@ -105,6 +105,7 @@ impl ChunkStager {
                 commit_lo,
                 commit_hi,
                 replaces,
+                dictionaries: &series.dictionaries,
             };
             let tmp = self.root.join("tmp");
             let mut staged = StagedFile::create(&tmp)?;

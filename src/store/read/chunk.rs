@@ -9,19 +9,22 @@ use arrow::buffer::Buffer;
 use crate::disk::mmap::Map;
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
+use crate::format::body::places;
 use crate::format::bytes::range_of;
 use crate::format::chunk::{self, BlockMeta, ChunkMeta};
 use crate::format::coverage::Coverage;
 use crate::format::manifest::ChunkRecord;
 use crate::store::read::block::{Block, StoredMessage};
 use crate::store::read::chunk_paths::{chunk_name, series_dir};
+use crate::store::read::convert::converted;
+use crate::store::read::map_column::map_column;
 use crate::store::read::presence::PresenceCache;
 use crate::store::read::sidecar::{self, IndexFile, Zones};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{ArcSwapOption, Mutex};
 use crate::types::cells;
 use crate::types::width::to_usize;
-use crate::types::{ColumnCells, ColumnType, SeriesDef, SharedCells, number};
+use crate::types::{SeriesDef, SharedCells};
 
 /// A chunk file the manifest names.
 #[derive(Debug)]
@@ -262,35 +265,22 @@ impl OpenChunk {
         Ok(block)
     }
 
-    /// A checked block under the registration `def`, whose columns may have gained digits since the file was
-    /// written.
+    /// A checked block under the registration `def`, whose columns may be others than when the file was written.
     pub fn block(&self, position: usize, def: &SeriesDef) -> Result<Block> {
         let block = self.verify(position)?;
         let rows = to_usize(block.rows);
         let (offset, length) = self.message_at(block);
         let header_bytes = to_usize(block.header_bytes);
-        let body_at = offset + header_bytes;
-        let column = |position: usize| {
-            SharedCells::of_words(self.map.column(body_at + chunk::column_offset(rows, position), rows * 8))
-        };
-        if self.meta.series.columns == def.columns {
-            let columns: Arc<[SharedCells]> = (0..def.columns.len() + 1).map(column).collect();
+        let stored = &self.meta.series;
+        let places = places(stored.all_layouts(), rows, block.nulls);
+        let columns: Arc<[SharedCells]> =
+            places.map(|place| map_column(&self.map, offset + header_bytes, place)).collect();
+        if stored.schema_version == def.schema_version {
             return Ok(
                 Block::new(rows, columns)?.stored_as(StoredMessage::new(self.map.slice(offset, length), header_bytes))
             );
         }
-        let mut columns = Vec::with_capacity(def.columns.len() + 1);
-        columns.push(column(0));
-        for requested in &def.columns {
-            let stored = self
-                .meta
-                .series
-                .column(&requested.name)
-                .ok_or_else(|| Error::internal(format!("{} has no column {}", self.name, requested.name)))?;
-            let kind = self.meta.series.columns.get(stored).map(|column| column.kind);
-            columns.push(rescaled(column(stored + 1), kind, requested.kind)?);
-        }
-        Block::new(rows, columns)
+        Block::new(rows, converted(&columns, rows, stored, def)?)
     }
 
     /// Timestamps of a checked block.
@@ -388,19 +378,6 @@ impl OpenChunk {
             let (offset, length) = self.message_at(block);
             self.map.populate(offset, length);
         }
-    }
-}
-
-/// A column under the type the series has now.
-fn rescaled(column: SharedCells, stored: Option<ColumnType>, requested: ColumnType) -> Result<SharedCells> {
-    match (stored, requested) {
-        (Some(stored), requested) if stored == requested => Ok(column),
-        (Some(ColumnType::Decimal { digits: from }), ColumnType::Decimal { digits: to }) => {
-            let cells: Option<Vec<i64>> = column.words().iter().map(|raw| number::rescale(*raw, from, to)).collect();
-            let cells = cells.map(|cells| ColumnCells::from(cells).into());
-            cells.ok_or_else(|| Error::internal("a stored decimal does not fit the new digits"))
-        }
-        (stored, requested) => Err(Error::internal(format!("a column stored as {stored:?} is read as {requested:?}"))),
     }
 }
 

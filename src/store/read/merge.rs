@@ -1,7 +1,9 @@
-//! Newest-wins merge of sorted sources in either direction.
+//! Merge of sorted sources in either direction, by the order rule of the series.
 //!
-//! Sources have disjoint commit ranges; of equal timestamps the source with the highest commits takes precedence, and a
-//! tombstone hides the rows of sources with lower commits. The merge gallops: it yields the longest piece of one
+//! Sources have disjoint commit ranges, and a tombstone hides the rows of sources with lower commits. Of rows with one
+//! key the source with the highest commits takes precedence. Where further columns tell rows of one timestamp apart, the
+//! rows of a timestamp that several sources have are merged into one piece. Rows in the order of arrival are all yielded,
+//! those of sources with lower commits first. The merge gallops: it yields the longest piece of one
 //! source that no other source interrupts, so untouched blocks are yielded entire and never copied.
 
 use std::cmp::Reverse;
@@ -15,9 +17,8 @@ use crate::store::read::merge_source::{MergeSource, coalesce, hidden_ranges};
 use crate::store::read::pruning::{MergeContext, MergeStats, WantedKeys, count_blocks, rows_to_check};
 use crate::store::read::search::{lower_bound, upper_bound};
 use crate::store::read::tombstone::Tombstone;
-use crate::types::SeriesDef;
-use crate::types::cells;
 use crate::types::width::to_usize;
+use crate::types::{CellSlice, ColumnCells, KeyColumns, OrderRule, SeriesDef, SharedCells, cells};
 
 /// Stretches of rows that are shorter than this on average are yielded and selected row by row.
 pub const RUN_ROWS: usize = 16;
@@ -119,7 +120,7 @@ impl SourceCursor {
                 }
                 open.block(self.block, context.def)
             }
-            (None, MergeSource::Run(run)) => run.block(),
+            (None, MergeSource::Run(run)) => run.block(context.def),
             (None, MergeSource::Chunk(_)) => Err(crate::Error::internal("a chunk is read before it is open")),
         }
     }
@@ -361,11 +362,23 @@ impl SourceCursor {
     }
 }
 
+/// What happens to rows of one timestamp in several sources.
+#[derive(Clone, Debug)]
+enum Ties {
+    /// The newest row wins.
+    NewestWins,
+    /// The newest row of each key wins.
+    ByKey(KeyColumns),
+    /// All rows stay, in the order of their commits.
+    Arrival,
+}
+
 /// A merge in progress. Holds its sources, so files stay until it is dropped.
 #[derive(Debug)]
 pub struct Merge {
     cursors: Vec<SourceCursor>,
-    /// Next row of each cursor: nearest first, of equal ones the newest first.
+    /// Next row of each cursor: nearest first, of equal ones the newest first; in the order of arrival, the oldest first
+    /// in an ascending merge.
     heads: BinaryHeap<(Reverse<i64>, u64, usize)>,
     /// Sources not opened yet, nearest last, with the earliest timestamp they can yield.
     waiting: Vec<MergeSource>,
@@ -373,6 +386,7 @@ pub struct Merge {
     def: Arc<SeriesDef>,
     cache: Arc<MapCache>,
     keys: Vec<WantedKeys>,
+    ties: Ties,
     /// Span and highest commit of every source, to know what a row may hide.
     spans: Vec<(i64, i64, u64)>,
     stats: MergeStats,
@@ -393,6 +407,12 @@ impl Merge {
     ) -> Self {
         let mut waiting: Vec<MergeSource> =
             sources.into_iter().filter(|s| s.rows() > 0 && s.ts_min() <= end && s.ts_max() >= start).collect();
+        let key = KeyColumns::of(&def);
+        let ties = match (&def.order, key.is_empty()) {
+            (OrderRule::Arrival, _) => Ties::Arrival,
+            (OrderRule::Unique(_), true) => Ties::NewestWins,
+            (OrderRule::Unique(_), false) => Ties::ByKey(key),
+        };
         if desc {
             waiting.sort_by_key(MergeSource::ts_max);
         } else {
@@ -407,6 +427,7 @@ impl Merge {
             def,
             cache,
             keys: Vec::new(),
+            ties,
             stats: MergeStats::default(),
             desc,
             start,
@@ -465,7 +486,7 @@ impl Merge {
             let index = self.cursors.len();
             let pushed = cursor.and_then(|cursor| {
                 self.cursors.push(cursor);
-                self.push_head(index, rank, &context)
+                self.push_head(index, &context)
             });
             self.keys = keys;
             self.stats = stats;
@@ -478,8 +499,9 @@ impl Merge {
         MergeContext { cache, def, keys, desc: self.desc, start: self.start, end: self.end }
     }
 
-    fn push_head(&mut self, index: usize, rank: u64, context: &MergeContext<'_>) -> Result<()> {
+    fn push_head(&mut self, index: usize, context: &MergeContext<'_>) -> Result<()> {
         if let Some(cursor) = self.cursors.get_mut(index) {
+            let rank = cursor.source.commit_hi();
             if cursor.done {
                 // Nothing will be read from it again: let its map go.
                 cursor.open = None;
@@ -487,7 +509,9 @@ impl Merge {
             } else {
                 let head = cursor.head(context)?;
                 let key = self.key(head);
-                self.heads.push((key, rank, index));
+                // Of equal timestamps the larger number comes first.
+                let first = if matches!(self.ties, Ties::Arrival) && !self.desc { u64::MAX - rank } else { rank };
+                self.heads.push((key, first, index));
             }
         }
         Ok(())
@@ -510,12 +534,21 @@ impl Merge {
     /// The next piece in the direction of the merge, or `None` at the end.
     pub fn next_piece(&mut self) -> Result<Option<BlockRows>> {
         self.admit()?;
-        let Some((key, rank, index)) = self.heads.pop() else { return Ok(None) };
+        let Some((key, first, index)) = self.heads.pop() else { return Ok(None) };
         let head = self.ts_of(key);
         let (def, cache) = (Arc::clone(&self.def), Arc::clone(&self.cache));
         let context = self.context(&cache, &def, &[]);
+        let is_tied = |next: Option<&(Reverse<i64>, u64, usize)>| next.is_some_and(|(other, ..)| *other == key);
+        match &self.ties {
+            Ties::Arrival => return self.take_in_order_of_arrival(index, (head, first), &context).map(Some),
+            Ties::ByKey(columns) if is_tied(self.heads.peek()) => {
+                let columns = columns.clone();
+                return self.take_tied(index, head, &columns, &context).map(Some);
+            }
+            Ties::ByKey(_) | Ties::NewestWins => {}
+        }
         // Older rows of the same timestamp are overwritten: step over them.
-        while let Some((other_key, other_rank, other)) = self.heads.peek().copied() {
+        while let Some((other_key, _, other)) = self.heads.peek().copied() {
             if other_key != key {
                 break;
             }
@@ -526,7 +559,7 @@ impl Merge {
                     None => cursor.done = true,
                 }
             }
-            self.push_head(other, other_rank, &context)?;
+            self.push_head(other, &context)?;
         }
         // Up to the row before the next one of any other source.
         let mut others = self.heads.peek().map(|(key, ..)| self.ts_of(*key));
@@ -544,7 +577,95 @@ impl Merge {
             limit = if self.desc { limit.max(other.saturating_add(1)) } else { limit.min(other.saturating_sub(1)) };
         }
         let piece = cursor.take(limit, &context)?;
-        self.push_head(index, rank, &context)?;
+        self.push_head(index, &context)?;
         Ok(Some(piece))
+    }
+
+    /// Rows of a source up to the next row of another one. Of equal timestamps the rows of the source that comes first in
+    /// the direction of the merge are yielded first, all of them.
+    fn take_in_order_of_arrival(
+        &mut self,
+        index: usize,
+        (head, first): (i64, u64),
+        context: &MergeContext<'_>,
+    ) -> Result<BlockRows> {
+        let waiting = self.waiting.last().map(|source| if self.desc { source.ts_max() } else { source.ts_min() });
+        // A source that is not open yet starts after the head.
+        let waiting = waiting.map(|ts| if self.desc { ts.saturating_add(1) } else { ts.saturating_sub(1) });
+        let open = self.heads.peek().map(|(key, other, _)| {
+            let ts = self.ts_of(*key);
+            match (first > *other, self.desc) {
+                (true, _) => ts,
+                (false, true) => ts.saturating_add(1),
+                (false, false) => ts.saturating_sub(1),
+            }
+        });
+        let Some(cursor) = self.cursors.get_mut(index) else {
+            return Err(crate::Error::internal("a merge without its source"));
+        };
+        let mut limit = cursor.limit(head, context);
+        for other in waiting.into_iter().chain(open) {
+            limit = if self.desc { limit.max(other) } else { limit.min(other) };
+        }
+        let piece = cursor.take(limit, context)?;
+        self.push_head(index, context)?;
+        Ok(piece)
+    }
+
+    /// The rows of a timestamp that several sources have, those of the source at `index` among them: of each key the
+    /// newest, in the order of the keys.
+    fn take_tied(
+        &mut self,
+        index: usize,
+        head: i64,
+        key: &KeyColumns,
+        context: &MergeContext<'_>,
+    ) -> Result<BlockRows> {
+        let mut tied = vec![index];
+        while let Some((next, _, other)) = self.heads.peek().copied() {
+            if self.ts_of(next) != head {
+                break;
+            }
+            self.heads.pop();
+            tied.push(other);
+        }
+        // The newest first.
+        tied.sort_by_key(|index| Reverse(self.cursors.get(*index).map(|cursor| cursor.source.commit_hi())));
+        let mut blocks: Vec<BlockRows> = Vec::new();
+        for index in tied {
+            loop {
+                let Some(cursor) = self.cursors.get_mut(index).filter(|cursor| !cursor.done) else { break };
+                if cursor.head(context)? != head {
+                    break;
+                }
+                blocks.push(cursor.take(head, context)?);
+            }
+            self.push_head(index, context)?;
+        }
+        let slices: Vec<Vec<CellSlice<'_>>> = blocks.iter().map(|rows| rows.block().columns().collect()).collect();
+        let mut rows: Vec<(usize, usize)> = Vec::new();
+        for (position, block) in blocks.iter().enumerate() {
+            match block.picked() {
+                Some(picked) => rows.extend(picked.iter().map(|row| (position, *row as usize))),
+                None => rows.extend((0..block.rows()).map(|row| (position, row))),
+            }
+        }
+        let compare = |a: &(usize, usize), b: &(usize, usize)| {
+            let of = |position: usize| cells::column::<Vec<CellSlice<'_>>>(&slices, position).as_slice();
+            key.compare(of(a.0), a.1, of(b.0), b.1)
+        };
+        // Stable: of equal keys the newest stays first.
+        rows.sort_by(compare);
+        rows.dedup_by(|next, kept| compare(kept, next).is_eq());
+        let columns = self.def.all_layouts().enumerate().map(|(column, layout)| {
+            let mut gathered = ColumnCells::with_capacity(layout, rows.len());
+            for (block, row) in &rows {
+                let block: &Vec<CellSlice<'_>> = cells::column(&slices, *block);
+                gathered.extend(cells::column(block, column).slice(*row, 1));
+            }
+            SharedCells::from(gathered)
+        });
+        let columns: Vec<SharedCells> = columns.collect();
+        Ok(BlockRows::all(Block::new(rows.len(), columns)?, None))
     }
 }

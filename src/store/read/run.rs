@@ -1,11 +1,14 @@
-//! Runs: sorted, distinct rows of a series that are durable in the log or in a run file, and not yet in a chunk.
+//! Runs: rows of a series in its order that are durable in the log or in a run file, and not yet in a chunk.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::format::texts::ColumnTexts;
 use crate::store::read::append_buffer::AppendBuffer;
 use crate::store::read::block::Block;
-use crate::types::{CellSlice, ColumnCells, Rows, SharedCells, cells};
+use crate::store::read::convert::converted;
+use crate::types::{CellSlice, ColumnCells, KeyColumns, OrderRule, Rows, SeriesDef, SharedCells, cells};
 
 /// Maximum rows of a run that results from merging it with adjacent runs.
 pub const RUN_ROWS_MAX: usize = 262_144;
@@ -17,9 +20,11 @@ pub const RUN_ROWS_SMALL: usize = 256;
 /// Capacity in rows of the buffer of a run of one row.
 const BUFFER_ROWS: usize = 8;
 
-/// Sorted, distinct rows of a series that are durable and not yet in a chunk.
+/// Rows of a series in its order that are durable and not yet in a chunk.
 #[derive(Debug)]
 pub struct Run {
+    /// The registration under which the rows were written.
+    pub def: Arc<SeriesDef>,
     pub commit_lo: u64,
     pub commit_hi: u64,
     /// Run file it is mapped from; `None` while only the log has it.
@@ -28,28 +33,32 @@ pub struct Run {
     pub(in crate::store) columns: Arc<[SharedCells]>,
     /// The buffer of the columns, when more rows can be appended to it.
     buffer: Option<AppendBuffer>,
+    /// Texts that its file has for the dictionaries of the series.
+    pub texts: Vec<ColumnTexts>,
 }
 
 impl Run {
-    /// A run of sorted, distinct rows; `None` when there are none.
-    pub fn new(rows: Rows, commit_lo: u64, commit_hi: u64) -> Option<Self> {
+    /// A run of rows in the order of their series; `None` when there are none.
+    pub fn new(def: &Arc<SeriesDef>, rows: Rows, commit_lo: u64, commit_hi: u64) -> Option<Self> {
         if rows.is_empty() {
             return None;
         }
         let ts = ColumnCells::from(rows.ts);
         let columns = std::iter::once(ts).chain(rows.columns).map(SharedCells::from).collect();
-        Some(Self { commit_lo, commit_hi, file: None, columns, buffer: None })
+        Some(Self { def: Arc::clone(def), commit_lo, commit_hi, file: None, columns, buffer: None, texts: Vec::new() })
     }
 
-    /// A run of few sorted, distinct rows that more will follow.
-    pub(in crate::store) fn growing(rows: &Rows, commit: u64) -> Self {
+    /// A run of few rows in the order of their series that more will follow.
+    pub(in crate::store) fn growing(def: &Arc<SeriesDef>, rows: &Rows, commit: u64) -> Self {
         let buffer = AppendBuffer::with((2 * rows.len()).max(BUFFER_ROWS), &rows.slices(), &[]);
         Self {
+            def: Arc::clone(def),
             commit_lo: commit,
             commit_hi: commit,
             file: None,
             columns: buffer.columns(rows.len()),
             buffer: Some(buffer),
+            texts: Vec::new(),
         }
     }
 
@@ -68,21 +77,39 @@ impl Run {
             }
         };
         let (commit_lo, commit_hi) = (self.commit_lo.min(commit), self.commit_hi.max(commit));
-        Run { commit_lo, commit_hi, file: None, columns: buffer.columns(all), buffer: Some(buffer) }
+        let def = Arc::clone(&self.def);
+        Run {
+            def,
+            commit_lo,
+            commit_hi,
+            file: None,
+            columns: buffer.columns(all),
+            buffer: Some(buffer),
+            texts: Vec::new(),
+        }
     }
 
-    /// Whether `rows` can be appended after the last row at little cost: to the buffer, or to a new, larger one. Not
-    /// when the buffer already has rows after it, of a refused commit: on a full disk every attempt would copy the run.
-    pub(in crate::store) fn takes(&self, rows: &Rows) -> bool {
-        let after = self.timestamps().last() < rows.ts.first() && self.columns.len() == rows.columns.len() + 1;
+    /// Whether `rows` of a registration can be appended after the last row at little cost: to the buffer, or to a new,
+    /// larger one. Not when the buffer already has rows after it, of a refused commit: on a full disk every attempt would
+    /// copy the run.
+    pub(in crate::store) fn takes(&self, def: &SeriesDef, rows: &Rows) -> bool {
+        let (last, first) = (self.timestamps().last(), rows.ts.first());
+        let after = if def.order == OrderRule::Arrival { last <= first } else { last < first };
         let free = self.buffer.as_ref().is_some_and(|buffer| buffer.ends_at(self.rows()));
         let grows = free || self.rows() <= RUN_ROWS_SMALL;
-        after && grows && rows.len() <= RUN_ROWS_SMALL && self.rows() + rows.len() <= RUN_ROWS_MAX
+        let fits = rows.len() <= RUN_ROWS_SMALL && self.rows() + rows.len() <= RUN_ROWS_MAX;
+        after && self.def.schema_version == def.schema_version && grows && fits
     }
 
     /// A run in a mapped file, whose bytes were verified.
-    pub fn mapped(file: u64, (commit_lo, commit_hi): (u64, u64), columns: Arc<[SharedCells]>) -> Self {
-        Self { commit_lo, commit_hi, file: Some(file), columns, buffer: None }
+    pub fn mapped(
+        file: u64,
+        def: &Arc<SeriesDef>,
+        (commit_lo, commit_hi): (u64, u64),
+        columns: Arc<[SharedCells]>,
+        texts: Vec<ColumnTexts>,
+    ) -> Self {
+        Self { def: Arc::clone(def), commit_lo, commit_hi, file: Some(file), columns, buffer: None, texts }
     }
 
     pub fn timestamps(&self) -> &[i64] {
@@ -122,13 +149,22 @@ impl Run {
         cells::ends(self.timestamps()).1
     }
 
-    /// The rows as one block.
-    pub fn block(&self) -> Result<Block> {
-        Block::new(self.rows(), Arc::clone(&self.columns))
+    /// The rows as one block under a registration.
+    pub fn block(&self, def: &SeriesDef) -> Result<Block> {
+        if self.def.schema_version == def.schema_version {
+            return Block::new(self.rows(), Arc::clone(&self.columns));
+        }
+        Block::new(self.rows(), converted(&self.columns, self.rows(), &self.def, def)?)
     }
 
-    /// Merges both runs; of equal timestamps the row of `newer` remains.
+    /// Whether rows of both runs have the same columns.
+    pub fn has_columns_of(&self, other: &Run) -> bool {
+        self.def.schema_version == other.def.schema_version
+    }
+
+    /// Merges runs of the same columns. Of rows with the same key that of `newer` remains; in the order of arrival all do.
     pub fn merged_with(&self, newer: &Run) -> Run {
+        assert!(self.has_columns_of(newer), "{}: runs of other columns", self.def.key);
         let (old, new) = (self.timestamps(), newer.timestamps());
         let all = old.len() + new.len();
         let mut columns: Vec<ColumnCells> =
@@ -138,31 +174,44 @@ impl Run {
                 column.extend(from.slice(range.start, range.len()));
             }
         };
+        let key = KeyColumns::of(&self.def);
+        let slices = (!key.is_empty()).then(|| (self.slices(), newer.slices()));
+        let in_order_of_arrival = self.def.order == OrderRule::Arrival;
         let (mut i, mut j) = (0, 0);
         while let (Some(a), Some(b)) = (old.get(i), new.get(j)) {
-            if a < b {
-                let until = i + cells::from(old, i).partition_point(|ts| ts < b);
+            if a < b || in_order_of_arrival && a == b {
+                let is_before = |ts: &i64| if in_order_of_arrival { ts <= b } else { ts < b };
+                let until = i + cells::from(old, i).partition_point(is_before);
                 copy(self, i..until);
                 i = until;
-            } else {
+            } else if b < a {
                 let until = j + cells::from(new, j).partition_point(|ts| ts < a);
                 copy(newer, j..until);
                 j = until;
-                if new.get(j) == Some(a) {
-                    i += 1;
+            } else {
+                let order = match &slices {
+                    Some((own, theirs)) => key.compare(own, i, theirs, j),
+                    None => Ordering::Equal,
+                };
+                if order.is_lt() {
+                    copy(self, i..i + 1);
+                } else {
                     copy(newer, j..j + 1);
-                    j += 1;
                 }
+                i += usize::from(order.is_le());
+                j += usize::from(order.is_ge());
             }
         }
         copy(self, i..old.len());
         copy(newer, j..new.len());
         Run {
+            def: Arc::clone(&newer.def),
             commit_lo: self.commit_lo.min(newer.commit_lo),
             commit_hi: self.commit_hi.max(newer.commit_hi),
             file: None,
             columns: columns.into_iter().map(SharedCells::from).collect(),
             buffer: None,
+            texts: Vec::new(),
         }
     }
 }

@@ -1,13 +1,20 @@
 //! Run files and receipt files: what left the log and is in no chunk.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::disk::mmap::Map;
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, Result};
+use crate::format::body::{body_bytes, places};
 use crate::format::manifest::{ReceiptsRecord, RunRecord};
 use crate::format::receipt::{Receipt, decode_receipts};
-use crate::format::run::decode_run;
+use crate::format::run::{RunEntry, decode_run, series_of};
+use crate::format::texts::ColumnTexts;
+use crate::store::read::map_column::map_column;
 use crate::store::read::run::Run;
 use crate::store::read::series_state::SeriesId;
-use crate::types::SharedCells;
+use crate::types::SeriesDef;
 use crate::types::width::to_usize;
 
 /// Path of a run file.
@@ -35,18 +42,32 @@ pub fn load_run(root: &DiskPath, record: &RunRecord) -> Result<Vec<(SeriesId, Ru
     if crc != record.crc {
         return Err(Error::corrupt(format!("{}: checksum {crc:08x}, expected {:08x}", path.display(), record.crc)));
     }
-    Ok(decoded
-        .runs
-        .into_iter()
-        .map(|entry| {
-            let column = |position: u32| {
-                let at = entry.offset + entry.stride() * u64::from(position);
-                SharedCells::of_words(map.column(to_usize(at), to_usize(entry.rows * 8)))
-            };
-            let columns = (0..entry.columns).map(column).collect();
-            (entry.series_id, Run::mapped(record.id, (entry.commit_lo, entry.commit_hi), columns))
-        })
-        .collect())
+    let mut defs: HashMap<(u64, u32), Arc<SeriesDef>> = HashMap::new();
+    let mut runs = Vec::with_capacity(decoded.runs.len());
+    for entry in decoded.runs {
+        let header = series_of(map.as_slice(), &entry)?;
+        let schema = (entry.series_id, entry.schema_version);
+        if let Some(def) = header.def {
+            defs.insert(schema, Arc::new(def));
+        }
+        let def = defs.get(&schema).ok_or_else(|| {
+            Error::corrupt(format!("{}: a run of series {} has no registration", path.display(), entry.series_id))
+        })?;
+        runs.push((entry.series_id, map_run(&map, record.id, &entry, def, header.texts)?));
+    }
+    Ok(runs)
+}
+
+/// A run in a mapped file, whose bytes were verified.
+pub fn map_run(map: &Map, file: u64, entry: &RunEntry, def: &Arc<SeriesDef>, texts: Vec<ColumnTexts>) -> Result<Run> {
+    let rows = to_usize(entry.rows);
+    let at = to_usize(entry.offset);
+    if body_bytes(def.all_layouts(), rows, entry.nulls) as u64 != entry.body_bytes {
+        return Err(Error::corrupt(format!("a run of series {} has cells of another size", entry.series_id)));
+    }
+    let columns = places(def.all_layouts(), rows, entry.nulls);
+    let columns = columns.map(|place| map_column(map, at, place)).collect();
+    Ok(Run::mapped(file, def, (entry.commit_lo, entry.commit_hi), columns, texts))
 }
 
 /// Reads a receipt file.

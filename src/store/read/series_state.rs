@@ -12,7 +12,7 @@ use crate::store::read::run::{RUN_ROWS_MAX, RUN_ROWS_SMALL, Run};
 use crate::store::read::tombstone::{Tombstone, has_snapshot_between, is_apart};
 use crate::types::cells;
 use crate::types::width::to_usize;
-use crate::types::{Dictionary, Rows, SeriesDef};
+use crate::types::{CellSlice, ColumnCells, Dictionary, KeyColumns, OrderRule, Rows, SeriesDef};
 
 /// Number of a series inside its store; never used twice.
 pub type SeriesId = u64;
@@ -36,6 +36,15 @@ pub struct SeriesView {
     pub version: u64,
     pub rows: u64,
     pub bounds: Option<(i64, i64)>,
+}
+
+/// Rows that are stored at given timestamps.
+#[derive(Debug)]
+pub struct RowsAt {
+    /// For each timestamp the position of its row in the columns.
+    pub positions: Vec<Option<usize>>,
+    /// The columns of the registration.
+    pub columns: Vec<ColumnCells>,
 }
 
 /// One series at one commit.
@@ -107,6 +116,14 @@ impl SeriesState {
         let mut next = self.clone();
         next.touch(commit, snapshot_commits);
         next
+    }
+
+    /// Sets a changed registration.
+    pub fn set_def(&mut self, def: Arc<SeriesDef>) {
+        if self.dictionaries.len() < def.columns.len() {
+            Arc::make_mut(&mut self.dictionaries).resize(def.columns.len(), Dictionary::default());
+        }
+        self.def = def;
     }
 
     /// Counts one more commit and keeps what snapshots before it see.
@@ -250,14 +267,15 @@ impl SeriesState {
         Ok(found.iter().filter(|found| **found).count() as u64)
     }
 
-    /// The cells stored at each of these ascending timestamps, in the order of the registration.
-    pub fn rows_at(&self, cache: &Arc<MapCache>, timestamps: &[i64]) -> Result<Vec<Option<Vec<i64>>>> {
-        let mut found = vec![None; timestamps.len()];
+    /// The rows stored at each of these ascending timestamps, of a series with one row per timestamp.
+    pub fn rows_at(&self, cache: &Arc<MapCache>, timestamps: &[i64]) -> Result<RowsAt> {
+        let columns = self.def.layouts().map(ColumnCells::new).collect();
+        let mut found = RowsAt { positions: vec![None; timestamps.len()], columns };
         let (Some(first), Some(last)) = (timestamps.first(), timestamps.last()) else { return Ok(found) };
         if self.bounds.is_none_or(|(low, high)| *first > high || *last < low) {
             return Ok(found);
         }
-        let mut at = 0;
+        let (mut at, mut stored_rows) = (0, 0);
         while let Some(ts) = timestamps.get(at) {
             // Timestamps that lie close are found in one pass, those far apart each by its own search.
             let mut merge = self.merge(cache, (*ts, *last), false);
@@ -269,15 +287,65 @@ impl SeriesState {
                 let mut row = 0;
                 while let Some(ts) = timestamps.get(at).filter(|ts| *ts <= high) {
                     row += cells::from(stored, row).partition_point(|stored| stored < ts);
-                    if let (true, Some(slot)) = (stored.get(row) == Some(ts), found.get_mut(at)) {
-                        let columns = 1..block.column_count();
-                        *slot = Some(columns.map(|column| cells::at(block.words(column), row)).collect());
+                    if let (true, Some(slot)) = (stored.get(row) == Some(ts), found.positions.get_mut(at)) {
+                        *slot = Some(stored_rows);
+                        stored_rows += 1;
+                        for (position, column) in found.columns.iter_mut().enumerate() {
+                            column.extend(block.column(position + 1).slice(row, 1));
+                        }
                     }
                     at += 1;
                     passed = 0;
                 }
                 passed += 1;
                 if passed > 2 || at == timestamps.len() {
+                    break;
+                }
+            }
+            if merge.is_at_end() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// How many of these rows, in the order of the series, have the key of a stored row.
+    pub fn count_stored(&self, cache: &Arc<MapCache>, rows: &Rows) -> Result<u64> {
+        match &self.def.order {
+            OrderRule::Arrival => Ok(0),
+            OrderRule::Unique(columns) if columns.is_empty() => self.count_present(cache, &rows.ts),
+            OrderRule::Unique(_) => self.count_keys(cache, rows),
+        }
+    }
+
+    fn count_keys(&self, cache: &Arc<MapCache>, rows: &Rows) -> Result<u64> {
+        let (Some(first), Some(last)) = (rows.ts.first(), rows.ts.last()) else { return Ok(0) };
+        if self.bounds.is_none_or(|(low, high)| *first > high || *last < low) {
+            return Ok(0);
+        }
+        let (key, new) = (KeyColumns::of(&self.def), rows.slices());
+        let (mut at, mut found) = (0, 0);
+        while let Some(ts) = rows.ts.get(at) {
+            let mut merge = self.merge(cache, (*ts, *last), false);
+            let mut passed = 0;
+            while let Some(piece) = merge.next_piece()? {
+                let stored: Vec<CellSlice<'_>> = piece.block().columns().collect();
+                let times = piece.block().timestamps();
+                let mut row = 0;
+                while let (Some(ts), Some(time)) = (rows.ts.get(at), times.get(row)) {
+                    let order = time.cmp(ts).then_with(|| key.compare(&stored, row, &new, at));
+                    if order.is_lt() && time < ts {
+                        row += cells::from(times, row).partition_point(|time| time < ts);
+                        continue;
+                    }
+                    found += u64::from(order.is_eq());
+                    row += usize::from(order.is_le());
+                    passed = if order.is_ge() { 0 } else { passed };
+                    at += usize::from(order.is_ge());
+                }
+                passed += 1;
+                // The rows of a timestamp may continue in the next piece.
+                if at == rows.len() || passed > 2 && times.last() < rows.ts.get(at) {
                     break;
                 }
             }
@@ -340,7 +408,7 @@ impl SeriesState {
     /// Adds sorted, distinct rows of one commit. Few of them after the newest run go into its buffer.
     fn push_rows(&mut self, rows: Rows, commit: u64, snapshot_commits: &[u64]) {
         if let Some(newest) = self.runs.last()
-            && newest.takes(&rows)
+            && newest.takes(&self.def, &rows)
             && !is_apart(&self.tombstones, newest.commit_hi, commit, snapshot_commits)
         {
             let grown = newest.grown(&rows, commit);
@@ -348,8 +416,8 @@ impl SeriesState {
             // The grown run may now have the size of the run before it, and is then merged with it.
             self.push_run(grown, snapshot_commits);
         } else if rows.len() <= RUN_ROWS_SMALL && !rows.is_empty() {
-            self.push_run(Run::growing(&rows, commit), snapshot_commits);
-        } else if let Some(run) = Run::new(rows, commit, commit) {
+            self.push_run(Run::growing(&self.def, &rows, commit), snapshot_commits);
+        } else if let Some(run) = Run::new(&self.def, rows, commit, commit) {
             self.push_run(run, snapshot_commits);
         }
     }
@@ -362,7 +430,7 @@ impl SeriesState {
             let apart = self.apart(older, &newest, snapshot_commits);
             let alike =
                 older.rows() <= RUN_ROWS_SMALL.max(2 * newest.rows()) && older.rows() + newest.rows() <= RUN_ROWS_MAX;
-            if apart || !alike {
+            if apart || !alike || !older.has_columns_of(&newest) {
                 break;
             }
             newest = older.merged_with(&newest);
@@ -440,7 +508,7 @@ mod tests {
     use crate::types::SeriesKey;
 
     fn run(ts: &[i64], value: i64, commit: u64) -> Run {
-        Run::new(Rows::of_words(ts.to_vec(), vec![vec![value; ts.len()]]), commit, commit).unwrap()
+        Run::new(&series().def, Rows::of_words(ts.to_vec(), vec![vec![value; ts.len()]]), commit, commit).unwrap()
     }
 
     fn one(ts: i64, value: i64) -> Rows {

@@ -32,7 +32,7 @@ use crate::store::read::store_state::StoreState;
 use crate::store::write::request::{SeriesWrite, WriteMode};
 use crate::store::write::writes::Writes;
 use crate::sync::MutexGuard;
-use crate::types::{CellSlice, Grid, Rows, SeriesKey, cells};
+use crate::types::{CellSlice, ColumnType, Grid, OrderRule, Rows, SeriesKey, cells};
 
 /// How often a load is tried while others change its series.
 const ATTEMPTS: usize = 3;
@@ -60,6 +60,17 @@ pub struct LoadedChunk {
 struct BulkLoad {
     next: Arc<SeriesState>,
     parts: Vec<(LoadedChunk, Option<Renumbered>)>,
+}
+
+/// Whether rows are in the order of their series and have no key twice, as far as timestamps show.
+fn is_in_order(series: &SeriesState, ts: &[i64]) -> bool {
+    let arrival = series.def.order == OrderRule::Arrival;
+    ts.is_sorted_by(|a, b| a < b || arrival && a == b)
+}
+
+/// Whether rows have positions of texts, which a load cannot add: the log has the texts of a commit.
+fn has_texts(series: &SeriesState) -> bool {
+    series.def.columns.iter().any(|column| column.kind == ColumnType::Text)
 }
 
 impl Writes {
@@ -158,7 +169,8 @@ impl Writes {
         let rows = &write.rows;
         let Some(series) = state.get(&write.key) else { return Ok(None) };
         let (Some(first), Some(last)) = (rows.ts.first().copied(), rows.ts.last().copied()) else { return Ok(None) };
-        let is_after = series.bounds.is_none_or(|(_, high)| first > high);
+        let arrival = series.def.order == OrderRule::Arrival;
+        let is_after = series.bounds.is_none_or(|(_, high)| first > high || arrival && first == high);
         let fits = match write.mode {
             WriteMode::Upsert | WriteMode::Insert => true,
             WriteMode::Append => is_after,
@@ -167,12 +179,13 @@ impl Writes {
         let version_matches = write.if_version.is_none_or(|expected| {
             expected.version == series.version && expected.series_id.is_none_or(|id| id == series.id)
         });
-        let has_columns = || rows.check_columns(series.def.columns.len()).is_ok();
+        let has_columns = || rows.check_columns(&series.def.columns).is_ok();
         if !fits
             || !version_matches
             || !self.can_be_load(write)
             || !has_columns()
-            || !rows.ts.is_sorted_by(|a, b| a < b)
+            || !is_in_order(series, &rows.ts)
+            || has_texts(series)
         {
             return Ok(None);
         }
@@ -215,6 +228,7 @@ impl Writes {
                 commit_lo: commit,
                 commit_hi: commit,
                 replaces: Vec::new(),
+                dictionaries: &series.dictionaries,
             };
             *next_file_id += 1;
             parts.push(self.stage_part(path, head, rows, range, grid)?);
@@ -234,7 +248,7 @@ impl Writes {
         range: std::ops::Range<usize>,
         grid: Option<Grid>,
     ) -> Result<LoadedChunk> {
-        let full = block_rows(head.series.columns.len());
+        let full = block_rows(head.series.all_layouts());
         let coverage = grid.map(|grid| Coverage::new(head.chunk_id, grid));
         let mut chunk = StagedFile::create(&self.root.join("tmp"))?;
         let staged = chunk.path().clone();

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::receipt::Receipt;
 use crate::store::wal::commit_queue::QueuedCommits;
 use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteMode, WriteOutcome};
-use crate::types::MergeRule;
+use crate::types::{CellLayout, Dictionary, MergeRule};
 
 /// How long a retry gets the receipt of its write: 24 hours.
 pub const RECEIPT_RETENTION_MS: i64 = 86_400_000;
@@ -45,7 +45,10 @@ pub fn find_receipt(
 /// | `u8` | mode: 1 upsert, 2 insert, 3 append, 4 merge |
 /// | `u8` | rule that a merge has for the first column: 0 its own, 1 first, 2 sum, 3 min, 4 max, 5 last |
 /// | `u64` | number of columns, including `ts`; then for each, `ts` first: |
-/// | `u64`, `i64`… | number of cells, and the cells |
+/// | `u64`, `u64`, bytes | number of cells, bytes of one (0 for flags, which have one), and the cells |
+/// | `u64`, bytes | 0 without nulls, or the number of cells, and a byte per cell: 1 where it is present |
+/// | `u64` | number of texts of the column; then for each: |
+/// | `u64`, bytes | length and bytes of the text |
 pub fn fingerprint(writes: &[SeriesWrite]) -> u128 {
     let mut hash = Xxh3::new();
     let put_length = |hash: &mut Xxh3, length: usize| hash.update(&(length as u64).to_le_bytes());
@@ -56,9 +59,19 @@ pub fn fingerprint(writes: &[SeriesWrite]) -> u128 {
         hash.update(key);
         hash.update(&mode_bytes(write.mode));
         put_length(&mut hash, write.rows.columns.len() + 1);
-        for column in write.rows.slices() {
+        for (position, column) in write.rows.slices().into_iter().enumerate() {
             put_length(&mut hash, column.len());
+            put_length(&mut hash, if column.layout() == CellLayout::Flag { 0 } else { column.layout().width() });
             hash.update(&column.cell_bytes());
+            let valid = column.validity_bytes().filter(|_| column.null_count() > 0).unwrap_or_default();
+            put_length(&mut hash, valid.len());
+            hash.update(&valid);
+            let texts = position.checked_sub(1).and_then(|column| write.rows.texts.get(column));
+            put_length(&mut hash, texts.map_or(0, Dictionary::len));
+            for text in texts.into_iter().flat_map(Dictionary::texts) {
+                put_length(&mut hash, text.len());
+                hash.update(text.as_bytes());
+            }
         }
     }
     hash.digest128()
@@ -84,7 +97,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::types::{Rows, SeriesKey};
+    use crate::types::{ColumnCells, Rows, SeriesKey};
 
     fn write(symbol: &str) -> SeriesWrite {
         let rows = Rows::of_words(vec![60_000, 120_000], vec![vec![1, -2], vec![3, 4]]);
@@ -101,8 +114,10 @@ mod tests {
             bytes.extend_from_slice(&[4, 2]);
             bytes.extend_from_slice(&3_u64.to_le_bytes());
             for column in [[60_000_i64, 120_000], [1, -2], [3, 4]] {
-                bytes.extend_from_slice(&2_u64.to_le_bytes());
+                bytes.extend([2_u64, 8].map(u64::to_le_bytes).concat());
                 column.iter().for_each(|cell| bytes.extend_from_slice(&cell.to_le_bytes()));
+                // No nulls, no texts.
+                bytes.extend([0_u64; 2].map(u64::to_le_bytes).concat());
             }
         }
         let bytes = [2_u64.to_le_bytes().to_vec(), bytes].concat();
@@ -111,7 +126,7 @@ mod tests {
         assert_eq!(found, GOLDEN, "a retry under a key that an earlier version recorded would be refused");
     }
 
-    const GOLDEN: u128 = 0xaff5_e73e_c59f_0074_e78d_f277_fbb1_b219;
+    const GOLDEN: u128 = 0xf9ba_2b5b_0b57_0e6c_a8f8_6ac5_e776_6012;
 
     #[test]
     fn every_field_of_a_write_changes_its_fingerprint() {
@@ -130,6 +145,13 @@ mod tests {
             changed(&|write| write.rows.columns[1].words_mut()[0] += 1),
             changed(&|write| write.rows.columns.swap(0, 1)),
             changed(&|write| drop(write.rows.columns.pop())),
+            changed(&|write| write.rows.columns[0] = ColumnCells::from([1_i32, -2])),
+            changed(&|write| {
+                write.rows.columns[0] = ColumnCells::new(CellLayout::WORD);
+                write.rows.columns[0].push(1_i64);
+                write.rows.columns[0].push_null();
+            }),
+            changed(&|write| write.rows.texts = vec![[std::sync::Arc::from("x")].into_iter().collect()]),
             // The same cells with other lengths.
             changed(&|write| {
                 let words = write.rows.columns[1].words().to_vec();

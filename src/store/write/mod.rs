@@ -1,5 +1,6 @@
 //! Changes requested by callers: rows, registrations, deletes, snapshots.
 
+pub mod adopt_texts;
 pub mod bulk_load;
 pub mod delete;
 pub mod idempotency;

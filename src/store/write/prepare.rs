@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::store::read::chunk::MapCache;
-use crate::store::read::series_state::SeriesState;
+use crate::store::read::series_state::{RowsAt, SeriesState};
 use crate::store::write::merge_rows::{combine, fold};
 use crate::store::write::request::{SeriesWrite, WriteMode};
-use crate::types::Rows;
 use crate::types::grid::check_phase;
+use crate::types::{CellSlice, ColumnCells, OrderRule, Rows, SeriesDef};
 
 /// What was read before the lock, valid as long as the series is still at this version.
 pub struct PreparedWrite {
@@ -21,8 +21,8 @@ pub struct PreparedWrite {
 pub enum StoredRows {
     Unknown,
     Count(u64),
-    /// Cells of every row of the write that is stored.
-    Rows(Vec<Option<Vec<i64>>>),
+    /// The rows that are stored at the timestamps of the write.
+    Rows(RowsAt),
 }
 
 /// Sorts the rows and reads what is stored at their timestamps.
@@ -32,16 +32,18 @@ pub fn prepare(
     cache: &Arc<MapCache>,
 ) -> Result<PreparedWrite> {
     let (rows, mode) = (&mut write.rows, write.mode);
-    if let Some(series) = series {
-        rows.check_columns(series.def.columns.len())?;
+    let def = series.map(|series| Arc::clone(&series.def)).or_else(|| write.create.clone());
+    if let Some(def) = &def {
+        rows.check_columns(&def.columns)?;
+        check_mode(def, mode)?;
     }
     if mode == WriteMode::Append {
-        check_rising(rows)?;
+        check_rising(rows, def.as_deref())?;
     }
-    let duplicates = match (mode, series) {
-        (WriteMode::Merge { first }, Some(series)) => fold(rows, &series.def, first)?,
-        (WriteMode::Merge { .. }, None) => 0,
-        _ => rows.sort_last_wins(),
+    let duplicates = match (mode, &def) {
+        (WriteMode::Merge { first }, Some(def)) if series.is_some() => fold(rows, def, first)?,
+        (WriteMode::Merge { .. }, _) | (_, None) => 0,
+        (_, Some(def)) => rows.sort(def),
     };
     if mode == WriteMode::Insert && duplicates > 0 {
         return Err(Error::new(
@@ -53,7 +55,7 @@ pub fn prepare(
     let found = match (mode, series) {
         (WriteMode::Append, _) | (_, None) => StoredRows::Unknown,
         (WriteMode::Merge { .. }, Some(series)) => StoredRows::Rows(series.rows_at(cache, &rows.ts)?),
-        (_, Some(series)) => StoredRows::Count(series.count_present(cache, &rows.ts)?),
+        (_, Some(series)) => StoredRows::Count(series.count_stored(cache, rows)?),
     };
     Ok(PreparedWrite { seen: series.cloned(), found, duplicates: duplicates as u64 })
 }
@@ -66,12 +68,16 @@ pub fn decide(
     cache: &Arc<MapCache>,
 ) -> Result<u64> {
     let (key, rows) = (&write.key, &mut write.rows);
-    rows.check_columns(series.def.columns.len())?;
+    rows.check_columns(&series.def.columns)?;
+    check_mode(&series.def, write.mode)?;
+    if prepared.seen.is_none() && !matches!(write.mode, WriteMode::Merge { .. }) {
+        rows.sort(&series.def);
+    }
     check_phase(&series.def, series.bounds.map(|(first, _)| first), &write.phase_pending)?;
     let fresh = prepared.seen.as_ref().is_some_and(|seen| (seen.id, seen.version) == (series.id, series.version));
     match write.mode {
         WriteMode::Append => match (rows.ts.first(), series.bounds) {
-            (Some(first), Some((_, last))) if *first <= last => Err(Error::new(
+            (Some(first), Some((_, last))) if is_before(series, rows, *first, last, cache)? => Err(Error::new(
                 ErrorCode::OutOfOrder,
                 format!("{key}: timestamp {first} is not after the last stored one, {last}"),
             )
@@ -86,22 +92,24 @@ pub fn decide(
                 StoredRows::Rows(stored) if fresh => stored,
                 _ => series.rows_at(cache, &rows.ts)?,
             };
-            for (row, stored) in stored.iter().enumerate() {
-                if let Some(stored) = stored {
-                    combine(rows, row, stored, &series.def, first)?;
+            let cells: Vec<CellSlice<'_>> = stored.columns.iter().map(ColumnCells::as_slice).collect();
+            for (row, position) in stored.positions.iter().enumerate() {
+                if let Some(position) = position {
+                    combine(rows, row, &cells, *position, &series.def, first)?;
                 }
             }
-            Ok(stored.iter().flatten().count() as u64)
+            Ok(stored.positions.iter().flatten().count() as u64)
         }
         WriteMode::Upsert | WriteMode::Insert => {
             let replaced = match prepared.found {
                 StoredRows::Count(count) if fresh => count,
-                _ => series.count_present(cache, &rows.ts)?,
+                _ => series.count_stored(cache, rows)?,
             };
             if write.mode == WriteMode::Insert && replaced > 0 {
+                let what = if series.def.order.is_by_timestamp() { "timestamps" } else { "rows" };
                 return Err(Error::new(
                     ErrorCode::RowsExist,
-                    format!("{key}: {replaced} of {} timestamps are already stored", rows.len()),
+                    format!("{key}: {replaced} of {} {what} are already stored", rows.len()),
                 )
                 .with_hint("mode=upsert replaces them"));
             }
@@ -110,11 +118,33 @@ pub fn decide(
     }
 }
 
-fn check_rising(rows: &Rows) -> Result<()> {
+/// Whether rows from `first` on cannot be appended to rows that end at `last`. Rows of the last timestamp can follow in the
+/// order of arrival, and where further columns tell them from those that are stored.
+fn is_before(series: &SeriesState, rows: &Rows, first: i64, last: i64, cache: &Arc<MapCache>) -> Result<bool> {
+    Ok(match &series.def.order {
+        OrderRule::Unique(columns) if columns.is_empty() => first <= last,
+        OrderRule::Arrival => first < last,
+        OrderRule::Unique(_) => first < last || first == last && series.count_stored(cache, rows)? > 0,
+    })
+}
+
+/// Refuses modes that a series does not have.
+fn check_mode(def: &SeriesDef, mode: WriteMode) -> Result<()> {
+    match mode {
+        WriteMode::Merge { .. } if !def.order.is_by_timestamp() => {
+            Err(Error::invalid(format!("{}: merge needs a series with one row per timestamp", def.key))
+                .with_hint("write the rows with mode=upsert"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_rising(rows: &Rows, def: Option<&SeriesDef>) -> Result<()> {
+    let repeats = def.is_some_and(|def| !def.order.is_by_timestamp());
     let mut previous = None;
     for (row, ts) in rows.ts.iter().enumerate() {
         if let Some(previous) = previous
-            && *ts <= previous
+            && (*ts < previous || *ts == previous && !repeats)
         {
             let (code, reason) = if *ts == previous {
                 (ErrorCode::InvalidRows, "duplicate")

@@ -17,6 +17,7 @@ use crate::store::read::precondition::current;
 use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::registration::def_json;
 use crate::store::wal::commit_queue::CommitBatch;
+use crate::store::write::adopt_texts::{AdoptedTexts, adopt_texts};
 use crate::store::write::idempotency::{RECEIPTS_MAX, find_receipt, fingerprint};
 use crate::store::write::prepare::{decide, prepare};
 use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteOutcome};
@@ -89,6 +90,7 @@ impl Writes {
             };
             let duplicates = prepared.duplicates;
             let replaced = decide(&series, &mut write, prepared, &self.reads.cache)?;
+            let AdoptedTexts { dictionaries, added } = adopt_texts(&series, &mut write.rows)?;
             let rows = write.rows;
             let changes = !rows.is_empty();
             outcome.written.push(SeriesReceipt {
@@ -104,8 +106,8 @@ impl Writes {
                 durable,
             });
             if changes {
-                operations.push(LoggedChange::Write { series_id: series.id, replaced, rows });
-                touched.push(series);
+                operations.push(LoggedChange::Write { series_id: series.id, replaced, rows, texts: added });
+                touched.push((series, dictionaries));
             }
         }
         if operations.is_empty() {
@@ -135,9 +137,10 @@ impl Writes {
         let mut touched = touched.into_iter();
         for operation in frame.operations {
             if let LoggedChange::Write { replaced, rows, .. } = operation
-                && let Some(series) = touched.next()
+                && let Some((series, dictionaries)) = touched.next()
             {
-                let next = series.with_rows(rows, replaced, commit, wall_ms, &state.snapshot_commits);
+                let mut next = series.with_rows(rows, replaced, commit, wall_ms, &state.snapshot_commits);
+                next.dictionaries = dictionaries;
                 if next.tail_rows() >= self.tail_rows_max {
                     due.push(next.id);
                 }
@@ -209,7 +212,8 @@ mod tests {
         let key = xxh3_128(idempotency_key.as_bytes());
         let receipt = Receipt { key, fingerprint, wall_ms: wall_ms(), written: vec![written] };
         state.receipts.insert(key, Arc::new(receipt.clone()));
-        let operations = vec![LoggedChange::Write { series_id: series.id, replaced: 0, rows: write.rows }];
+        let operations =
+            vec![LoggedChange::Write { series_id: series.id, replaced: 0, rows: write.rows, texts: Vec::new() }];
         state.put(series);
         let payload = encode_commit(&Commit { receipt: Some(receipt), wall_ms: 0, operations });
         queue.enqueue(&mut pending, state, payload).unwrap()

@@ -67,7 +67,7 @@ impl Writes {
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let mut next = series.touched(state.commit, &state.snapshot_commits);
-        next.def = Arc::new(def);
+        next.set_def(Arc::new(def));
         let operation = LoggedChange::Register { series_id: next.id, def: def_json(&next.def)? };
         state.put(next.clone());
         let batch = queue.enqueue(&mut pending, state, frame(queue.wall_ms(), vec![operation]))?;

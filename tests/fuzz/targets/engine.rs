@@ -499,7 +499,7 @@ fn golden(endings: &[&str]) -> Vec<Vec<u8>> {
     // Relative to this package, and to that of cargo-fuzz.
     let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders: Vec<_> =
-        ["tests/golden/v1", "../golden/v1"].map(|at| package.join(at)).into_iter().filter(|at| at.is_dir()).collect();
+        ["tests/golden/v2", "../golden/v2"].map(|at| package.join(at)).into_iter().filter(|at| at.is_dir()).collect();
     while let Some(folder) = folders.pop() {
         let mut entries: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         entries.sort();

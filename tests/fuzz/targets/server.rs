@@ -103,7 +103,7 @@ fn options() -> [DecodeOptions; 2] {
 /// A body is decoded to rows of the right shape or refused with an error of the caller.
 fn accept(def: &SeriesDef, outcome: fastk::Result<ParsedRows>) {
     match outcome {
-        Ok(parsed) => parsed.rows.check_columns(def.columns.len()).unwrap(),
+        Ok(parsed) => parsed.rows.check_columns(&def.columns).unwrap(),
         Err(error) => assert!(error.code().http() < 500, "{error}"),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
-use crate::format::bytes::words_of;
+use crate::format::body::block_columns;
 use crate::format::chunk::{self, ChunkMeta, ZONE_ROWS};
 use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
 use crate::format::coverage::Coverage;
@@ -537,23 +537,20 @@ fn rows(
     facts: &mut RowFacts,
 ) -> std::result::Result<(), String> {
     let count = to_usize(block.rows);
-    let column = |position: usize| {
-        let begin = to_usize(block.header_bytes) + chunk::column_offset(count, position);
-        bytes.get(begin..begin + count * 8).map(|bytes| words_of(bytes).collect::<Vec<i64>>())
-    };
-    let columns: Option<Vec<Vec<i64>>> = (0..=meta.series.columns.len()).map(column).collect();
-    let columns = columns.ok_or("it has fewer cells than rows")?;
-    let ts = cells::column(&columns, 0).as_slice();
-    if !ts.windows(2).all(|pair| pair.first() < pair.last()) {
+    let columns = block_columns(bytes, to_usize(block.header_bytes), &meta.series, count, block.nulls);
+    let columns = columns.map_err(|_| "it has fewer cells than rows")?;
+    let strict = meta.series.order.is_by_timestamp();
+    let columns: Vec<CellSlice<'_>> = columns.iter().map(|column| column.slice(0, count)).collect();
+    let ts = cells::column(&columns, 0).words();
+    if !ts.is_sorted_by(|a, b| if strict { a < b } else { a <= b }) {
         return Err("its timestamps are not ascending".into());
     }
     if (ts.first(), ts.last()) != (Some(&block.ts_min), Some(&block.ts_max)) {
         return Err("its first or last timestamp is not that of the footer".into());
     }
-    if last.is_some_and(|last| last >= block.ts_min) {
+    if last.is_some_and(|last| last > block.ts_min || strict && last == block.ts_min) {
         return Err("it begins before the previous block ends".into());
     }
-    let columns: Vec<CellSlice<'_>> = columns.iter().map(|words| CellSlice::of_words(words)).collect();
     facts.zones.add_block(&columns, |position| is_float(&meta.series, position));
     if let Some(coverage) = &mut facts.coverage {
         coverage.add(ts);

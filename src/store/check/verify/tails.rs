@@ -66,7 +66,9 @@ impl VerifyRun<'_> {
                 for run in &decoded.runs {
                     let begin = to_usize(run.offset);
                     let ts: Vec<i64> = words_of(cells::range(bytes, begin..begin + to_usize(run.rows) * 8)).collect();
-                    let rising = ts.windows(2).all(|pair| pair.first() < pair.last());
+                    let strict =
+                        crate::format::run::series_of(bytes, run)?.def.is_none_or(|def| def.order.is_by_timestamp());
+                    let rising = ts.is_sorted_by(|a, b| if strict { a < b } else { a <= b });
                     if !rising || ts.first() != Some(&run.ts_min) || ts.last() != Some(&run.ts_max) {
                         let message = "its timestamps are not ascending, or not those of its index";
                         let finding = Finding::new(FindingKind::WrongRows, &name, message);
