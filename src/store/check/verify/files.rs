@@ -44,15 +44,15 @@ const ROOT_NAMES: [&str; 17] = [
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum OrphanKind {
-    /// Replaced by a compaction or deleted; it goes when its last reader does, at the latest with the next opening.
+    /// Replaced by a compaction or deleted; it is removed when its last reader closes it, at the latest at the next open.
     Waiting,
-    /// Given up by the manifest; its removal was not finished, or not durable.
+    /// No longer in the manifest; its removal was not finished, or not durable.
     GivenUp,
     /// Of a series that was dropped; it goes when its last reader does.
     Dropped,
     /// Written by a seal or compaction that is in progress, or was interrupted before it was published.
     Unfinished,
-    /// In `tmp`: being written, reserved, or left over; the next opening removes it.
+    /// In `tmp`: being written, reserved, or left over; the next open removes it.
     Temporary,
     /// Set aside by a repair.
     Quarantined,
@@ -63,13 +63,13 @@ pub enum OrphanKind {
 impl OrphanKind {
     fn why(self) -> &'static str {
         match self {
-            Self::Waiting => "replaced; removed when its last reader closes it, at the latest at the next opening",
-            Self::GivenUp => "no longer in the manifest; the next opening or the next edit removes it",
+            Self::Waiting => "replaced; removed when its last reader closes it, at the latest at the next open",
+            Self::GivenUp => "no longer in the manifest; the next open or the next edit removes it",
             Self::Dropped => "of a dropped series; removed when its last reader closes it",
             Self::Unfinished => {
                 "written by a seal or compaction that is in progress or was interrupted; it is not read"
             }
-            Self::Temporary => "being written, reserved disk space, or left by a crash; the next opening removes it",
+            Self::Temporary => "being written, reserved disk space, or left by a crash; the next open removes it",
             Self::Quarantined => "moved to quarantine by a repair; remove it when you no longer need it",
             Self::Foreign => "FastK did not create it",
         }
@@ -316,7 +316,7 @@ impl VerifyRun<'_> {
         Ok(())
     }
 
-    /// The file of a delete that the manifest needs no more: it is read when a manifest is rebuilt.
+    /// A tombstone file that the manifest no longer needs: it is read when a manifest is rebuilt.
     fn superseded_tombstone(&mut self, dir: &str, name: &str) -> Result<()> {
         let (Some(commit), Some(series_id)) =
             (number_of(name, ".tombstone"), dir.strip_prefix("chunks/").and_then(|id| id.parse::<u64>().ok()))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Most findings a report carries; the others are counted.
+/// Maximum findings in a report; further ones are only counted.
 pub const FINDINGS_MAX: usize = 10_000;
 
 /// How much a finding matters.
@@ -10,7 +10,7 @@ pub const FINDINGS_MAX: usize = 10_000;
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Severity {
-    /// Nothing is wrong: leftovers of a crash or a change, which maintenance or the next opening removes.
+    /// Nothing is wrong: leftovers of a crash or a change, which maintenance or the next open removes.
     Note,
     /// No data is lost, but a redundant or derived file is damaged, or a file does not belong here.
     Warning,
@@ -56,7 +56,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    DamagedFormat "damaged_format" Error "The file that names the store's format is damaged or missing."
+    DamagedFormat "damaged_format" Error "`FORMAT`, which has the version of the store's format, is damaged or missing."
         "`admin repair --apply` rewrites it; nothing is lost";
     NewerFormat "newer_format" Error "A file was written by a newer program."
         "use the program that wrote it";
@@ -72,8 +72,8 @@ kinds! {
         "nothing is lost while the other checkpoint and the edits after it exist; `admin repair --apply` moves it to quarantine and writes a new one";
     MissingCheckpoint "missing_checkpoint" Warning "The older of the two manifest checkpoints is missing."
         "nothing is lost while the newer one is intact; `admin repair --apply` writes a new one";
-    DamagedCurrent "damaged_current" Warning "The hint `CURRENT`, which names the newest manifest edit, is damaged."
-        "nothing is lost; `admin repair --apply`, or the next opening, rewrites it";
+    DamagedCurrent "damaged_current" Warning "`CURRENT`, a hint to the newest manifest edit, is damaged."
+        "nothing is lost; `admin repair --apply`, or the next open, rewrites it";
     DamagedSegment "damaged_segment" Error "The header of a log segment is damaged, or the segment is shorter or longer than its header says."
         "the store is read-only; `admin repair --apply` keeps every intact frame and lists the lost log positions";
     MissingSegment "missing_segment" Error "A log segment is missing."
@@ -81,22 +81,22 @@ kinds! {
     DamagedFrame "damaged_frame" Error "Synced frames of the log are damaged."
         "the store is read-only; `admin repair --apply` keeps every intact frame and lists the lost log positions";
     TornTail "torn_tail" Note "The log ends with an incomplete write that was never acknowledged."
-        "nothing to do: the next opening truncates it, as does `admin repair --apply`";
+        "nothing to do: the next open truncates it, as does `admin repair --apply`";
     StrayBytes "stray_bytes" Note "Unused bytes of the log are not zero."
         "nothing to do: they are never read; `admin repair --apply` starts a new log without them";
-    MissingRunFile "missing_run_file" Error "A file of tail rows is missing."
-        "restore the file; otherwise `admin repair --apply` gives up its rows and lists the series";
-    DamagedRunFile "damaged_run_file" Error "The head, index or trailer of a file of tail rows is damaged."
+    MissingRunFile "missing_run_file" Error "A run file is missing."
+        "restore the file; otherwise `admin repair --apply` removes it from the manifest and lists the series that lose rows";
+    DamagedRunFile "damaged_run_file" Error "The head, index or trailer of a run file is damaged."
         "`admin repair --apply` writes a new file from the intact runs";
-    DamagedRun "damaged_run" Error "Rows in a file of tail rows are damaged."
+    DamagedRun "damaged_run" Error "A run in a run file is damaged; its rows are not served."
         "`admin repair --apply` writes a new file from the other runs; the rows of this one are lost";
-    MissingReceipts "missing_receipts" Error "A file of receipts is missing: retries of those writes would be applied again."
-        "restore the file; otherwise `admin repair --apply` gives it up";
-    DamagedReceipts "damaged_receipts" Error "A file of receipts is damaged: retries of those writes would be applied again."
+    MissingReceipts "missing_receipts" Error "A receipt file is missing: retries of those writes would be applied again."
+        "restore the file; otherwise `admin repair --apply` removes it from the manifest";
+    DamagedReceipts "damaged_receipts" Error "A receipt file is damaged: retries of those writes would be applied again."
         "`admin repair --apply` keeps the intact pages";
-    MissingTombstone "missing_tombstone" Warning "The file of a delete is missing; the manifest still has the delete."
+    MissingTombstone "missing_tombstone" Warning "A tombstone file is missing; the manifest still has the delete."
         "`admin repair --apply` rewrites it; without it a rebuilt manifest would show the deleted rows again";
-    DamagedTombstone "damaged_tombstone" Warning "The file of a delete is damaged, or contradicts the manifest."
+    DamagedTombstone "damaged_tombstone" Warning "A tombstone file is damaged, or contradicts the manifest."
         "`admin repair --apply` rewrites it; without it a rebuilt manifest would show the deleted rows again";
     DamagedRegistration "damaged_registration" Warning "The file that repeats a registration for a rebuilt manifest is damaged."
         "`admin repair --apply` rewrites it; without it a rebuilt manifest would show an older registration, or none";
@@ -105,13 +105,13 @@ kinds! {
     StrayDropMarker "stray_drop_marker" Warning "A series that was not dropped has a drop marker."
         "`admin repair --apply` moves it to quarantine; with it a rebuilt manifest would omit the series";
     MissingChunk "missing_chunk" Error "A chunk file is missing."
-        "restore the file; otherwise `admin repair --apply` gives up its rows and lists them";
+        "restore the file; otherwise `admin repair --apply` removes it from the manifest and lists its rows as lost";
     TruncatedChunk "truncated_chunk" Error "A chunk file is shorter than the manifest says."
         "`admin repair --apply` keeps the intact blocks in a new file; the others are lost";
     GrownChunk "grown_chunk" Error "A chunk file is longer than the manifest says."
         "`admin repair --apply` writes a new file without the added bytes; nothing is lost";
     WrongChunk "wrong_chunk" Error "A chunk file is not the one the manifest names."
-        "restore the right file; otherwise `admin repair --apply` gives up its rows and lists them";
+        "restore the right file; otherwise `admin repair --apply` removes it from the manifest and lists its rows as lost";
     DamagedHead "damaged_head" Warning "The bytes before the first block of a chunk are damaged."
         "`admin repair --apply` writes a new file with a new head; nothing is lost";
     DamagedBlock "damaged_block" Error "A block of a chunk is damaged; its rows are not served."
@@ -131,7 +131,7 @@ kinds! {
     DamagedRegistry "damaged_registry" Error "The registry of datasets, features and factors is damaged, or it is empty or missing while there are snapshots of datasets."
         "`admin repair --apply` moves it to quarantine and creates an empty one; rows and snapshots stay, the descriptions are lost unless a backup has them";
     OrphanFile "orphan_file" Note "A file that nothing refers to, left by a crash."
-        "nothing to do: it is never read, and the next opening removes it, as does `admin repair --apply`; `admin list-orphans` shows what it is";
+        "nothing to do: it is never read, and the next open removes it, as does `admin repair --apply`; `admin list-orphans` shows what it is";
     ForeignFile "foreign_file" Warning "A file that FastK did not create."
         "move it out of the data directory";
 }
@@ -178,7 +178,7 @@ pub struct Finding {
     pub expected: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<String>,
-    /// What is wrong with this one.
+    /// What is wrong in this case.
     pub message: String,
     /// What to do about it, and what that costs.
     pub remedy: String,
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_counts_what_it_does_not_carry() {
+    fn findings_beyond_the_limit_are_counted() {
         let mut report = VerifyReport::default();
         report.add(Finding::new(FindingKind::TornTail, "wal/1", "x"));
         assert!(report.clean, "a note needs no action");
