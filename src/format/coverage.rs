@@ -118,10 +118,12 @@ impl Coverage {
         let grid = match kind {
             FIXED => Grid::Fixed { length, phase },
             MONTHS => Grid::Months { length, phase, unit },
-            other => return Err(Error::corrupt(format!("coverage with intervals of kind {other}"))),
+            other => return Err(Error::corrupt(format!("coverage: unknown interval kind {other}"))),
         };
         if length <= 0 || !(0..length).contains(&phase) {
-            return Err(Error::corrupt(format!("coverage with intervals of {length} and phase {phase}")));
+            return Err(Error::corrupt(format!(
+                "coverage: intervals of length {length} and phase {phase} are invalid"
+            )));
         }
         let count = to_usize(reader.u64()?);
         let off_grid = reader.words(count)?;
