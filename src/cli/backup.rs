@@ -84,8 +84,8 @@ pub fn backup(args: BackupArgs) -> Result<u8> {
 pub fn restore(args: RestoreArgs) -> Result<u8> {
     let options =
         RestoreOptions { apply: args.apply, as_of: args.as_of, link: args.link, allow_damaged: args.allow_damaged };
-    let watch = TaskControl::new();
-    let reply = job::local(&watch, "bytes", || restore_backup(&args.backup, &args.root, &options, &watch))?;
+    let control = TaskControl::new();
+    let reply = job::local(&control, "bytes", || restore_backup(&args.backup, &args.root, &options, &control))?;
     print::reply(&reply, args.json)?;
     if !reply.applied {
         print::note("nothing was restored; --apply restores");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorCode, Result};
 
-/// Most row errors printed; the JSON of the protocols has more.
+/// Maximum row errors printed; responses in JSON contain more.
 const ROW_ERRORS_SHOWN: usize = 10;
 
 /// Prints an error to standard error.
@@ -23,7 +23,7 @@ pub fn error(error: &Error) {
     if let Some(more) = error.rows().len().checked_sub(ROW_ERRORS_SHOWN).filter(|more| *more > 0) {
         text.push_str(&format!("  and {more} more\n"));
     }
-    if let Some(hint) = error.hint().and_then(|hint| hint_here(hint, &command())) {
+    if let Some(hint) = error.hint().and_then(|hint| hint_for_command_line(hint, &command())) {
         text.push_str(&format!("hint: {hint}\n"));
     }
     let _ = std::io::stderr().write_all(text.as_bytes());
@@ -36,9 +36,9 @@ fn command() -> String {
     words.take_while(|word| !word.starts_with('-')).fold("fastk".to_string(), |all, word| format!("{all} {word}"))
 }
 
-/// A hint for the command line: of a request and a command that do the same, only the command; `None` when that is the
-/// command of this process.
-fn hint_here(hint: &str, command: &str) -> Option<String> {
+/// The hint for the command line. Where a hint names a request and an equivalent command, only the command remains.
+/// `None` when that is the command of this process.
+fn hint_for_command_line(hint: &str, command: &str) -> Option<String> {
     if hint.contains(&format!("`{command}`")) || hint.contains(&format!("`{command} ")) {
         return None;
     }

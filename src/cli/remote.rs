@@ -328,14 +328,14 @@ async fn problem(what: &str, response: Response<hyper::body::Incoming>) -> Error
         detail = format!("{detail} (request {id})");
     }
     let error = Error::new(code, detail).with_rows(problem.errors);
-    match hint_here(code, problem.hint) {
+    match hint_for_flags(code, problem.hint) {
         Some(hint) => error.with_hint(hint),
         None => error,
     }
 }
 
 /// The hint of a server, reworded for flags where it names headers.
-fn hint_here(code: ErrorCode, hint: Option<String>) -> Option<String> {
+fn hint_for_flags(code: ErrorCode, hint: Option<String>) -> Option<String> {
     match code {
         ErrorCode::Unauthenticated => Some("--token TOKEN, or FASTK_TOKEN in the environment".to_string()),
         _ => hint,

@@ -1,4 +1,4 @@
-//! Requests of the table of operations over REST.
+//! Builds REST requests from the table of operations.
 
 use hyper::Method;
 use serde_json::{Map, Value};
@@ -25,7 +25,7 @@ pub fn call(spec: &Spec, request: &Value) -> Result<Call> {
     let fields = request.as_object().ok_or_else(missing)?;
     let series = fields.get("series").and_then(Value::as_str).map(SeriesKey::parse).transpose()?;
     let fits = |route: &&Route| fits(route, fields, series.as_ref());
-    let route = spec.rest.ways().iter().find(fits).ok_or_else(missing)?;
+    let route = spec.rest.bindings().iter().find(fits).ok_or_else(missing)?;
     let method = match route.method {
         RouteMethod::Get => Method::GET,
         RouteMethod::Post => Method::POST,
@@ -35,7 +35,7 @@ pub fn call(spec: &Spec, request: &Value) -> Result<Call> {
     let mut call = Call::new(method, path(route, fields, series.as_ref()));
     for name in route.query {
         match fields.get(*name) {
-            // The defaults of the request.
+            // The server has the same defaults.
             None | Some(Value::Null | Value::Bool(false)) => {}
             Some(Value::String(text)) => call = call.param(name, text),
             // Numbers, and calendars as JSON.
@@ -52,7 +52,7 @@ pub fn call(spec: &Spec, request: &Value) -> Result<Call> {
     }
 }
 
-/// Whether a route has the kind of a request, and a value for each segment.
+/// Whether a request matches a route: it has the kind of the route and a value for each path parameter.
 fn fits(route: &Route, fields: &Map<String, Value>, series: Option<&SeriesKey>) -> bool {
     if route.fixed.is_some_and(|(name, value)| fields.get(name).and_then(Value::as_str) != Some(value)) {
         return false;
@@ -68,7 +68,7 @@ fn placeholders(route: &Route) -> impl Iterator<Item = &'static str> {
 }
 
 fn path(route: &Route, fields: &Map<String, Value>, series: Option<&SeriesKey>) -> String {
-    let mut of_key = series.map_or("", SeriesKey::as_str).split('/').skip(1);
+    let mut key_parts = series.map_or("", SeriesKey::as_str).split('/').skip(1);
     let mut path = String::new();
     for part in route.path.split('/').skip(1) {
         path.push('/');
@@ -77,10 +77,10 @@ fn path(route: &Route, fields: &Map<String, Value>, series: Option<&SeriesKey>) 
             continue;
         };
         let text = match fields.get(name) {
-            _ if route.names_series() => of_key.next().unwrap_or_default().to_owned(),
+            _ if route.names_series() => key_parts.next().unwrap_or_default().to_owned(),
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
-            // A record without a version.
+            // No version means the latest.
             None => "latest".to_owned(),
         };
         path.push_str(&segment(&text).to_string());

@@ -120,7 +120,9 @@ fn problems(config: &Config, insecure: bool) -> Vec<String> {
     note(config.tls.load().map(drop));
     if !insecure {
         match access::list(&config.store.paths.root) {
-            Ok(tokens) if tokens.is_empty() => open_addresses(config).into_iter().for_each(|open| note(Err(open))),
+            Ok(tokens) if tokens.is_empty() => {
+                unprotected_listener(config).into_iter().for_each(|open| note(Err(open)))
+            }
             Ok(_) => {}
             Err(error) => note(Err(error)),
         }
@@ -129,7 +131,7 @@ fn problems(config: &Config, insecure: bool) -> Vec<String> {
 }
 
 /// The error for a listener that other machines can reach while no token exists.
-fn open_addresses(config: &Config) -> Option<Error> {
+fn unprotected_listener(config: &Config) -> Option<Error> {
     let listen = [&config.http.listen, &config.flight.listen, &config.http.health_listen];
     let open = listen.into_iter().filter_map(|text| address(text).ok()).find(|address| !address.ip().is_loopback())?;
     let command = if in_container() {

@@ -41,7 +41,7 @@ impl CommandTarget {
         let once = write_options.idempotency_key.as_ref().map(IdempotencyKey::as_str);
         let tag = match once {
             None => self.tag(key, &write_options.condition)?,
-            Some(_) => self.tag_of_retry(key, &write_options.condition)?,
+            Some(_) => self.etag_for_retry(key, &write_options.condition)?,
         };
         let call = with_body_options(call, options).if_match(tag.as_deref()).idempotency_key(once);
         let (reply, repeated) = client.json_replayed(call.body(rows::media_type(&options.format)?, body))?;
@@ -135,7 +135,7 @@ impl CommandTarget {
 
     /// The entity tag of a condition on a write that may be a retry, which only the server knows: a version that
     /// differs from the current one is sent too.
-    fn tag_of_retry(&self, key: &SeriesKey, condition: &Precondition) -> Result<Option<String>> {
+    fn etag_for_retry(&self, key: &SeriesKey, condition: &Precondition) -> Result<Option<String>> {
         let Some(version) = condition.if_version else { return Ok(condition.if_match.clone()) };
         let tag = self.series(key)?.etag;
         let mut parts = tag.rsplitn(3, '-');

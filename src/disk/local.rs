@@ -110,7 +110,7 @@ pub fn temporary_dir(base: &Path, prefix: &str) -> std::io::Result<TempDir> {
 ///
 /// # Errors
 /// `io`, `storage_full`.
-pub fn nameless(dir: &Path) -> Result<File> {
+pub fn unnamed(dir: &Path) -> Result<File> {
     tempfile::tempfile_in(dir).map_err(|error| Error::io("create a file in", dir, &error))
 }
 
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
         drop(dir);
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
-        let mut file = nameless(base.path()).unwrap();
+        let mut file = unnamed(base.path()).unwrap();
         file.write_all(b"body").unwrap();
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0, "the file has no name");
     }

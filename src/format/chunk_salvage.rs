@@ -309,7 +309,7 @@ fn without_footer(file: &[u8], record: Option<&ChunkRecord>) -> Result<ChunkSalv
             found.footer_lost = false;
             found.intact = all;
         }
-        Some(record) if !record.block_crcs.is_empty() => found.prove(record, end),
+        Some(record) if !record.block_crcs.is_empty() => found.verify_blocks(record, end),
         _ => found.unproven = all,
     }
     Ok(found)
@@ -317,7 +317,7 @@ fn without_footer(file: &[u8], record: Option<&ChunkRecord>) -> Result<ChunkSalv
 
 impl ChunkSalvage {
     /// Verifies the blocks found by the checksums in the manifest, and records the damage between them.
-    fn prove(&mut self, record: &ChunkRecord, end: u64) {
+    fn verify_blocks(&mut self, record: &ChunkRecord, end: u64) {
         let mut expected = record.block_crcs.iter().enumerate();
         // Damage starts after the previous block.
         let (mut position, mut offset) = (0, self.meta.blocks.first().map_or(end, |block| block.offset));

@@ -16,7 +16,7 @@ pub(super) fn check(
     options: &DecodeOptions,
     errors: &mut RowErrors,
 ) {
-    let misread = options.implausible_ts == ImplausibleTs::Reject && has_misread(def, stored, parsed, errors);
+    let misread = options.implausible_ts == ImplausibleTs::Reject && has_wrong_unit(def, stored, parsed, errors);
     let grid = (options.grid == GridRule::Reject).then(|| Grid::of(def, None).ok()).flatten();
     let is_phased = starts_with_first_row(def);
     let off_grid = grid.is_some_and(|grid| !is_phased && !grid.has_all(&parsed.rows.ts));
@@ -25,7 +25,7 @@ pub(super) fn check(
         for (row, ts) in parsed.positions().zip(&parsed.rows.ts) {
             let is_known = || known_bad.binary_search(&row).is_ok();
             if let Some((unit, per_second)) = coarser_unit_of(*ts, def.unit).filter(|_| misread && !is_known()) {
-                errors.add(def, row, 0, IMPLAUSIBLE_TS, |_| misread_message(def, *ts, unit, per_second));
+                errors.add(def, row, 0, IMPLAUSIBLE_TS, |_| wrong_unit_message(def, *ts, unit, per_second));
             } else if let Some(grid) = grid.filter(|grid| off_grid && !grid.has(*ts) && !is_known()) {
                 errors.add(def, row, 0, OFF_GRID, |_| off_grid_message(def, &grid, *ts));
             }
@@ -39,7 +39,7 @@ pub(super) fn check(
 /// Whether some timestamps would lie in 1990 to 2099 in a coarser unit and there is no evidence that the series has
 /// data of 1970. Evidence is older rows, among these or stored, or several rows that all start an interval of the
 /// timeframe (of timestamps in another unit about one in a thousand does).
-fn has_misread(def: &SeriesDef, stored: TimeBounds, parsed: &ParsedRows, errors: &RowErrors) -> bool {
+fn has_wrong_unit(def: &SeriesDef, stored: TimeBounds, parsed: &ParsedRows, errors: &RowErrors) -> bool {
     let ts = &parsed.rows.ts;
     let (low, high) = coarser_units_span(def.unit);
     let Some((first, last)) = parsed.rows.bounds() else { return false };
@@ -58,7 +58,7 @@ fn starts_intervals(def: &SeriesDef, high: i64, ts: &[i64]) -> bool {
     first != last && Grid::of(def, first).is_ok_and(|grid| grid.has_all(&early))
 }
 
-fn misread_message(def: &SeriesDef, ts: i64, unit: &str, per_second: i64) -> String {
+fn wrong_unit_message(def: &SeriesDef, ts: i64, unit: &str, per_second: i64) -> String {
     let meant = convert(ts, per_second, def.unit).map_or(String::new(), |ts| format!(" ({})", rfc3339(ts, def.unit)));
     format!("ts {ts} is {} in {}, it looks like {unit}{meant}", rfc3339(ts, def.unit), def.unit.name())
 }

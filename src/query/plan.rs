@@ -286,7 +286,7 @@ impl Planner<'_> {
         let Ok(Some(range)) = RowSpec::of(query).range.resolve(series.def.unit) else { return false };
         let (start, end) = range.bounds();
         let first = query.latest.map_or(start, |rows| series.start_of_last((start, end), rows));
-        if query.latest.is_some() && first > start && !series.counts_hold((first, end)) {
+        if query.latest.is_some() && first > start && !series.has_exact_counts((first, end)) {
             return false;
         }
         series.is_in_memory((first, end))

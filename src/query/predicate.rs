@@ -156,8 +156,8 @@ impl KeyRanges {
     /// Clears the marks of rows that do not match.
     pub fn keep(&self, words: &[i64], marks: &mut [bool]) {
         match (self.ranges.as_slice(), self.is_float) {
-            ([range], false) => keep_words(words, *range, marks),
-            ([range], true) => keep_doubles(words, *range, marks),
+            ([range], false) => unmark_words_outside(words, *range, marks),
+            ([range], true) => unmark_doubles_outside(words, *range, marks),
             _ => {
                 for (mark, word) in marks.iter_mut().zip(words) {
                     *mark &= self.matches(*word);
@@ -186,14 +186,14 @@ fn count_doubles(words: &[i64], range: (i64, i64)) -> usize {
 }
 
 #[multiversion(targets = "simd")]
-fn keep_words(words: &[i64], range: (i64, i64), marks: &mut [bool]) {
+fn unmark_words_outside(words: &[i64], range: (i64, i64), marks: &mut [bool]) {
     for (mark, word) in marks.iter_mut().zip(words) {
         *mark &= within(*word, range);
     }
 }
 
 #[multiversion(targets = "simd")]
-fn keep_doubles(words: &[i64], range: (i64, i64), marks: &mut [bool]) {
+fn unmark_doubles_outside(words: &[i64], range: (i64, i64), marks: &mut [bool]) {
     for (mark, word) in marks.iter_mut().zip(words) {
         *mark &= within(order_key(*word, true), range);
     }

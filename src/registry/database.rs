@@ -77,7 +77,7 @@ impl Registry {
                 has_side_files |= side_file.found()?;
             }
             if has_side_files {
-                open::set_aside(root, "its registry file is missing", wall_ms)?;
+                open::quarantine(root, "its registry file is missing", wall_ms)?;
             }
             if !has_side_files && !expected {
                 return Ok((RegistryState::Absent(root.clone(), None), None));
@@ -99,7 +99,7 @@ impl Registry {
         match opened {
             Ok(connection) => Ok((RegistryState::Open(connection), None)),
             Err(OpenFailureReason::Damaged(reason)) => {
-                let place = open::set_aside(root, &reason, wall_ms)?;
+                let place = open::quarantine(root, &reason, wall_ms)?;
                 tracing::error!(%reason, %place, "the registry is damaged: it was moved to quarantine and a new one was created");
                 let connection = open::create(root)?;
                 Ok((

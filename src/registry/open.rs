@@ -192,7 +192,7 @@ pub fn side_files(root: &DiskPath) -> [DiskPath; 3] {
 
 /// Moves the file and its side files to a new directory under `quarantine/`, with the reason. Returns the directory,
 /// relative to the root.
-pub fn set_aside(root: &DiskPath, reason: &str, wall_ms: i64) -> Result<String> {
+pub fn quarantine(root: &DiskPath, reason: &str, wall_ms: i64) -> Result<String> {
     let base = root.join("quarantine");
     let mut number = wall_ms;
     while base.join(number.to_string()).found()? {

@@ -470,7 +470,7 @@ impl Registry {
 
     /// Assigns the next version of a dataset, above `taken`, and records the snapshot that is about to be created for
     /// it, or the `existing` one. The caller later calls [`insert_dataset`](Self::insert_dataset) or
-    /// [`settle`](Self::settle).
+    /// [`remove_pending`](Self::remove_pending).
     pub fn begin_dataset(&self, name: &str, existing: Option<&str>, taken: u32) -> Result<PendingSnapshot> {
         self.write("write into", |transaction| {
             let version = next_version(transaction, RecordKind::Dataset, name, taken)?;
@@ -520,7 +520,7 @@ impl Registry {
     }
 
     /// Removes a pending entry once its operation is undone.
-    pub fn settle(&self, pending: &PendingSnapshot) -> Result<()> {
+    pub fn remove_pending(&self, pending: &PendingSnapshot) -> Result<()> {
         self.write("write into", |transaction| {
             let key = params![pending.name, pending.version];
             transaction.execute("DELETE FROM pending WHERE name = ?1 AND version = ?2", key)?;

@@ -195,7 +195,7 @@ fn a_lost_file_is_created_again_and_a_damaged_one_quarantined_with_the_reason() 
         assert_eq!(note["file"], FILE);
         assert!(problem.starts_with(note["reason"].as_str().unwrap()), "{note}");
         drop(registry);
-        assert_eq!(open(dir.path()).problem(), None, "the next opening finds nothing wrong");
+        assert_eq!(open(dir.path()).problem(), None, "the next open finds nothing wrong");
     }
     // A log without its file is useless.
     std::fs::remove_file(&path).unwrap();
@@ -222,7 +222,7 @@ fn concurrent_creators_get_a_version_each() {
     assert_eq!((pending_dataset.version, pending_dataset.snapshot.as_str()), (41, "dataset:a@41"));
     assert_eq!(registry.pending().unwrap().len(), 2);
     assert_eq!(registry.needed_by("s").unwrap()[0].version, 51);
-    registry.settle(&pending_dataset).unwrap();
+    registry.remove_pending(&pending_dataset).unwrap();
     assert_eq!(registry.pending().unwrap().len(), 1);
 }
 
@@ -382,7 +382,7 @@ fn archiving_a_dataset_marks_its_own_snapshot_to_be_dropped() {
     assert_eq!(registry.pending().unwrap(), std::slice::from_ref(&pending));
     // Archiving again returns the entry while it is pending.
     assert_eq!(registry.set_status(&own, RecordStatus::Archived).unwrap().as_ref(), Some(&pending));
-    registry.settle(&pending).unwrap();
+    registry.remove_pending(&pending).unwrap();
     assert_eq!(registry.set_status(&own, RecordStatus::Archived).unwrap(), None);
     assert!(registry.pending().unwrap().is_empty());
     assert!(registry.needed_by("dataset:a@1").unwrap().is_empty());

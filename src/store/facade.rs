@@ -290,7 +290,7 @@ impl Store {
         self.ids_of(keys)
     }
 
-    /// Unlinks files that were replaced and that no reader holds any more.
+    /// Unlinks files that were replaced and that no reader uses.
     pub fn vacuum(&self) -> Result<VacuumReport> {
         self.engine.maintenance.vacuum()
     }

@@ -116,7 +116,7 @@ fn read_instant(text: &[u8]) -> Option<Instant> {
     let day = i8::try_from(take_number(&mut rest, 2)?).ok()?;
     let date = civil::Date::new(year, month, day).ok()?;
     if rest.is_empty() {
-        let second = second_of(date.to_datetime(civil::Time::midnight()));
+        let second = epoch_seconds(date.to_datetime(civil::Time::midnight()));
         return Some(Instant { second, fraction: Fraction::default(), is_date: true });
     }
     rest = match rest {
@@ -145,12 +145,12 @@ fn read_instant(text: &[u8]) -> Option<Instant> {
     }
     let part = |value: i16| i8::try_from(value).ok();
     let time = civil::Time::new(part(hour)?, part(minute)?, part(second)?, 0).ok()?;
-    let second = second_of(date.to_datetime(time)) - read_offset(rest)?;
+    let second = epoch_seconds(date.to_datetime(time)) - read_offset(rest)?;
     Some(Instant { second, fraction, is_date: false })
 }
 
 /// Seconds from 1970-01-01T00:00:00 to a wall clock of whole seconds.
-fn second_of(wall: civil::DateTime) -> i64 {
+fn epoch_seconds(wall: civil::DateTime) -> i64 {
     wall.duration_since(civil::DateTime::constant(1970, 1, 1, 0, 0, 0, 0)).as_secs()
 }
 

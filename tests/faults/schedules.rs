@@ -55,7 +55,7 @@ fn schedules_find_maps_without_a_bound() {
 
 #[test]
 fn schedules_find_refused_writes_that_were_sealed() {
-    finds("SettledBeforeDecided", refusals);
+    finds("MovedBeforeDecided", refusals);
 }
 
 #[test]

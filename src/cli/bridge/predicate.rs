@@ -28,7 +28,7 @@ pub struct PredicateArgs {
 }
 
 impl PredicateArgs {
-    /// The predicate of the flags.
+    /// Parses the flags.
     ///
     /// # Errors
     /// `invalid_argument` for an unknown predicate, and for flags that are missing or belong to another predicate.
@@ -76,11 +76,11 @@ fn list(text: &str) -> Result<Vec<i64>> {
 
 impl BridgePredicate {
     /// Whether no value can match.
-    pub fn is_nothing(&self) -> bool {
+    pub fn matches_nothing(&self) -> bool {
         matches!(self, BridgePredicate::InSet(values) if values.is_empty())
     }
 
-    /// The predicate of the engine.
+    /// The equivalent predicate of the engine.
     pub fn to_query(&self) -> query::Predicate {
         let list = |values: &[i64]| Value::Array(values.iter().map(|value| Value::from(*value)).collect());
         let (op, value) = match self {

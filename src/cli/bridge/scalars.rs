@@ -154,7 +154,8 @@ pub fn query(args: &ScalarArgs, range: RangeArgs, flags: &PredicateArgs) -> Resu
     let target = series::open(&args.base.target, false)?;
     let info = find(&target, &key)?;
     let (mut matches, mut stats) = (Vec::new(), BridgeStats::default());
-    if let Some(mut query) = rows::query(&key, &["value"], range).filter(|_| info.is_some() && !predicate.is_nothing())
+    if let Some(mut query) =
+        rows::query(&key, &["value"], range).filter(|_| info.is_some() && !predicate.matches_nothing())
     {
         query.predicates = Some(vec![predicate.to_query()]);
         (matches, stats) = search(&target, query)?;

@@ -11,7 +11,7 @@ use super::args::{ImportSettings, OnDuplicate, OnInvalid};
 use super::check::InputSummary;
 use super::mapping::NumberRole;
 use super::plan::ImportPlan;
-use super::report::at_place;
+use super::report::position_text;
 
 /// Most alternatives in one hint.
 const HINTS_MAX: usize = 3;
@@ -42,8 +42,8 @@ impl RefusedImport<'_> {
                 "{} of {} rows repeat a timestamp with different values, first {} after {}; nothing was written",
                 checked.repeats.different(),
                 checked.rows,
-                at_place(self.plan, first.place),
-                at_place(self.plan, first.other)
+                position_text(self.plan, first.place),
+                position_text(self.plan, first.other)
             );
             let hint = "bars have one row for each timestamp: trades, several symbols in one file and files of another \
                         series do not fit one series; --on-duplicate last keeps the last row of each timestamp, \

@@ -184,7 +184,7 @@ impl ImportSummary {
         let mut found = Vec::new();
         let mut warn = |kind, message| found.push(ImportWarning { kind, message });
         let first = |matching: &RowGroup| match matching.first {
-            Some((place, ts)) => format!("first {} at {}", at_place(plan, place), rfc3339(ts, self.unit)),
+            Some((place, ts)) => format!("first {} at {}", position_text(plan, place), rfc3339(ts, self.unit)),
             None => String::new(),
         };
         if checked.rows == 0 {
@@ -363,7 +363,7 @@ fn at(file: &str, line: Option<u64>, row: u64) -> String {
 }
 
 /// The position of a row as text.
-pub fn at_place(plan: &ImportPlan, place: RowPosition) -> String {
+pub fn position_text(plan: &ImportPlan, place: RowPosition) -> String {
     at(&plan.path(place.file), place.line, place.row)
 }
 

@@ -1,4 +1,4 @@
-//! `fastk import` as a whole: plans, profiles, checks and writes.
+//! The steps of `fastk import`: plan, profile, check and write.
 
 use std::path::Path;
 
@@ -125,13 +125,13 @@ pub fn import(
             error.with_hint(stored)
         }),
         Err(error) if written.rows == 0 => Some(error),
-        Err(error) => Some(after_a_part(error, settings.mode, written.rows)),
+        Err(error) => Some(partial_import_error(error, settings.mode, written.rows)),
     };
     Ok(ImportOutcome { summary, error })
 }
 
 /// The error of an import that stored `rows` rows before it failed.
-fn after_a_part(error: Error, mode: RowMode, rows: u64) -> Error {
+fn partial_import_error(error: Error, mode: RowMode, rows: u64) -> Error {
     let again = match mode {
         RowMode::Insert | RowMode::Append => "to resume, import again with --mode upsert",
         _ => "to resume, import again",

@@ -39,10 +39,10 @@ pub enum Compression {
     Zstd,
 }
 
-/// Gets the number of bytes on disk of each read.
+/// Called with the number of bytes that each read takes from the file.
 pub type ReadProgress = Rc<dyn Fn(u64)>;
 
-/// For reads that no one observes.
+/// A callback that ignores the progress.
 pub fn unobserved() -> ReadProgress {
     Rc::new(|_| ())
 }

@@ -9,16 +9,16 @@ use crate::error::{Error, Result};
 use crate::server::flight::describe::json_text;
 use crate::server::flight::status::unimplemented;
 use crate::service::Service;
-use crate::service::operations::{Context, Dispatch, Entry, FlightWay, OPERATIONS, OperationResult, RawRequest};
+use crate::service::operations::{Context, Dispatch, Entry, FlightBinding, OPERATIONS, OperationResult, RawRequest};
 
 /// Name and description of every action, as returned by ListActions.
 pub static ACTIONS: LazyLock<Vec<(&'static str, &'static str)>> = LazyLock::new(|| {
-    let ways = OPERATIONS.iter().flat_map(|entry| entry.spec.flight.ways());
-    let action = |way: &FlightWay| match *way {
-        FlightWay::Action(name, about) => Some((name, about)),
-        FlightWay::Method(_) => None,
+    let bindings = OPERATIONS.iter().flat_map(|entry| entry.spec.flight.bindings());
+    let action = |binding: &FlightBinding| match *binding {
+        FlightBinding::Action(name, about) => Some((name, about)),
+        FlightBinding::Method(_) => None,
     };
-    ways.filter_map(action).collect()
+    bindings.filter_map(action).collect()
 });
 
 pub(super) fn list() -> Vec<ActionType> {
@@ -29,8 +29,8 @@ pub(super) fn list() -> Vec<ActionType> {
 
 /// The operation of an action.
 fn entry(name: &str) -> Option<&'static Entry> {
-    let is_action = |way: &FlightWay| matches!(way, FlightWay::Action(action, _) if *action == name);
-    OPERATIONS.iter().find(|entry| entry.spec.flight.ways().iter().any(is_action))
+    let is_action = |binding: &FlightBinding| matches!(binding, FlightBinding::Action(action, _) if *action == name);
+    OPERATIONS.iter().find(|entry| entry.spec.flight.bindings().iter().any(is_action))
 }
 
 /// Whether an action waits for a job.

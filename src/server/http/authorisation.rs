@@ -16,7 +16,9 @@ use crate::types::SeriesKey;
 /// The operation of each path and method.
 static SPECS: LazyLock<HashMap<(&str, &str), &Spec>> = LazyLock::new(|| {
     let specs = OPERATIONS.iter().map(|entry| &entry.spec);
-    specs.flat_map(|spec| spec.rest.ways().iter().map(move |route| ((route.path, route.method.name()), spec))).collect()
+    specs
+        .flat_map(|spec| spec.rest.bindings().iter().map(move |route| ((route.path, route.method.name()), spec)))
+        .collect()
 });
 
 /// Rejects a caller without permission for this route, or for the series in the path.

@@ -228,7 +228,7 @@ pub async fn stage(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> 
                         Error::new(ErrorCode::Overloaded, "too many large bodies are being received")
                             .with_hint("retry shortly, or send bodies of at most 1 MiB")
                     })?;
-                    file.insert((nameless_file(limits.staging_dir).await?, file_permit))
+                    file.insert((unnamed_file(limits.staging_dir).await?, file_permit))
                 }
             };
             file.write_all(&memory)
@@ -308,9 +308,9 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// A file without a name: the system frees it when it is closed, whatever happens to this process.
-async fn nameless_file(dir: &Path) -> Result<tokio::fs::File> {
+async fn unnamed_file(dir: &Path) -> Result<tokio::fs::File> {
     let dir = dir.to_owned();
-    Ok(tokio::fs::File::from_std(on_thread(move || local::nameless(&dir)).await?))
+    Ok(tokio::fs::File::from_std(on_thread(move || local::unnamed(&dir)).await?))
 }
 
 /// Reads what a client is still sending, so that it receives the response instead of a connection reset. Limited in

@@ -171,7 +171,7 @@ mod tests {
     use crate::server::http::state::AppState;
     use crate::service::{Service, StoreOptions};
 
-    async fn boom() -> &'static str {
+    async fn panicking_handler() -> &'static str {
         panic!("a secret")
     }
 
@@ -186,8 +186,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let layer = axum::middleware::from_fn_with_state(state.clone(), handle);
-            let router = Router::new().route("/boom", get(boom)).layer(layer);
-            let request = Request::get("/boom")
+            let router = Router::new().route("/panicking_handler", get(panicking_handler)).layer(layer);
+            let request = Request::get("/panicking_handler")
                 .header(header::HOST, "localhost")
                 .header(REQUEST_ID, "id1")
                 .body(Body::empty())

@@ -75,7 +75,7 @@ fn document() -> utoipa::openapi::OpenApi {
     let mut document = Document::openapi();
     let mut schemas = Vec::new();
     for entry in OPERATIONS {
-        for route in entry.spec.rest.ways() {
+        for route in entry.spec.rest.bindings() {
             let method = match route.method {
                 Method::Get => HttpMethod::Get,
                 Method::Post => HttpMethod::Post,
@@ -93,7 +93,7 @@ fn document() -> utoipa::openapi::OpenApi {
 /// Every operation by route and method, with its success statuses and 500.
 pub fn operations() -> Vec<(String, &'static str, Vec<u16>)> {
     let mut found = vec![("none".to_owned(), "GET", vec![404])];
-    for route in OPERATIONS.iter().flat_map(|entry| entry.spec.rest.ways()) {
+    for route in OPERATIONS.iter().flat_map(|entry| entry.spec.rest.bindings()) {
         let mut statuses: Vec<u16> = route.success.iter().map(|(status, _)| *status).filter(|s| *s < 400).collect();
         if route.headers.contains(&Header::IfNoneMatch) {
             statuses.push(304);

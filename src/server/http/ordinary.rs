@@ -187,7 +187,7 @@ impl Handler {
         let status = StatusCode::from_u16(status.unwrap_or(first)).unwrap_or(StatusCode::OK);
         let mut response = match (self.route.method, &etag) {
             (_, Some(EntityTag::InReply(tag))) => reply::json_tagged(json, tag),
-            (Method::Get, _) => reply::json_coded(headers, json, etag.map(|tag| text_of(&tag, headers)).as_deref())?,
+            (Method::Get, _) => reply::encoded_json(headers, json, etag.map(|tag| text_of(&tag, headers)).as_deref())?,
             _ => reply::json_text(status, json),
         };
         *response.status_mut() = status;

@@ -89,7 +89,7 @@ pub fn json_tagged(body: Vec<u8>, tag: &str) -> Response {
 
 /// A JSON document in the content encoding accepted by the client, optionally with an entity tag (in quotes, without
 /// the suffix of the encoding).
-pub fn json_coded(headers: &HeaderMap, mut text: Vec<u8>, tag: Option<&str>) -> Result<Response> {
+pub fn encoded_json(headers: &HeaderMap, mut text: Vec<u8>, tag: Option<&str>) -> Result<Response> {
     let coding = ResponseCoding::of(headers);
     let mut compressor = coding.compressor()?;
     text.push(b'\n');

@@ -30,7 +30,7 @@ pub fn health() -> Router<RequestState> {
 }
 
 fn router(is_served: fn(&Route) -> bool) -> Router<RequestState> {
-    let routes = OPERATIONS.iter().flat_map(|entry| entry.spec.rest.ways().iter().map(move |route| (entry, route)));
+    let routes = OPERATIONS.iter().flat_map(|entry| entry.spec.rest.bindings().iter().map(move |route| (entry, route)));
     let served = routes.filter(|(_, route)| is_served(route));
     let handled = served.filter_map(|(entry, route)| Some((route.path, handler(entry, route)?)));
     handled.fold(Router::new(), |router, (path, handler)| router.route(path, handler))
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn every_route_of_the_table_has_a_handler() {
         for entry in OPERATIONS {
-            for route in entry.spec.rest.ways() {
+            for route in entry.spec.rest.bindings() {
                 assert!(handler(entry, route).is_some(), "{}", route.id);
             }
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
 use super::operation::{Context, JobOperation, Operation, RequestSchemas};
-use super::spec::{BodyKind, FlightWay, Method, Route, Spec};
+use super::spec::{BodyKind, FlightBinding, Method, Route, Spec};
 use super::store::NoRequest;
 use crate::error::ErrorCode::{
     CorruptData, DatasetNotFound, JobNotFound, SeriesNotFound, SnapshotNotFound, TooLarge, UnsupportedFormat,
@@ -36,7 +36,7 @@ impl JobOperation for Verify {
             .about(
                 "Checks every file of the store: checksums, the order of rows, and references between files. Changes \
                  no file. The result of the job is the report.",
-            )]).flight(&[FlightWay::Action(
+            )]).flight(&[FlightBinding::Action(
             "verify",
             "verifies every file of the store and returns the report when done; body: empty, or {\"bytes_per_second\": n}",
         )]).cli(&["admin verify"]);
@@ -104,7 +104,7 @@ impl JobOperation for Compact {
             "Seals rows of the WAL into chunk files, deletes rows beyond retention, merges the chunks of each \
              partition into one and unlinks files that no reader needs.",
         )])
-        .flight(&[FlightWay::Action(
+        .flight(&[FlightBinding::Action(
             "compact",
             "seals rows of the WAL into chunk files and merges chunks; body: empty, or {\"series\": [key, …]}",
         )])

@@ -27,6 +27,6 @@ pub use operation::{Context, EntityTag, JobOperation, NamedSchema, Operation, Re
 pub use rows::*;
 pub use series::*;
 pub use snapshots::*;
-pub use spec::{Access, BodyKind, FlightWay, Guard, Header, Method, Route, Spec};
+pub use spec::{Access, BodyKind, FlightBinding, Guard, Header, Method, Route, Spec};
 pub use store::*;
 pub use table::OPERATIONS;

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::operation::{Context, EntityTag, Operation, RequestSchemas};
-use super::spec::{BodyKind, FlightWay, Header, Method, Route, Spec};
+use super::spec::{BodyKind, FlightBinding, Header, Method, Route, Spec};
 use crate::egress::OutFormat;
 use crate::error::ErrorCode::{
     CommitConflict, CommitGone, CorruptData, DatasetNotFound, IdempotencyMismatch, InvalidRows, NotAcceptable,
@@ -48,7 +48,7 @@ pub(super) const WRITE: Spec = Spec::new("write", Scope::Write)
              columns of the body. Offending rows are numbered over the whole body.",
         ),
     ])
-    .flight(&[FlightWay::Method("DoPut")])
+    .flight(&[FlightBinding::Method("DoPut")])
     .cli(&["write", "import", "bridge write-kline-range", "bridge write-scalar-range", "bridge write-indicator-range"]);
 
 const MERGE_ROUTE: Route = Route {
@@ -77,7 +77,7 @@ pub(super) const MERGE: Spec = Spec::new("merge", Scope::Write)
                  writers.",
             ),
     ])
-    .flight(&[FlightWay::Method("DoPut")])
+    .flight(&[FlightBinding::Method("DoPut")])
     .cli(&["write"]);
 
 const READ_ROUTE: Route = Route {
@@ -118,7 +118,7 @@ pub(super) const READ: Spec = Spec::new("read", Scope::Read)
              name theirs in a first column `series`; the entity tag changes when any of the series does.",
         ),
     ])
-    .flight(&[FlightWay::Method("DoGet")])
+    .flight(&[FlightBinding::Method("DoGet")])
     .cli(&[
         "query",
         "export",
@@ -131,7 +131,7 @@ pub(super) const READ: Spec = Spec::new("read", Scope::Read)
 /// Plans a read.
 pub(super) const PLAN: Spec = Spec::new("plan", Scope::Read)
     .not_in_rest("a response carries its size")
-    .flight(&[FlightWay::Method("GetFlightInfo")])
+    .flight(&[FlightBinding::Method("GetFlightInfo")])
     .not_in_cli("a response carries its size");
 
 /// Rows to delete: those of the closed range, or all.
@@ -181,7 +181,7 @@ impl Operation for Delete {
     const SPEC: Spec = Spec::new("delete", Scope::Write).rest(&[
             Self::ROUTE.at(KLINES, "deleteKlines", "Delete klines"),
             Self::ROUTE.at(SCALARS, "deleteScalars", "Delete rows of a scalar series"),
-        ]).flight(&[FlightWay::Action(
+        ]).flight(&[FlightBinding::Action(
             "delete_range",
             "deletes the closed range of rows; body: {\"series\": key, \"start\": t, \"end\": t} or {\"series\": key, \"all\": true}; \
              optional: if_version, dry_run",
@@ -230,7 +230,7 @@ impl Operation for ReadCoverage {
                 "getScalarCoverage",
                 "Coverage of a scalar series",
             ),
-        ]).flight(&[FlightWay::Action(
+        ]).flight(&[FlightBinding::Action(
             "coverage",
             "returns which intervals have rows; body: {\"series\": key}; optional: start, end, calendar, min_missing, limit, times, as_of",
         )]).cli(&["coverage"]);

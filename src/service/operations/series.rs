@@ -4,7 +4,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::operation::{Context, EntityTag, Operation, RequestSchemas};
-use super::spec::{BodyKind, FlightWay, Header, Method, Route, Spec};
+use super::spec::{BodyKind, FlightBinding, Header, Method, Route, Spec};
 use crate::error::ErrorCode::{
     CommitConflict, RequestTimeout, SeriesExists, SeriesNotFound, TooLarge, UnsupportedMediaType,
 };
@@ -41,7 +41,7 @@ impl Operation for Register {
         }
         .at("/v1/series", "registerSeries", "Register a series")
         .about("Registering the same definition again is no error.")])
-        .flight(&[FlightWay::Action("register_series", "registers a series; body: the registration as JSON")])
+        .flight(&[FlightBinding::Action("register_series", "registers a series; body: the registration as JSON")])
         .cli(&["register"]);
     type Request = SeriesSpec;
     type Reply = Registered;
@@ -76,7 +76,7 @@ impl Operation for ListSeries {
         }
         .at("/v1/series", "listSeries", "List series")
         .about("Ordered by key, in pages.")])
-        .flight(&[FlightWay::Method("ListFlights")])
+        .flight(&[FlightBinding::Method("ListFlights")])
         .cli(&["admin list-series"]);
     type Request = SeriesFilter;
     type Reply = SeriesPage;
@@ -116,7 +116,7 @@ impl Operation for DescribeSeries {
             Self::ROUTE.at(KLINE, "getKlineSeries", "Get a kline series"),
             Self::ROUTE.at(SCALAR, "getScalarSeries", "Get a scalar series"),
         ])
-        .flight(&[FlightWay::Method("GetSchema")])
+        .flight(&[FlightBinding::Method("GetSchema")])
         .not_in_cli("`admin list-series --prefix KEY --json` prints it");
     type Request = SeriesRequest;
     type Reply = SeriesInfo;
@@ -205,7 +205,7 @@ impl Operation for DropSeries {
             Self::ROUTE.at(KLINE, "dropKlineSeries", "Drop a kline series"),
             Self::ROUTE.at(SCALAR, "dropScalarSeries", "Drop a scalar series"),
         ])
-        .flight(&[FlightWay::Action(
+        .flight(&[FlightBinding::Action(
             "drop_series",
             "drops a series with all its rows; body: {\"series\": key, \"if_version\": n?}",
         )])

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::operation::{Context, Operation, RequestSchemas};
 use super::series::encoded;
-use super::spec::{BodyKind, FlightWay, Method, Route, Spec};
+use super::spec::{BodyKind, FlightBinding, Method, Route, Spec};
 use super::store::NoRequest;
 use crate::error::ErrorCode::{CorruptData, SnapshotExists, SnapshotNotFound, UnsupportedFormat};
 use crate::error::Result;
@@ -40,7 +40,7 @@ impl Operation for CreateSnapshot {
             "Creates a named snapshot of the current commit, for `as_of`. It stays readable until it is dropped, \
              regardless of writes, deletes and compactions.",
         )])
-        .flight(&[FlightWay::Action(
+        .flight(&[FlightBinding::Action(
             "create_snapshot",
             "creates a named snapshot of the current commit; body: {\"name\": name}",
         )])
@@ -76,7 +76,7 @@ impl Operation for DropSnapshot {
         }
         .at("/v1/snapshots/{name}", "dropSnapshot", "Drop a snapshot")
         .about("Data visible only in this snapshot is removed by maintenance.")])
-        .flight(&[FlightWay::Action("drop_snapshot", "drops a named snapshot; body: {\"name\": name}")])
+        .flight(&[FlightBinding::Action("drop_snapshot", "drops a named snapshot; body: {\"name\": name}")])
         .cli(&["snapshot drop"]);
     type Request = SnapshotSpec;
     type Reply = SnapshotDropped;
@@ -95,7 +95,7 @@ impl Operation for ListSnapshots {
         .rest(&[Route { success: &[(200, "The snapshots")], ..Route::new(Method::Get, "snapshots") }
             .at("/v1/snapshots", "listSnapshots", "List snapshots")
             .about("All snapshots, ordered by name.")])
-        .flight(&[FlightWay::Action("list_snapshots", "lists the named snapshots; no body")])
+        .flight(&[FlightBinding::Action("list_snapshots", "lists the named snapshots; no body")])
         .cli(&["snapshot list"]);
     type Request = NoRequest;
     type Reply = SnapshotList;

@@ -1,4 +1,4 @@
-//! The columns of a row of the table of operations.
+//! The fields of an entry in the table of operations.
 
 use crate::error::ErrorCode;
 use crate::service::Scope;
@@ -12,10 +12,10 @@ pub enum Access<T: 'static> {
 }
 
 impl<T> Access<T> {
-    /// The ways through the interface; none for a dash.
-    pub fn ways(&self) -> &'static [T] {
+    /// The routes, calls or commands of the interface; empty when it does not offer the operation.
+    pub fn bindings(&self) -> &'static [T] {
         match self {
-            Access::At(ways) => ways,
+            Access::At(bindings) => bindings,
             Access::Dash(_) => &[],
         }
     }
@@ -30,13 +30,13 @@ pub struct Spec {
     /// Whether it concerns the whole store, so that a token limited to some series may not run it.
     pub whole_store: bool,
     pub rest: Access<Route>,
-    pub flight: Access<FlightWay>,
+    pub flight: Access<FlightBinding>,
     /// Commands after `fastk`.
     pub cli: Access<&'static str>,
 }
 
 impl Spec {
-    /// A row that names no interface yet.
+    /// An operation that no interface offers yet.
     pub const fn new(name: &'static str, scope: Scope) -> Self {
         let (rest, flight, cli) = (Access::At(&[]), Access::At(&[]), Access::At(&[]));
         Self { name, scope, whole_store: false, rest, flight, cli }
@@ -50,8 +50,8 @@ impl Spec {
         Self { rest: Access::At(routes), ..self }
     }
 
-    pub const fn flight(self, ways: &'static [FlightWay]) -> Self {
-        Self { flight: Access::At(ways), ..self }
+    pub const fn flight(self, bindings: &'static [FlightBinding]) -> Self {
+        Self { flight: Access::At(bindings), ..self }
     }
 
     pub const fn cli(self, commands: &'static [&'static str]) -> Self {
@@ -72,23 +72,23 @@ impl Spec {
 
     /// Whether each run leaves a line in the audit log: operations that remove or administer.
     pub fn is_audited(&self) -> bool {
-        self.rest.ways().iter().any(Route::is_audited)
+        self.rest.bindings().iter().any(Route::is_audited)
     }
 }
 
 /// A way through Flight.
 #[derive(Clone, Copy, Debug)]
-pub enum FlightWay {
+pub enum FlightBinding {
     /// A method of the protocol.
     Method(&'static str),
     /// An action of `DoAction`, and what `ListActions` says of it.
     Action(&'static str, &'static str),
 }
 
-impl FlightWay {
+impl FlightBinding {
     pub fn name(&self) -> &'static str {
         match self {
-            FlightWay::Method(name) | FlightWay::Action(name, _) => name,
+            FlightBinding::Method(name) | FlightBinding::Action(name, _) => name,
         }
     }
 }

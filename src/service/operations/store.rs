@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::operation::{Context, EntityTag, Operation, RequestSchemas};
-use super::spec::{FlightWay, Guard, Header, Method, Route, Spec};
+use super::spec::{FlightBinding, Guard, Header, Method, Route, Spec};
 use crate::error::Result;
 use crate::service::{Health, HealthStatus, Inventory, Scope, SeriesFilter, Service, StatusReply};
 
@@ -25,7 +25,7 @@ impl Operation for InventoryOf {
         }
         .at("/inventory", "getInventory", "Inventory")
         .about("Totals, and one row per series.")])
-        .flight(&[FlightWay::Action("inventory", "lists the stored series; body: empty, or a filter as JSON")])
+        .flight(&[FlightBinding::Action("inventory", "lists the stored series; body: empty, or a filter as JSON")])
         .cli(&[
             "admin inventory",
             "admin stats",
@@ -67,7 +67,7 @@ impl Operation for HealthOf {
         }
         .at("/health", "getHealth", "Health")
         .about("The health checks; 503 when the server is failing.")])
-        .flight(&[FlightWay::Action("health", "returns the health of the server; no body")])
+        .flight(&[FlightBinding::Action("health", "returns the health of the server; no body")])
         .cli(&["admin health"]);
     type Request = NoRequest;
     type Reply = Health;
@@ -138,5 +138,5 @@ pub(super) const DESCRIBE_INTERFACE: Spec = Spec::new("list the operations", Sco
         ..Route::new(Method::Get, "server")
     }
     .at("/openapi.json", "getOpenapi", "This document")])
-    .flight(&[FlightWay::Method("ListActions")])
+    .flight(&[FlightBinding::Method("ListActions")])
     .not_in_cli("`fastk --help` lists the commands");

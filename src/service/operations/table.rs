@@ -77,7 +77,7 @@ mod tests {
         for entry in OPERATIONS {
             let Dispatch::Json(call) = &entry.call else { continue };
             let documented: Vec<String> = (call.schemas)().parameters.into_iter().map(|one| one.name).collect();
-            for route in entry.spec.rest.ways() {
+            for route in entry.spec.rest.bindings() {
                 for name in route.query {
                     assert!(documented.iter().any(|known| known == name), "{}: {name}", route.id);
                 }
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn only_reads_have_the_scope_to_read() {
         for entry in OPERATIONS {
-            for route in entry.spec.rest.ways() {
+            for route in entry.spec.rest.bindings() {
                 let is_read = entry.spec.scope == crate::service::Scope::Read;
                 let only_reads = route.method == Method::Get || route.id == "queryRows";
                 assert!(!is_read || only_reads, "{}", route.id);

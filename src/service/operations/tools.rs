@@ -1,6 +1,6 @@
 //! Operations of one interface alone: tools for a data directory that no server has open, the server itself, tokens.
 
-use super::spec::{FlightWay, Spec};
+use super::spec::{FlightBinding, Spec};
 use crate::service::Scope;
 
 /// An operation of the command line.
@@ -19,5 +19,5 @@ pub(super) const SERVE: Spec = command("serve", &["serve", "demo"], "starts the 
 
 pub(super) const LOG_IN: Spec = Spec::new("log in", Scope::Read)
     .not_in_rest("every request carries its token")
-    .flight(&[FlightWay::Method("Handshake")])
+    .flight(&[FlightBinding::Method("Handshake")])
     .not_in_cli("every request carries its token");

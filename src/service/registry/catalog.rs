@@ -56,7 +56,7 @@ impl Catalog {
         if pending.drops && exists && self.records.needed_by(&pending.snapshot)?.iter().all(|user| *user == owner) {
             store.drop_snapshot(&pending.snapshot)?;
         }
-        self.records.settle(pending)
+        self.records.remove_pending(pending)
     }
 
     /// A problem with the registry, if there is one.

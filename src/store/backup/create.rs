@@ -1,10 +1,10 @@
 //! Backups: a consistent copy of the store in a directory of its own, taken while reads and writes continue.
 //!
-//! - Maintenance waits only until everything is out of the log; what the manifest says then is the backup. Its chunks
-//!   are held as a reader holds them, its run and receipt files are held open, so whatever is replaced meanwhile stays
-//!   readable until it is copied.
+//! - Maintenance waits only until all commits of the log are in files; the manifest of that moment is the backup. The
+//!   backup retains its chunks like a reader and keeps its run and receipt files open, so files that are replaced
+//!   meanwhile stay readable until they are copied.
 //! - The result is a store directory with an empty log and a listing, `backup.json`, which is written last.
-//! - A later backup into the same directory keeps existing files: names are never used twice for other bytes.
+//! - A later backup into the same directory keeps existing files: a name is never reused for other contents.
 //! - A directory with a listing is only ever opened for reading ([`open_backup`]), and read without being changed.
 
 use std::collections::{BTreeMap, HashMap};
@@ -40,7 +40,7 @@ const ENDS_BYTES: u64 = 64;
 /// What a backup did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackupReport {
-    /// The backup is the store at this commit; under `dry_run`, the commit of now.
+    /// The backup is the store at this commit; under `dry_run`, the current commit.
     pub commit: u64,
     pub epoch: String,
     /// Registered series, and their rows.
@@ -87,7 +87,7 @@ impl BackupRun<'_> {
         }
         let mut target = BackupTarget::open(target, self.epoch, options, watch)?;
         let outcome =
-            self.hold().and_then(|held| self.fill(&mut target, &held).map(|removed| (held.contents, removed)));
+            self.open_source().and_then(|source| self.copy_to(&mut target, &source).map(|n| (source.contents, n)));
         let (contents, files_removed) = match outcome {
             Ok(done) => done,
             Err(error) => {
@@ -119,7 +119,7 @@ impl BackupRun<'_> {
         }
     }
 
-    /// What a backup would do with the present chunks; the tails are not counted.
+    /// What a backup would do with the present chunks; run and receipt files are not counted.
     fn plan(&self, target: &DiskPath, options: &BackupOptions) -> Result<BackupReport> {
         let contents = self.maintenance.publisher.lock().manifest.contents.clone();
         target::look(target, self.epoch)?;
@@ -157,13 +157,13 @@ impl BackupRun<'_> {
     }
 
     /// Moves everything out of the log and opens all files that the manifest names then.
-    fn hold(&self) -> Result<BackupSource> {
+    fn open_source(&self) -> Result<BackupSource> {
         let mut files = self.maintenance.publisher.lock();
         let outcome = self.maintenance.checkpoint_with(&mut files);
         self.maintenance.note(&outcome);
         outcome?;
         let mut contents = files.manifest.contents.clone();
-        // A series dropped since is no longer in the state; it was put aside before it left it.
+        // A series dropped since is no longer in the state; its chunks were recorded as dropped before that.
         let state = self.maintenance.wal.queue.published();
         let dropped: Vec<_> = self.maintenance.publisher.dropped().values().cloned().collect();
         let all = state.series.values().chain(&dropped).flat_map(|series| series.chunks.iter());
@@ -182,11 +182,11 @@ impl BackupRun<'_> {
     }
 
     /// Copies everything into the target. Returns how many files it removed there.
-    fn fill(&self, target: &mut BackupTarget<'_>, held: &BackupSource) -> Result<u64> {
-        let contents = &held.contents;
+    fn copy_to(&self, target: &mut BackupTarget<'_>, backup: &BackupSource) -> Result<u64> {
+        let contents = &backup.contents;
         target.watch.plan(contents.chunks.values().map(|chunk| chunk.file_bytes).sum());
-        target.watch.plan(held.tails.values().map(|(.., bytes)| bytes).sum());
-        for (name, (source, file, bytes)) in &held.tails {
+        target.watch.plan(backup.tails.values().map(|(.., bytes)| bytes).sum());
+        for (name, (source, file, bytes)) in &backup.tails {
             let same = |path: &DiskPath| has_same_ends(file, source, path);
             let (name, bytes) = (name.clone(), Some(*bytes));
             target.put(&ExpectedFile {
@@ -199,7 +199,7 @@ impl BackupRun<'_> {
                 derived: false,
             })?;
         }
-        // The manifest has no checksum of all their bytes, so they are read as an opening reads them.
+        // The manifest has no checksum of all their bytes, so they are read as when a store is opened.
         for record in contents.runs.values() {
             let read = load_run(&target.root, record).map(|_| ());
             target.note_unreadable(&self.name_of(&run_path(self.root, record.id)), read)?;
@@ -209,7 +209,7 @@ impl BackupRun<'_> {
             target.note_unreadable(&self.name_of(&receipts_path(self.root, record.id)), read)?;
         }
         for record in contents.chunks.values() {
-            let chunk = held.chunks.get(&record.id);
+            let chunk = backup.chunks.get(&record.id);
             let chunk = chunk.ok_or_else(|| Error::internal(format!("chunk {} is not open", record.id)))?;
             let same = |path: &DiskPath| chunk.is_file(path);
             target.put(&ExpectedFile {

@@ -411,7 +411,10 @@ impl RestoreWork<'_> {
             return Err(Error::corrupt(format!("{} changed while it was copied", from.display())));
         }
         if !staged.place(path)? {
-            return Err(Error::new(ErrorCode::Io, format!("{} appeared while it was written", path.display())));
+            return Err(Error::new(
+                ErrorCode::Io,
+                format!("{} was created by another process or thread", path.display()),
+            ));
         }
         Ok(())
     }

@@ -188,8 +188,8 @@ impl<'a> BackupTarget<'a> {
         drop(self.lock);
     }
 
-    /// The path of a file, in an existing directory.
-    fn place_of(&mut self, name: &str) -> Result<DiskPath> {
+    /// The path of a file, whose directory is created if it is missing.
+    fn create_path(&mut self, name: &str) -> Result<DiskPath> {
         let path = self.root.join(name);
         if let Some(dir) = path.parent()
             && !self.dirs.contains_key(dir.as_ref() as &std::path::Path)
@@ -237,7 +237,7 @@ impl<'a> BackupTarget<'a> {
     /// # Errors
     /// `corrupt_data` naming a file that is not what the manifest says, unless damage is allowed.
     pub fn put(&mut self, expected: &ExpectedFile<'_>) -> Result<()> {
-        let path = self.place_of(&expected.name)?;
+        let path = self.create_path(&expected.name)?;
         let fits = |known: &BackupFile| {
             expected.bytes.is_none_or(|bytes| bytes == known.bytes)
                 && expected.crc.is_none_or(|crc| crc == known.crc32c)
@@ -387,7 +387,7 @@ impl<'a> BackupTarget<'a> {
         let file = disk::open(source)?;
         let (bytes, crc) = self.checksum(&file, source, false)?;
         let name = registry_copy(crc);
-        let path = self.place_of(&name)?;
+        let path = self.create_path(&name)?;
         let known = self.old.get(&name).filter(|known| (known.bytes, known.crc32c) == (bytes, crc)).cloned();
         if let Some(known) = known
             && path.exists()
@@ -407,7 +407,10 @@ impl<'a> BackupTarget<'a> {
             return Ok(());
         }
         if !staged.place(path)? {
-            return Err(Error::new(ErrorCode::Io, format!("{} appeared while it was written", path.display())));
+            return Err(Error::new(
+                ErrorCode::Io,
+                format!("{} was created by another process or thread", path.display()),
+            ));
         }
         self.add(path);
         Ok(())
@@ -415,7 +418,7 @@ impl<'a> BackupTarget<'a> {
 
     /// Writes a file made for the backup, unless it exists already.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.place_of(name)?;
+        let path = self.create_path(name)?;
         let crc32c = crc32c::crc32c(bytes);
         let file = BackupFile {
             path: name.to_owned(),
@@ -447,7 +450,7 @@ impl<'a> BackupTarget<'a> {
 
     /// Adds a file that `make` creates at its path, unless it exists already.
     pub fn make(&mut self, name: &str, make: impl FnOnce(&DiskPath) -> Result<()>) -> Result<()> {
-        let path = self.place_of(name)?;
+        let path = self.create_path(name)?;
         if let Some(known) = self.old.get(name)
             && path.exists()
         {

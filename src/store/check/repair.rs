@@ -381,7 +381,7 @@ impl<'a> RepairPlan<'a> {
                         "its frames are written to a new file, and a new log is started",
                     );
                 }
-                FindingKind::DamagedRegistry => self.give_up_registry(&finding)?,
+                FindingKind::DamagedRegistry => self.quarantine_registry(&finding)?,
                 FindingKind::DamagedTombstone => self.remove_tombstone(&path, &finding),
                 FindingKind::DamagedRegistration => self.rewrite_registration(&path, &finding)?,
                 FindingKind::DamagedDropMarker | FindingKind::StrayDropMarker => {
@@ -393,8 +393,8 @@ impl<'a> RepairPlan<'a> {
         Ok(())
     }
 
-    /// Sets the registry aside; the control plane creates a new one.
-    fn give_up_registry(&mut self, finding: &Finding) -> Result<()> {
+    /// Moves the registry to quarantine; the control plane creates a new one.
+    fn quarantine_registry(&mut self, finding: &Finding) -> Result<()> {
         let path = self.root.join(REGISTRY_FILE);
         self.plan_quarantine(&path, &finding.message);
         self.plan_action("rewrite", &path, "an empty one is created");
@@ -415,7 +415,7 @@ impl<'a> RepairPlan<'a> {
         Ok(())
     }
 
-    /// Removes the damaged file of a delete that is no longer needed.
+    /// Removes the damaged tombstone file of a delete that is no longer needed.
     fn remove_tombstone(&mut self, path: &DiskPath, finding: &Finding) {
         if self.small_files.iter().any(|(known, _)| **known == **path) {
             return;
@@ -655,10 +655,10 @@ impl<'a> RepairPlan<'a> {
         let lost_frames = lost_lsns.saturating_add(self.read.log.lost_frames_max);
         self.state.commit += lost_frames + u64::from(!self.damaged.is_empty());
         let mut next_file_id = self.read.manifest.contents.next_file_id.max(self.read.known.next_file_id);
-        let given_up = self.replace_chunks(&mut next_file_id)?;
+        let removed_chunks = self.replace_chunks(&mut next_file_id)?;
         let contents = self.new_contents(next_file_id)?;
         Manifest::publish_whole(root, &contents)?;
-        self.remove_given_up(&contents, &given_up)
+        self.unlink_removed(&contents, &removed_chunks)
     }
 
     /// Hard-links every damaged file into `quarantine/`, with the reason next to it.
@@ -691,7 +691,7 @@ impl<'a> RepairPlan<'a> {
     /// Writes the intact blocks of damaged chunks into new ones and puts those into the state. Returns the records of
     /// the old ones.
     fn replace_chunks(&mut self, next_file_id: &mut u64) -> Result<Vec<ChunkRecord>> {
-        let mut given_up = Vec::new();
+        let mut removed_chunks = Vec::new();
         let ids: Vec<SeriesId> = self.damaged.keys().copied().collect();
         for (id, damaged) in std::mem::take(&mut self.damaged) {
             let Some(series) = self.state.series.get(&id) else { continue };
@@ -704,14 +704,14 @@ impl<'a> RepairPlan<'a> {
                     chunks.push(Arc::new(ChunkFile::new(self.root, record)));
                 }
                 if chunk.lost_reason().is_none() {
-                    given_up.push(chunk.record.clone());
+                    removed_chunks.push(chunk.record.clone());
                 }
             }
             next.chunks = Arc::new(chunks.into_iter().collect());
             self.state.put(next);
         }
         salvage::recount(&mut self.state, Some(&ids));
-        Ok(given_up)
+        Ok(removed_chunks)
     }
 
     fn write_left(
@@ -751,7 +751,7 @@ impl<'a> RepairPlan<'a> {
         }
         let (_, summary) = writer.finish().map_err(fail)?;
         if !staged.publish(&path)? {
-            return Err(Error::internal(format!("{} appeared while it was written", path.display())));
+            return Err(Error::internal(format!("{} was created by another process or thread", path.display())));
         }
         Ok(ChunkRecord {
             id,
@@ -846,9 +846,9 @@ impl<'a> RepairPlan<'a> {
     }
 
     /// Unlinks files that the manifest no longer names. After a crash the next open removes the rest.
-    fn remove_given_up(&self, contents: &Contents, given_up: &[ChunkRecord]) -> Result<()> {
+    fn unlink_removed(&self, contents: &Contents, removed_chunks: &[ChunkRecord]) -> Result<()> {
         let root = self.root;
-        for record in given_up {
+        for record in removed_chunks {
             let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
             disk::remove(&path)?;
             sidecar::remove_all(&path)?;

@@ -86,7 +86,7 @@ fn rebuild(
         .series
         .get(&series_id)
         .and_then(|series| Some((series, series.chunks.iter().find(|chunk| chunk.record.id == chunk_id)?)));
-    // A chunk that was replaced since the check has no sidecars any more.
+    // A chunk that was replaced since the check no longer has sidecars.
     let Some((series, chunk)) = chunk else { return Ok(()) };
     if damaged {
         // Not every damage shows without the rows: without the file a new one is written for certain.
@@ -94,5 +94,5 @@ fn rebuild(
         (0..open.blocks().len()).try_for_each(|block| open.verify(block).map(|_| ()))?;
         disk::remove(&root.join(file))?;
     }
-    maintenance.rebuild_chunk(series, chunk, &mut SidecarReport::default())
+    maintenance.rebuild_sidecars_of(series, chunk, &mut SidecarReport::default())
 }

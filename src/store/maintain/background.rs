@@ -153,7 +153,7 @@ fn maintain_files(maintenance: &Weak<Maintenance>, queue: &MaintenanceQueue) {
             let due: Vec<SeriesId> = requests.seal.into_iter().collect();
             report("seal", maintenance.seal(&due).map(|_| ()));
         }
-        report("rebuild sidecars", maintenance.rebuild_ordered().map(|_| ()));
+        report("rebuild sidecars", maintenance.rebuild_requested().map(|_| ()));
         if maintenance.wal.queue.log_bytes().1 > maintenance.options.wal_bytes_max {
             report("checkpoint", maintenance.checkpoint());
         }

@@ -57,7 +57,7 @@ impl Maintenance {
         let long = self.long_tails();
         self.publisher.seal_with(files, &long)?;
         let frozen = self.wal.queue.freeze(None)?;
-        let outcome = self.settle(files, &frozen);
+        let outcome = self.publish_frozen(files, &frozen);
         if outcome.is_err() {
             self.wal.queue.apply(&mut self.wal.queue.lock(), Structural::Thaw(frozen.ids));
             return outcome;
@@ -93,9 +93,9 @@ impl Maintenance {
         long
     }
 
-    /// Publishes the contents of the log up to the freeze: runs, registrations, snapshots, receipts.
-    pub fn settle(&self, files: &mut PublishedFiles, frozen: &FrozenRuns) -> Result<()> {
-        self.wal.queue.settled(&frozen.decided)?;
+    /// Publishes the contents of the log up to the commit of `frozen`: runs, registrations, snapshots, receipts.
+    pub fn publish_frozen(&self, files: &mut PublishedFiles, frozen: &FrozenRuns) -> Result<()> {
+        self.wal.queue.wait_durable(&frozen.decided)?;
         let state = &frozen.state;
         let contents = &files.manifest.contents;
         // Commits of bulk loads have no frame.
@@ -138,16 +138,16 @@ impl Maintenance {
         }
         edit.snapshots_removed =
             contents.snapshots.keys().filter(|name| !state.snapshots.contains_key(*name)).cloned().collect();
-        let gone_receipts = self.settle_receipts(contents, state, &mut edit)?;
+        let gone_receipts = self.move_receipts(contents, state, &mut edit)?;
         let entries = state.series.values().map(|series| (series.as_ref(), series.frozen.clone()));
-        let settled = self.write_runs(entries, (0, state.commit), &mut edit)?;
-        // Run files of which no row is needed any more.
+        let filed = self.write_runs(entries, (0, state.commit), &mut edit)?;
+        // Run files of which no row is still needed.
         let used: std::collections::BTreeSet<u64> =
-            state.series.values().flat_map(|series| &series.settled).filter_map(|run| run.file).collect();
+            state.series.values().flat_map(|series| &series.filed).filter_map(|run| run.file).collect();
         edit.runs_removed = contents.runs.keys().filter(|id| !used.contains(id)).copied().collect();
         let gone_runs = edit.runs_removed.clone();
         let number = self.publisher.publish(files, edit)?;
-        self.show_runs(settled, Vec::new(), number);
+        self.show_runs(filed, Vec::new(), number);
         for id in gone_runs {
             disk::remove(&run_path(&self.root, id))?;
         }
@@ -170,7 +170,7 @@ impl Maintenance {
     }
 
     fn show_runs(&self, runs: Vec<(SeriesId, Vec<Arc<Run>>)>, replaced: Vec<u64>, edit: u64) {
-        let change = Structural::Settled { runs: Arc::new(runs), replaced: Arc::new(replaced), edit };
+        let change = Structural::Filed { runs: Arc::new(runs), replaced: Arc::new(replaced), edit };
         self.wal.queue.apply(&mut self.wal.queue.lock(), change);
         self.reads.views.expire(edit);
     }
@@ -226,7 +226,7 @@ impl Maintenance {
         if staged.publish(&target)? {
             return Ok(id);
         }
-        Err(Error::internal(format!("{} appeared while it was written", target.display())))
+        Err(Error::internal(format!("{} was created by another process or thread", target.display())))
     }
 
     /// Merges the run files of one level into one of the next, when there are enough of them.
@@ -245,7 +245,7 @@ impl Maintenance {
         // One series at a time: together they would not fit into memory.
         let entries = state.series.values().map(|series| {
             let mut runs: Vec<Arc<Run>> = Vec::new();
-            for run in series.settled.iter().filter(|run| run.file.is_some_and(|file| ids.contains(&file))) {
+            for run in series.filed.iter().filter(|run| run.file.is_some_and(|file| ids.contains(&file))) {
                 match runs.last_mut() {
                     Some(last) if !series.apart(last, run, &state.snapshot_commits) && last.has_columns_of(run) => {
                         *last = Arc::new(last.merged_with(run))
@@ -267,7 +267,7 @@ impl Maintenance {
 
     /// Writes receipts that only the log has into a file, or all receipts when there are many files. Returns the files
     /// that are no longer needed.
-    fn settle_receipts(
+    fn move_receipts(
         &self,
         contents: &crate::store::manifest::edits::Contents,
         state: &StoreState,

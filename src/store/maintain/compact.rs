@@ -259,7 +259,7 @@ enum CompactionOutcome {
     Left {
         garbage_bytes: u64,
     },
-    /// The replacing chunk is written, or none is needed: no row of it is read any more.
+    /// The replacing chunk is written, or none is needed: none of its rows is read.
     Written {
         chunk: Option<StagedChunk>,
         live: u64,

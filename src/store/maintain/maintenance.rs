@@ -57,7 +57,7 @@ impl Maintenance {
     /// Records how a step ended.
     pub fn note<T>(&self, outcome: &Result<T>) {
         if outcome.as_ref().is_err_and(|error| error.code() == ErrorCode::StorageFull) {
-            self.reads.retained.give_up_history();
+            self.reads.retained.release_history();
         }
         let failed = outcome.as_ref().err().map(ToString::to_string);
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;

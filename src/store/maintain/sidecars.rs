@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::disk::StagedFile;
 use crate::error::Result;
 use crate::store::maintain::maintenance::Maintenance;
-use crate::store::publish::sidecars::{SidecarReport, put_in_order, replace};
+use crate::store::publish::sidecars::{SidecarReport, rebuild_unusable, replace};
 use crate::store::read::chunk::ChunkFile;
 use crate::store::read::coverage;
 use crate::store::read::series_state::SeriesState;
@@ -20,14 +20,14 @@ impl Maintenance {
         self.reads.cache.sidecar_requests.take();
         for series in state.series.values() {
             for chunk in series.chunks.iter() {
-                self.rebuild_chunk(series, chunk, &mut report)?;
+                self.rebuild_sidecars_of(series, chunk, &mut report)?;
             }
         }
         Ok(report)
     }
 
-    /// Does the same for the chunks that readers found without a usable sidecar since the last time.
-    pub fn rebuild_ordered(&self) -> Result<SidecarReport> {
+    /// Rebuilds the sidecars of the chunks that readers found without a usable one since the last call.
+    pub fn rebuild_requested(&self) -> Result<SidecarReport> {
         let mut report = SidecarReport::default();
         let requests = self.reads.cache.sidecar_requests.take();
         if requests.is_empty() {
@@ -37,14 +37,14 @@ impl Maintenance {
         for (series_id, chunk_id) in requests {
             let Some(series) = state.series.get(&series_id) else { continue };
             if let Some(chunk) = series.chunks.iter().find(|chunk| chunk.record.id == chunk_id) {
-                self.rebuild_chunk(series, chunk, &mut report)?;
+                self.rebuild_sidecars_of(series, chunk, &mut report)?;
             }
         }
         Ok(report)
     }
 
-    /// Runs between two other steps of maintenance; readers continue with the files they have open.
-    pub fn rebuild_chunk(
+    /// Rebuilds the sidecars of one chunk under the maintenance lock. Readers continue with the files they have open.
+    pub fn rebuild_sidecars_of(
         &self,
         series: &SeriesState,
         chunk: &Arc<ChunkFile>,
@@ -55,7 +55,7 @@ impl Maintenance {
         let open = chunk.open_uncached()?;
         let before = *report;
         let tmp = self.root.join("tmp");
-        self.wal.queue.stop_on_panic(|| put_in_order(&open, chunk.path(), &tmp, &series.def, report))?;
+        self.wal.queue.stop_on_panic(|| rebuild_unusable(&open, chunk.path(), &tmp, &series.def, report))?;
         if !coverage::has_coverage(series, chunk) {
             let mut staged = StagedFile::create(&tmp)?;
             if let Some(coverage) = coverage::from_rows(series, &open)? {

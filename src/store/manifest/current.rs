@@ -43,7 +43,7 @@ impl CurrentHint {
     }
 
     /// Writes the file if anything changed. Only what is durable counts; a failed write only
-    /// weakens the check at the next opening.
+    /// weakens the check at the next open.
     pub fn note(&self, wal_segment: impl FnOnce() -> u64) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Current { edit: self.edit.load(Ordering::Acquire), wal_segment: wal_segment() };

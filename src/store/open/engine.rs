@@ -168,8 +168,8 @@ impl Drop for Engine {
     fn drop(&mut self) {
         let queue = &self.wal.queue;
         if queue.takes_writes() {
-            let settle = queue.flush().and_then(|()| queue.sync());
-            if let Err(error) = settle.and_then(|()| queue.mark()) {
+            let synced = queue.flush().and_then(|()| queue.sync());
+            if let Err(error) = synced.and_then(|()| queue.mark()) {
                 tracing::error!(%error, "closing the store");
             }
             self.publisher.note_current();

@@ -82,7 +82,7 @@ pub struct RecoveredStore {
     pub format_damage: Option<String>,
     /// Damaged run and receipt files.
     pub damaged_files: Vec<(DiskPath, String)>,
-    /// Series that are not in the manifest any more and still have rows in run files.
+    /// Series that are no longer in the manifest and still have rows in run files.
     pub left_in_runs: BTreeSet<SeriesId>,
     /// Whether the manifest is known to end with the newest edit ever published.
     pub newest: bool,
@@ -207,7 +207,7 @@ pub fn read_store_with_progress(
         }
         report.commits_replayed += 1;
     }
-    replay.settle_all();
+    replay.build_all_runs();
     let next_series_id = replay.next_series_id;
     let (seen, unknown, mut replayed) = (replay.snapshots_seen, replay.unknown, replay.replayed);
     let unseen = known.snapshots.values().filter(|snapshot| {
@@ -399,7 +399,7 @@ fn load_runs(root: &DiskPath, contents: &Contents, state: &mut StoreState) -> Re
         if let Some(series) = state.series.get(&series_id) {
             runs.sort_by_key(|run| run.commit_lo);
             let mut next = series.as_ref().clone();
-            next.settled = runs;
+            next.filed = runs;
             state.put(next);
         }
     }

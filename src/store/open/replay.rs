@@ -42,12 +42,12 @@ pub struct Replay<'a> {
 impl Replay<'_> {
     /// Keeps the state as it is now.
     pub fn keep(&mut self) {
-        self.settle_all();
+        self.build_all_runs();
         self.replayed.states.push(Arc::new(self.state.clone()));
     }
 
     /// Makes a run of the buffered rows of a series.
-    pub fn settle(&mut self, id: SeriesId) {
+    pub fn build_run(&mut self, id: SeriesId) {
         let Some(UnsortedRows { rows, commit_lo, commit_hi }) = self.unsorted.remove(&id) else { return };
         let snapshot_commits = Arc::clone(&self.state.snapshot_commits);
         let Some(series) = self.state.series.get_mut(&id) else { return };
@@ -56,9 +56,9 @@ impl Replay<'_> {
         }
     }
 
-    pub fn settle_all(&mut self) {
+    pub fn build_all_runs(&mut self) {
         let ids: Vec<SeriesId> = self.unsorted.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.settle(id));
+        ids.into_iter().for_each(|id| self.build_run(id));
     }
 
     fn write(&mut self, id: SeriesId, rows: Rows, replaced: u64, number: u64, wall_ms: i64) {
@@ -69,7 +69,7 @@ impl Replay<'_> {
             (last < first || arrival && last == first) && unsorted.rows.len() + rows.len() <= UNSORTED_ROWS_MAX
         });
         if !follows {
-            self.settle(id);
+            self.build_run(id);
         }
         if let Some(series) = self.state.series.get_mut(&id) {
             Arc::make_mut(series).count_rows_written(&rows, replaced, number, wall_ms, &snapshot_commits);
@@ -99,14 +99,14 @@ impl Replay<'_> {
                 | LoggedChange::Drop { series_id } => *series_id,
                 LoggedChange::CreateSnapshot { name } => {
                     // Rows before and after it stay apart.
-                    self.settle_all();
+                    self.build_all_runs();
                     let snapshot = Snapshot { commit: number, created_ms: commit.wall_ms };
                     self.snapshots_seen.insert((name.clone(), number));
                     self.state.create_snapshot(name.clone(), snapshot);
                     continue;
                 }
                 LoggedChange::DropSnapshot { name } => {
-                    self.settle_all();
+                    self.build_all_runs();
                     self.state.drop_snapshot(name, number);
                     continue;
                 }
@@ -135,7 +135,7 @@ impl Replay<'_> {
                     self.write(id, rows, replaced, number, commit.wall_ms);
                 }
                 (other, Some(_)) => {
-                    self.settle(id);
+                    self.build_run(id);
                     self.change(id, other, number, commit.wall_ms)?;
                 }
                 // The manifest never knew it, and its registration is not in the log.

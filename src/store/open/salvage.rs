@@ -230,7 +230,7 @@ fn read_series_dir(
     Ok(marked)
 }
 
-/// What a chunk file says about itself; by its blocks when the footer is damaged.
+/// The metadata and the record of a chunk file, from its footer, or from its blocks when the footer is damaged.
 fn read_chunk(path: &DiskPath, known: Option<&ChunkRecord>) -> Result<Option<(ChunkMeta, ChunkRecord)>> {
     let (meta, footer_crc, bytes) = match read_footer(path) {
         Ok(found) => found,

@@ -55,7 +55,7 @@ pub struct PublishedFiles {
 }
 
 impl PublishedFiles {
-    /// Whether a chunk this process gave up is still read.
+    /// Whether a replaced chunk still has readers.
     pub fn is_read(&self, chunk_id: u64) -> bool {
         self.retired.get(&chunk_id).is_some_and(|chunk| chunk.strong_count() > 0)
     }
@@ -161,7 +161,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// What tombstones are still about once chunks came and went.
+    /// The tombstones that are still needed after chunks were added and removed.
     pub fn tombstones_after(
         &self,
         mut series: SeriesState,

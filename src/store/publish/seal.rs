@@ -80,7 +80,7 @@ impl Publisher {
         }
         let started = Instant::now();
         // Everything frozen must be durable and published before it may reach a chunk.
-        self.wal.queue.settled(&frozen.decided)?;
+        self.wal.queue.wait_durable(&frozen.decided)?;
         let (commit, snapshot_commits) = (frozen.state.commit, &frozen.state.snapshot_commits);
         let mut next_file_id = files.manifest.contents.next_file_id;
         let mut edit = Edit::default();
@@ -116,7 +116,7 @@ impl Publisher {
         staged: &mut Vec<StagedChunk>,
     ) -> Result<SealedSeries> {
         let mut groups: BTreeMap<(String, SealInterval), (i64, i64)> = BTreeMap::new();
-        for run in series.settled.iter().chain(&series.frozen) {
+        for run in series.filed.iter().chain(&series.frozen) {
             let interval = SealInterval::of(snapshot_commits, run.commit_hi);
             let mut row = 0;
             let ts = run.timestamps();
@@ -128,7 +128,7 @@ impl Publisher {
         }
         let mut added = Vec::new();
         for ((partition, interval), range) in groups {
-            let runs = series.settled.iter().chain(&series.frozen);
+            let runs = series.filed.iter().chain(&series.frozen);
             let runs = runs.filter(|run| SealInterval::of(snapshot_commits, run.commit_hi) == interval);
             let sources: Vec<MergeSource> = runs.cloned().map(MergeSource::Run).collect();
             let tombstones = interval.tombstones(series);
@@ -151,7 +151,7 @@ impl Publisher {
         };
         let removed: Vec<Arc<ChunkFile>> = series.chunks.iter().filter(|chunk| covered(chunk)).cloned().collect();
         let mut after = series.as_ref().clone();
-        after.settled.clear();
+        after.filed.clear();
         after.frozen.clear();
         let tombstones = self.tombstones_after(after, &added, &removed);
         Ok(SealedSeries { series_id: series.id, added, removed, tombstones })

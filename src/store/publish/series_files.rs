@@ -70,7 +70,7 @@ pub fn write_registration(root: &DiskPath, series: &SeriesState, recorded: Optio
         Some(record) => record.def != def_json(&series.def)?,
         None => false,
     };
-    let is_recorded = !series.chunks.is_empty() || !series.settled.is_empty() || !series.frozen.is_empty();
+    let is_recorded = !series.chunks.is_empty() || !series.filed.is_empty() || !series.frozen.is_empty();
     let dir = series_dir(root, series.id);
     let has_registration = || disk::list(&dir).map(|names| names.iter().any(|name| name.ends_with(REGISTRATION)));
     if !changed && (is_recorded || has_registration()?) {
@@ -141,7 +141,7 @@ pub fn put_drop_marker(root: &DiskPath, series_id: u64, key: crate::types::Serie
 }
 
 /// Unlinks the files of a dropped series; readers that still map them are not disturbed. Best effort: what stays
-/// is removed at the next opening.
+/// is removed at the next open.
 pub fn remove_series_files(root: &DiskPath, series_id: u64, marker: DropMarker) {
     let dir = series_dir(root, series_id);
     let names = disk::list(&dir).unwrap_or_default();

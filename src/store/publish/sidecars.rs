@@ -18,7 +18,7 @@ pub struct SidecarReport {
     pub chunks_checked: u64,
     /// Files written: they were missing, damaged, of another chunk, or without a column that is indexed now.
     pub rebuilt: u64,
-    /// Value indexes that no registration requires any more.
+    /// Value indexes that no registration requires.
     pub removed: u64,
 }
 
@@ -89,11 +89,11 @@ pub fn replace(staged: StagedFile, target: &DiskPath) -> Result<()> {
     if staged.publish(target)? {
         return Ok(());
     }
-    Err(Error::internal(format!("{} appeared while it was written", target.display())))
+    Err(Error::internal(format!("{} was created by another process or thread", target.display())))
 }
 
-/// Rebuilds the sidecars of an open chunk: intact ones that are needed stay.
-pub fn put_in_order(
+/// Rebuilds the missing and damaged sidecars of an open chunk, and removes a value index that is not needed.
+pub fn rebuild_unusable(
     open: &OpenChunk,
     path: &DiskPath,
     tmp: &DiskPath,

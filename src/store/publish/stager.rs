@@ -51,7 +51,7 @@ pub struct StagedChunk {
     files: Vec<(StagedFile, DiskPath)>,
 }
 
-/// Checks a chunk before it gets a name: its rows lie inside its partition, and its sidecars are about these rows.
+/// Checks a chunk before it gets a name: its rows lie inside its partition, and its sidecars describe these rows.
 pub fn assert_publishable_chunk(record: &ChunkRecord, range: (i64, i64), zones: &ZoneMap, coverage: Option<&Coverage>) {
     let (bounds, chunk) = ((record.ts_min, record.ts_max), bounds_of(record));
     assert!(range.0 <= bounds.0 && bounds.1 <= range.1, "{chunk}: rows outside of {range:?}");
@@ -144,7 +144,10 @@ impl ChunkStager {
         for StagedChunk { record, def, files } in chunks {
             for (staged, path) in files {
                 if !staged.place(&path)? {
-                    return Err(Error::internal(format!("{} appeared while it was written", path.display())));
+                    return Err(Error::internal(format!(
+                        "{} was created by another process or thread",
+                        path.display()
+                    )));
                 }
                 dirs.extend(path.parent());
             }

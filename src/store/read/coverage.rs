@@ -47,7 +47,7 @@ impl SeriesState {
             found.add(run.timestamps());
             all.add(&found, &hidden_ranges(&MergeSource::Run(Arc::clone(run)), &self.tombstones, i64::MIN, i64::MAX));
         }
-        all.settle();
+        all.sort_off_grid();
         Ok(Arc::new(all))
     }
 
@@ -60,7 +60,7 @@ impl SeriesState {
                 &hidden_ranges(&MergeSource::Chunk(Arc::clone(chunk)), &self.tombstones, i64::MIN, i64::MAX),
             );
         }
-        all.settle();
+        all.sort_off_grid();
         all.aligned.optimize();
         Ok(all)
     }

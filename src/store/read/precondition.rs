@@ -27,7 +27,7 @@ pub fn check_past(now: &StoreState, commit: u64) -> Result<()> {
     Ok(())
 }
 
-/// The series that a change is about, if it is at the expected version.
+/// The series to change, if it is at the expected version.
 pub fn current(state: &StoreState, key: &SeriesKey, if_version: IfVersion) -> Result<Arc<SeriesState>> {
     let series = state.get(key).ok_or_else(|| series_not_found(key))?;
     match if_version {

@@ -73,30 +73,30 @@ impl Presence {
         Buckets(std::borrow::Cow::Owned(all))
     }
 
-    /// Adds the rows of a source outside `holes`: sorted closed ranges of timestamps in which deletes hide them.
-    pub(in crate::store) fn add(&mut self, source: &Coverage, holes: &[(i64, i64)]) {
-        if holes.is_empty() {
+    /// Adds the rows of a source except those in `hidden_ranges`: sorted closed ranges of timestamps hidden by deletes.
+    pub(in crate::store) fn add(&mut self, source: &Coverage, hidden_ranges: &[(i64, i64)]) {
+        if hidden_ranges.is_empty() {
             self.aligned |= &source.aligned;
             self.off_grid.extend_from_slice(&source.off_grid);
             return;
         }
         let mut aligned = source.aligned.clone();
-        for (from, to) in holes {
+        for (from, to) in hidden_ranges {
             let (first, last) = (self.grid.first_at(*from), self.grid.bucket_of(*to));
             if first <= last {
                 aligned.remove_range(bit_of(first)..=bit_of(last));
             }
         }
         self.aligned |= aligned;
-        let hidden = |ts: &i64| {
-            let next = holes.partition_point(|(_, to)| to < ts);
-            holes.get(next).is_some_and(|(from, _)| from <= ts)
+        let is_hidden = |ts: &i64| {
+            let next = hidden_ranges.partition_point(|(_, to)| to < ts);
+            hidden_ranges.get(next).is_some_and(|(from, _)| from <= ts)
         };
-        self.off_grid.extend(source.off_grid.iter().filter(|ts| !hidden(ts)));
+        self.off_grid.extend(source.off_grid.iter().filter(|ts| !is_hidden(ts)));
     }
 
     /// Sorts the list of rows off the grid; called once, after the last [`add`](Self::add).
-    pub(in crate::store) fn settle(&mut self) {
+    pub(in crate::store) fn sort_off_grid(&mut self) {
         if !self.off_grid.is_sorted() {
             self.off_grid.sort_unstable();
         }
@@ -115,7 +115,7 @@ pub struct Buckets<'a>(std::borrow::Cow<'a, RoaringTreemap>);
 impl Buckets<'_> {
     /// Maximal runs of adjacent buckets within a closed range of buckets, ascending.
     pub fn runs(&self, (first, last): (i64, i64)) -> BucketRanges<'_> {
-        BucketRanges { bitmaps: self.0.bitmaps(), current: None, bits: (bit_of(first), bit_of(last)), held: None }
+        BucketRanges { bitmaps: self.0.bitmaps(), current: None, bits: (bit_of(first), bit_of(last)), pending: None }
     }
 }
 
@@ -126,12 +126,12 @@ pub struct BucketRanges<'a> {
     /// Closed range of requested bits.
     bits: (u64, u64),
     /// A run that the next one may extend.
-    held: Option<(u64, u64)>,
+    pending: Option<(u64, u64)>,
 }
 
 impl std::fmt::Debug for BucketRanges<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runs").field("bits", &self.bits).finish_non_exhaustive()
+        f.debug_struct("BucketRanges").field("bits", &self.bits).finish_non_exhaustive()
     }
 }
 
@@ -160,10 +160,10 @@ impl Iterator for BucketRanges<'_> {
     type Item = (i64, i64);
 
     fn next(&mut self) -> Option<(i64, i64)> {
-        let mut run = self.held.take().or_else(|| self.next_piece())?;
+        let mut run = self.pending.take().or_else(|| self.next_piece())?;
         while let Some(piece) = self.next_piece() {
             if run.1.checked_add(1) != Some(piece.0) {
-                self.held = Some(piece);
+                self.pending = Some(piece);
                 break;
             }
             run.1 = piece.1;
@@ -206,7 +206,7 @@ impl Origin {
         Self([chunks, deletes])
     }
 
-    fn is(&self, other: &Self) -> bool {
+    fn is_same(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).all(|(own, other)| own.ptr_eq(other))
     }
 }
@@ -217,7 +217,7 @@ impl PresenceCache {
         cache.clock += 1;
         let clock = cache.clock;
         let entry = cache.entries.get_mut(&series_id)?;
-        if !entry.origin.is(origin) || entry.presence.grid != grid {
+        if !entry.origin.is_same(origin) || entry.presence.grid != grid {
             return None;
         }
         entry.used = clock;

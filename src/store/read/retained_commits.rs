@@ -181,8 +181,8 @@ impl RetainedCommits {
         Some(state)
     }
 
-    /// Releases all commits that only a response can have named: their files take space that is needed.
-    pub fn give_up_history(&self) {
+    /// Releases all commits that only a response can have named: the space of their files is needed.
+    pub fn release_history(&self) {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let expired = std::mem::take(&mut history.past);
         history.bytes = 0;

@@ -17,12 +17,14 @@ use crate::types::{CellSlice, ColumnCells, Dictionary, KeyColumns, OrderRule, Ro
 /// Number of a series inside its store; never used twice.
 pub type SeriesId = u64;
 
-/// What is called few blocks and runs.
-const BLOCKS_AT_HAND: usize = 2;
+/// Maximum blocks of a read that runs without a blocking thread.
+const QUICK_BLOCKS_MAX: usize = 2;
 
-const RUNS_AT_HAND: usize = 16;
+/// Maximum runs of such a read.
+const QUICK_RUNS_MAX: usize = 16;
 
-const RUN_ROWS_AT_HAND: usize = 16_384;
+/// Maximum rows in these runs.
+const QUICK_RUN_ROWS_MAX: usize = 16_384;
 
 /// What a series was at the commit of a snapshot: recorded when the series changes for the first time after
 /// it.
@@ -66,12 +68,12 @@ pub struct SeriesState {
     pub last_commit: u64,
     /// Commit at which the series was dropped; afterwards it is retained only for snapshots.
     pub dropped_commit: Option<u64>,
-    /// What snapshots see of it where that differs from now, oldest first.
+    /// The series as snapshots see it where that differs from now, oldest first.
     pub views: Arc<Vec<SeriesView>>,
     pub chunks: Arc<Chunks>,
     /// Runs in a run file, oldest first: mapped, and no longer merged with newer ones.
-    pub settled: Vec<Arc<Run>>,
-    /// Runs that are being moved to a file: not merged with newer ones any more.
+    pub filed: Vec<Arc<Run>>,
+    /// Runs that are being moved to a file: no longer merged with newer ones.
     pub frozen: Vec<Arc<Run>>,
     /// Runs in commit order, the newest last.
     pub runs: Vec<Arc<Run>>,
@@ -97,7 +99,7 @@ impl SeriesState {
             rows: 0,
             bounds: None,
             chunks: Arc::default(),
-            settled: Vec::new(),
+            filed: Vec::new(),
             frozen: Vec::new(),
             runs: Vec::new(),
             tombstones: Arc::default(),
@@ -126,7 +128,7 @@ impl SeriesState {
         self.def = def;
     }
 
-    /// Counts one more commit and keeps what snapshots before it see.
+    /// Counts one more commit and records what earlier snapshots see.
     fn touch(&mut self, commit: u64, snapshot_commits: &[u64]) {
         let last_snapshot = snapshot_commits
             .partition_point(|snapshot| *snapshot < commit)
@@ -170,14 +172,14 @@ impl SeriesState {
         view.bounds = then.bounds;
         view.last_commit = then.last_commit;
         view.chunks = Arc::new(self.chunks.iter().filter(|chunk| chunk.record.commit_hi <= commit).cloned().collect());
-        for runs in [&mut view.settled, &mut view.frozen, &mut view.runs] {
+        for runs in [&mut view.filed, &mut view.frozen, &mut view.runs] {
             runs.retain(|run| run.commit_hi <= commit);
         }
         view.tombstones = Arc::new(self.tombstones.iter().filter(|t| t.commit <= commit).copied().collect());
         Some(view)
     }
 
-    /// Everything rows can come from.
+    /// All chunks and runs.
     pub fn sources(&self) -> Vec<MergeSource> {
         let chunks = self.chunks.iter().cloned().map(MergeSource::Chunk);
         chunks.chain(self.tail().cloned().map(MergeSource::Run)).collect()
@@ -185,10 +187,10 @@ impl SeriesState {
 
     /// Runs not yet in chunks, oldest first.
     pub fn tail(&self) -> impl Iterator<Item = &Arc<Run>> {
-        self.settled.iter().chain(&self.frozen).chain(&self.runs)
+        self.filed.iter().chain(&self.frozen).chain(&self.runs)
     }
 
-    /// Rows of the tail, before overwritten and deleted ones are taken off.
+    /// Rows of the tail, including overwritten and deleted ones.
     pub fn tail_rows(&self) -> u64 {
         self.tail().map(|run| run.rows() as u64).sum()
     }
@@ -207,8 +209,8 @@ impl SeriesState {
         Merge::new(sources, Arc::clone(&self.tombstones), Arc::clone(&self.def), Arc::clone(cache), range, desc)
     }
 
-    /// Start of the blocks or chunks that hold the last `rows` rows of a closed range, as far as their numbers of
-    /// rows show.
+    /// First timestamp of the blocks or chunks that contain the last `rows` rows of a closed range, estimated from
+    /// their row counts.
     pub fn start_of_last(&self, (start, end): (i64, i64), rows: u64) -> i64 {
         let mut left = rows;
         for chunk in self.chunks.within((start, end)).rev() {
@@ -229,9 +231,9 @@ impl SeriesState {
         start
     }
 
-    /// Whether the blocks at the end of a closed range hold as many rows of it as they have: nothing is deleted, lies
-    /// after its end, or is stored twice.
-    pub fn counts_hold(&self, range: (i64, i64)) -> bool {
+    /// Whether the row counts of the blocks at the end of a closed range are exact: no row of them is deleted, lies
+    /// after the range, or is stored twice.
+    pub fn has_exact_counts(&self, range: (i64, i64)) -> bool {
         let apart = |a: &&Arc<ChunkFile>, b: &&Arc<ChunkFile>| a.record.ts_max < b.record.ts_min;
         self.tombstones.is_empty()
             && self.bounds.is_none_or(|(_, last)| range.1 >= last)
@@ -240,18 +242,21 @@ impl SeriesState {
 
     /// Whether the rows of a closed range are few and in memory already.
     pub fn is_in_memory(&self, (start, end): (i64, i64)) -> bool {
-        let mut blocks = BLOCKS_AT_HAND;
+        let mut blocks = QUICK_BLOCKS_MAX;
         let runs = self.tail().filter(|run| run.ts_min() <= end && run.ts_max() >= start);
         let mut rows = 0;
-        let mut is_near = |run: &Arc<Run>| {
+        let mut is_quick = |run: &Arc<Run>| {
             rows += run.rows();
-            rows <= RUN_ROWS_AT_HAND
+            rows <= QUICK_RUN_ROWS_MAX
                 && (run.file.is_none() || run.columns.iter().all(|column| is_resident(column.buffer())))
         };
         self.chunks
             .within((start, end))
             .all(|chunk| chunk.opened().is_some_and(|open| open.is_in_memory((start, end), &mut blocks)))
-            && runs.take(RUNS_AT_HAND + 1).enumerate().all(|(position, run)| position < RUNS_AT_HAND && is_near(run))
+            && runs
+                .take(QUICK_RUNS_MAX + 1)
+                .enumerate()
+                .all(|(position, run)| position < QUICK_RUNS_MAX && is_quick(run))
     }
 
     /// How many of these ascending timestamps are stored.
@@ -388,7 +393,7 @@ impl SeriesState {
         next
     }
 
-    /// Everything a write changes but the rows themselves.
+    /// Applies all effects of a write except the rows themselves.
     pub fn count_rows_written(
         &mut self,
         rows: &Rows,
@@ -422,15 +427,15 @@ impl SeriesState {
         }
     }
 
-    /// Adds a run and merges it with its older neighbours while they are small or of like size, so that there are
+    /// Adds a run and merges it with its older neighbours while they are small or of similar size, so that there are
     /// never more than about log(rows) runs. Runs on both sides of a delete or a snapshot stay apart.
     pub fn push_run(&mut self, run: Run, snapshot_commits: &[u64]) {
         let mut newest = run;
         while let Some(older) = self.runs.last() {
             let apart = self.apart(older, &newest, snapshot_commits);
-            let alike =
+            let similar =
                 older.rows() <= RUN_ROWS_SMALL.max(2 * newest.rows()) && older.rows() + newest.rows() <= RUN_ROWS_MAX;
-            if apart || !alike || !older.has_columns_of(&newest) {
+            if apart || !similar || !older.has_columns_of(&newest) {
                 break;
             }
             newest = older.merged_with(&newest);
@@ -474,7 +479,7 @@ impl SeriesState {
         next
     }
 
-    /// First and last timestamp, where a delete of a range may have taken them.
+    /// First and last timestamp after a delete of a range, which may have removed them.
     pub fn bounds_after(&self, cache: &Arc<MapCache>, (start, end): (i64, i64)) -> Result<Option<(i64, i64)>> {
         let Some((first, last)) = self.bounds.filter(|_| self.rows > 0) else { return Ok(None) };
         if start > first && end < last {
@@ -489,7 +494,7 @@ impl SeriesState {
         Ok(Some((edge(false)?, edge(true)?)))
     }
 
-    /// Tombstones that still hide rows of something.
+    /// Tombstones that still hide rows of a chunk or run.
     pub fn needed_tombstones(&self) -> Vec<Tombstone> {
         if self.tombstones.is_empty() {
             return Vec::new();

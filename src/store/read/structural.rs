@@ -15,10 +15,10 @@ pub enum Structural {
     Freeze(Arc<Vec<SeriesId>>),
     /// The work failed: frozen runs are ordinary runs again.
     Thaw(Arc<Vec<SeriesId>>),
-    /// Chunks replace chunks, and the settled and frozen runs where `sealed_commit` is set.
+    /// Chunks replace chunks, and the filed and frozen runs where `sealed_commit` is set.
     Chunks { parts: Arc<Vec<NewChunks>>, edit: u64 },
     /// Runs of a file replace the frozen runs, or those of other files.
-    Settled { runs: Arc<Vec<(SeriesId, Vec<Arc<Run>>)>>, replaced: Arc<Vec<u64>>, edit: u64 },
+    Filed { runs: Arc<Vec<(SeriesId, Vec<Arc<Run>>)>>, replaced: Arc<Vec<u64>>, edit: u64 },
     /// Removes receipts older than this time: a retry of their writes is a new write.
     Forget { before_ms: i64 },
 }
@@ -66,7 +66,7 @@ impl Structural {
                 for part in parts.iter() {
                     change(state, part.series_id, &|series| {
                         if let Some(commit) = part.sealed_commit {
-                            series.settled.clear();
+                            series.filed.clear();
                             series.frozen.clear();
                             series.sealed_commit = series.sealed_commit.max(commit);
                         }
@@ -76,16 +76,16 @@ impl Structural {
                     });
                 }
             }
-            Structural::Settled { runs, replaced, edit } => {
+            Structural::Filed { runs, replaced, edit } => {
                 state.edit = state.edit.max(*edit);
                 for (id, runs) in runs.iter() {
                     change(state, *id, &|series| {
                         if replaced.is_empty() {
                             series.frozen.clear();
                         }
-                        series.settled.retain(|run| run.file.is_none_or(|file| !replaced.contains(&file)));
-                        series.settled.extend(runs.iter().cloned());
-                        series.settled.sort_by_key(|run| run.commit_lo);
+                        series.filed.retain(|run| run.file.is_none_or(|file| !replaced.contains(&file)));
+                        series.filed.extend(runs.iter().cloned());
+                        series.filed.sort_by_key(|run| run.commit_lo);
                     });
                 }
             }

@@ -316,7 +316,7 @@ impl CommitQueue {
     }
 
     /// Waits until a batch is decided and every written frame is durable: required before rows move out of the log.
-    pub fn settled(&self, batch: &CommitBatch) -> Result<()> {
+    pub fn wait_durable(&self, batch: &CommitBatch) -> Result<()> {
         self.wait(batch)?;
         self.sync()
     }
@@ -337,7 +337,7 @@ impl CommitQueue {
         let mut pending = self.lock();
         pending.leading = false;
         // The waiters get the outcome from the batch; the leader itself reads it there too.
-        let _ = self.settle(&mut pending, turn, outcome, sync);
+        let _ = self.finish_turn(&mut pending, turn, outcome, sync);
         pending.structural.clear();
         self.wake();
         pending
@@ -354,7 +354,7 @@ impl CommitQueue {
     }
 
     /// Ends the turn of a leader: its state is published, or its commits and all queued after them are refused.
-    fn settle(
+    fn finish_turn(
         &self,
         pending: &mut QueuedCommits,
         turn: LeaderTurn,
@@ -376,7 +376,7 @@ impl CommitQueue {
             Err(failure) => {
                 tracing::error!(error = %failure.error, "the log could not be written");
                 if failure.error.code() == ErrorCode::StorageFull {
-                    self.past.give_up_history();
+                    self.past.release_history();
                 }
                 // Every commit queued after it depends on it.
                 let error = if failure.untouched {
@@ -463,7 +463,7 @@ impl CommitQueue {
             logged = self.log().sync().map_err(|error| AppendError { error, untouched: false });
         }
         let mut pending = self.lock();
-        if let Err(error) = self.settle(&mut pending, turn, logged, true) {
+        if let Err(error) = self.finish_turn(&mut pending, turn, logged, true) {
             pending.leading = false;
             pending.loading = None;
             self.wake();

@@ -295,7 +295,7 @@ impl Log {
         log.segments = kept.into();
         let file = WriteFile::open(&segment_path(&log.dir, number))?;
         let bytes = file.bytes()?.min(stated_bytes);
-        clear_behind(&file, offset)?;
+        zero_after(&file, offset)?;
         // What was read may be in the page cache only; from here on it counts as durable.
         // The open segment can be empty, with unsynced frames in the one before it.
         for (earlier, _) in log.segments.iter().filter(|(earlier, _)| *earlier != number) {
@@ -505,10 +505,10 @@ impl Log {
     }
 }
 
-/// Zeros everything after the last intact frame, so that no later recovery takes it for a frame.
-fn clear_behind(file: &WriteFile, offset: u64) -> Result<()> {
+/// Zeros everything after the last intact frame, so that no later recovery reads it as a frame.
+fn zero_after(file: &WriteFile, offset: u64) -> Result<()> {
     let bytes = file.read()?;
-    // A segment that was cut can end before.
+    // A truncated segment can end before `offset`.
     let Some(rest) = bytes.get(to_usize(offset)..) else { return Ok(()) };
     let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(()) };
     file.write_at(&vec![0; last + 1], offset)

@@ -1,12 +1,13 @@
-//! Loads: many rows in order, where their series has none, go straight to chunk files and not through the log.
+//! Bulk loads: many ordered rows, in a range in which their series has no rows, are written directly to chunk files and
+//! not to the log.
 //!
-//! - The files are written and synced beforehand, under the number that the next commit would have. When another commit
-//!   came in between, what says the number (head and footer) is written again; the blocks stay.
-//! - One manifest edit makes them count, all together, and is what makes the commit durable. Everything decided before
-//!   it is durable in the log by then, so the commits that survive a crash are always the first ones.
-//! - The edit records that everything of the series up to this commit is in chunks. So older rows of it, and deletes,
-//!   leave the log first: with the edit recovery skips what the log has of them.
-//! - A load that turns out not to be one is left to the log, and the files are forgotten.
+//! - The files are written and synced first, with the number of the next commit. When another commit takes that number,
+//!   the head and the footer, which contain it, are rewritten; the blocks stay.
+//! - One manifest edit publishes all files atomically and makes the commit durable. All earlier commits are durable in
+//!   the log by then, so the commits that survive a crash are a prefix of the history.
+//! - The edit records that all rows of the series up to this commit are in chunks, so recovery skips the older rows and
+//!   deletes of the series in the log. They are therefore sealed first.
+//! - A write that turns out not to qualify goes to the log, and its files are removed.
 
 use std::io::BufWriter;
 use std::sync::{Arc, TryLockError};
@@ -34,20 +35,20 @@ use crate::store::write::writes::Writes;
 use crate::sync::MutexGuard;
 use crate::types::{CellSlice, ColumnType, Grid, OrderRule, Rows, SeriesKey, cells};
 
-/// How often a load is tried while others change its series.
+/// How often a load is tried while other writes change its series.
 const ATTEMPTS: usize = 3;
 /// How long a load waits for other maintenance before its rows go to the log.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Chunks of a load have this part of the rows of a long tail on average, or it is none: many small files are better
-/// made from the tail.
-const CHUNK_PART: u64 = 64;
-/// Most chunks of a load: their files, three each, are open until it counts.
+/// The chunks of a load have at least `tail_rows_max` divided by this many rows on average. A write with smaller chunks
+/// goes to the log.
+const CHUNK_ROWS_DIVISOR: u64 = 64;
+/// Maximum chunks of a load: each has three files, which are open until the commit.
 const CHUNKS_MAX: u64 = 128;
 
 /// One chunk of a load, and its sidecars.
 #[derive(Debug)]
-pub struct LoadedChunk {
-    /// Until it has its name.
+pub struct LoadChunk {
+    /// The staged file, until it is placed.
     chunk: Option<StagedFile>,
     path: DiskPath,
     summary: ChunkSummary,
@@ -56,10 +57,10 @@ pub struct LoadedChunk {
     sidecars: Vec<(StagedFile, DiskPath)>,
 }
 
-/// A load whose commit has its number.
+/// A load with its commit number.
 struct BulkLoad {
     next: Arc<SeriesState>,
-    parts: Vec<(LoadedChunk, Option<Renumbered>)>,
+    parts: Vec<(LoadChunk, Option<Renumbered>)>,
 }
 
 /// Whether rows are in the order of their series and have no key twice, as far as timestamps show.
@@ -74,17 +75,17 @@ fn has_texts(series: &SeriesState) -> bool {
 }
 
 impl Writes {
-    /// Whether there are enough rows for a load, before anything else is checked.
+    /// Whether a write has enough rows for a load. The other conditions are not checked.
     pub fn can_be_load(&self, write: &SeriesWrite) -> bool {
-        // A registration and the phase of a grid are decided in turn, in which a load is not.
+        // Registrations and grid phases are decided in commit order, by the commit queue; a load bypasses it.
         write.create.is_none()
             && write.phase_pending.is_empty()
             && write.rows.ts.len() as u64 >= self.tail_rows_max.max(1)
     }
 
-    /// Waits until what is decided of a series is published, or returns why it was refused: a load must not count when
-    /// what its writer sent before it does not.
-    fn settled_series(&self, key: &SeriesKey) -> Result<Arc<StoreState>> {
+    /// Waits until all decided commits of a series are published. Returns the error of a refused one: a load must not
+    /// commit when an earlier write of its writer failed.
+    fn wait_for_series(&self, key: &SeriesKey) -> Result<Arc<StoreState>> {
         let (decided, version) = {
             let pending = self.wal.queue.lock();
             (pending.decided()?, pending.state.get(key).map(|series| (series.id, series.version)))
@@ -97,28 +98,27 @@ impl Writes {
         Ok(self.wal.queue.published())
     }
 
-    /// Writes rows as a load; `None` when they are to go to the log, and nothing was changed.
+    /// Writes rows as a load. `None` when they must go to the log; then nothing was changed.
     ///
     /// # Errors
-    /// `writer_stopped`, `storage_full` and those of the disk, of the step that makes the load count: nothing of it was
-    /// written.
+    /// `writer_stopped`, `storage_full` and `io` of the commit: no row was stored.
     pub fn load(&self, write: &SeriesWrite) -> Result<Option<SeriesReceipt>> {
         if self.loadable(write, &self.wal.queue.published())?.is_none() || !self.wal.queue.takes_writes() {
             return Ok(None);
         }
         let started = Instant::now();
         let Some(mut files) = self.lock_with_timeout() else { return Ok(None) };
-        let written = self.wal.queue.stop_on_panic(|| self.load_under(&mut files, write))?;
+        let written = self.wal.queue.stop_on_panic(|| self.load_locked(&mut files, write))?;
         if written.is_some() {
             metrics::histogram!("fastk_load_seconds").record(started.elapsed());
         }
         Ok(written)
     }
 
-    /// A load by the holder of the files.
-    fn load_under(&self, files: &mut PublishedFiles, write: &SeriesWrite) -> Result<Option<SeriesReceipt>> {
+    /// Writes a load under the maintenance lock.
+    fn load_locked(&self, files: &mut PublishedFiles, write: &SeriesWrite) -> Result<Option<SeriesReceipt>> {
         for _ in 0..ATTEMPTS {
-            let state = self.settled_series(&write.key)?;
+            let state = self.wait_for_series(&write.key)?;
             let Some(series) = self.loadable(write, &state)? else { return Ok(None) };
             if series.tail().next().is_some() {
                 if self.publisher.seal_with(files, &[series.id]).is_err() {
@@ -147,7 +147,7 @@ impl Writes {
         Ok(None)
     }
 
-    /// The maintenance lock, unless others keep it for long.
+    /// The maintenance lock; `None` after [`LOCK_TIMEOUT`].
     fn lock_with_timeout(&self) -> Option<MutexGuard<'_, PublishedFiles>> {
         if cfg!(feature = "schedules") {
             // Time does not pass in schedules.
@@ -190,7 +190,7 @@ impl Writes {
             return Ok(None);
         }
         let chunks = spans(series, &rows.ts).count() as u64;
-        let rows_min = (self.tail_rows_max / CHUNK_PART).max(1);
+        let rows_min = (self.tail_rows_max / CHUNK_ROWS_DIVISOR).max(1);
         if chunks > CHUNKS_MAX || chunks.saturating_mul(rows_min) > rows.ts.len() as u64 {
             return Ok(None);
         }
@@ -199,13 +199,7 @@ impl Writes {
     }
 
     /// Writes the chunks of a load and their sidecars under `tmp/`, synced.
-    fn stage(
-        &self,
-        series: &SeriesState,
-        rows: &Rows,
-        commit: u64,
-        next_file_id: &mut u64,
-    ) -> Result<Vec<LoadedChunk>> {
+    fn stage(&self, series: &SeriesState, rows: &Rows, commit: u64, next_file_id: &mut u64) -> Result<Vec<LoadChunk>> {
         let dir = series_dir(&self.root, series.id);
         disk::create_dir(&dir)?;
         let first = rows.ts.first().copied().into_iter().chain(series.bounds.map(|(first, _)| first)).min();
@@ -247,7 +241,7 @@ impl Writes {
         rows: &Rows,
         range: std::ops::Range<usize>,
         grid: Option<Grid>,
-    ) -> Result<LoadedChunk> {
+    ) -> Result<LoadChunk> {
         let full = block_rows(head.series.all_layouts());
         let coverage = grid.map(|grid| Coverage::new(head.chunk_id, grid));
         let mut chunk = StagedFile::create(&self.root.join("tmp"))?;
@@ -268,16 +262,16 @@ impl Writes {
         if let Some(coverage) = &mut coverage {
             coverage.optimize();
         }
-        Ok(LoadedChunk { chunk: Some(chunk), path, summary, zones, coverage, sidecars: Vec::new() })
+        Ok(LoadChunk { chunk: Some(chunk), path, summary, zones, coverage, sidecars: Vec::new() })
     }
 
-    /// Commits what was staged; `None` when the series is no longer what it was then.
+    /// Commits the staged chunks; `None` when the series changed since.
     fn commit_load(
         &self,
         files: &mut PublishedFiles,
         write: &SeriesWrite,
         seen: &SeriesState,
-        parts: Vec<LoadedChunk>,
+        parts: Vec<LoadChunk>,
         next_file_id: u64,
     ) -> Result<Option<SeriesReceipt>> {
         let (mut written, mut late, mut added) = (None, Vec::new(), Vec::new());
@@ -304,7 +298,7 @@ impl Writes {
                 let mut next = series.as_ref().clone();
                 next.count_rows_written(&write.rows, 0, commit, self.wal.queue.wall_ms(), &state.snapshot_commits);
                 next.sealed_commit = commit;
-                let record = |(part, renumbered): &(LoadedChunk, Option<Renumbered>)| {
+                let record = |(part, renumbered): &(LoadChunk, Option<Renumbered>)| {
                     chunk_record(renumbered.as_ref().map_or(&part.summary, |renumbered| &renumbered.summary))
                 };
                 let records: Vec<ChunkRecord> = numbered.iter().map(record).collect();
@@ -332,7 +326,7 @@ impl Writes {
         if committed.is_none() {
             return Ok(None);
         }
-        // Derived, so no caller waits for it.
+        // Sidecars are derived, so they are written after the commit.
         for mut part in late {
             let tmp = self.root.join("tmp");
             if let Err(error) = part.stage_sidecars(&tmp).and_then(|()| part.place_sidecars()) {
@@ -347,7 +341,7 @@ impl Writes {
         Ok(written)
     }
 
-    /// Gives the files their names and publishes the edit that makes them count.
+    /// Gives the files their names and publishes the edit that commits them.
     ///
     /// Parts whose sidecars have to be rewritten are put into `late`.
     fn publish_load(
@@ -355,7 +349,7 @@ impl Writes {
         files: &mut PublishedFiles,
         load: BulkLoad,
         next_file_id: u64,
-        late: &mut Vec<LoadedChunk>,
+        late: &mut Vec<LoadChunk>,
     ) -> Result<u64> {
         let BulkLoad { next, parts } = load;
         let mut edit =
@@ -372,7 +366,10 @@ impl Writes {
             let range = next.def.partition.span_of(record.ts_min, next.def.unit);
             assert_publishable_chunk(&record, (range.start, range.end), &part.zones, part.coverage.as_ref());
             if !chunk.place(&part.path)? {
-                return Err(Error::internal(format!("{} appeared while it was written", part.path.display())));
+                return Err(Error::internal(format!(
+                    "{} was created by another process or thread",
+                    part.path.display()
+                )));
             }
             edit.chunks.push(record);
             if is_late {
@@ -387,8 +384,8 @@ impl Writes {
     }
 }
 
-impl LoadedChunk {
-    /// Writes the sidecars, synced; they name the footer of the chunk as it is now.
+impl LoadChunk {
+    /// Writes and syncs the sidecars, which contain the checksum of the present footer.
     fn stage_sidecars(&mut self, tmp: &DiskPath) -> Result<()> {
         let footer_crc = self.summary.footer_crc;
         self.zones.footer_crc = footer_crc;

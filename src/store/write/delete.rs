@@ -21,8 +21,10 @@ impl Writes {
         self.delete_range_if(key, range, if_version, |_| true)
     }
 
-    /// Deletes a range of the series that has the key under the lock, if that one is `wanted`; else
-    /// `commit_conflict`.
+    /// Deletes a range of the series that has the key once the commit lock is held, if it meets `condition`.
+    ///
+    /// # Errors
+    /// `commit_conflict` when it does not.
     pub fn delete_range_if(
         &self,
         key: &SeriesKey,
@@ -70,7 +72,7 @@ impl Writes {
         Ok(DeleteOutcome { series_id: series.id, rows_deleted: deleted, version, commit })
     }
 
-    /// How many rows a delete removes, and between which timestamps the others lie.
+    /// The number of rows that a delete removes, and the bounds of the remaining rows.
     pub fn read_for_delete(&self, series: &SeriesState, range: (i64, i64)) -> Result<(u64, Option<(i64, i64)>)> {
         let deleted = series.count_rows(&self.reads.cache, range)?;
         if deleted == 0 {

@@ -17,7 +17,7 @@ pub struct PreparedWrite {
     pub duplicates: u64,
 }
 
-/// Stored rows the write is about.
+/// Stored rows at the timestamps of a write.
 pub enum StoredRows {
     Unknown,
     Count(u64),

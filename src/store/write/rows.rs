@@ -267,7 +267,7 @@ mod tests {
                 let series = frozen.state.series.get(&id).unwrap();
                 store.engine.publisher.seal_frozen(&mut files, std::slice::from_ref(series), &frozen).map(|_| ())
             } else {
-                store.engine.maintenance.settle(&mut files, &frozen)
+                store.engine.maintenance.publish_frozen(&mut files, &frozen)
             };
             drop(files);
             assert_eq!(outcome.unwrap_err().code(), ErrorCode::StorageFull);
@@ -335,7 +335,7 @@ mod tests {
             if background_maintenance {
                 let started = std::time::Instant::now();
                 while store.writer_stopped().is_none() {
-                    assert!(started.elapsed().as_secs() < 60, "the background thread goes on");
+                    assert!(started.elapsed().as_secs() < 60, "the background thread continues");
                     std::thread::sleep(std::time::Duration::from_millis(10));
                 }
             } else {
