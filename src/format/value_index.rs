@@ -1,12 +1,13 @@
 //! Value index sidecars of chunks: the rows of each value, for the columns selected in the registration.
 //!
-//! Derived data, like zone maps. The entries of a column (order key and row) are sorted by key, then row, and split
-//! into pages. A directory in an envelope comes first, then the pages: a search reads the directory once and then only
+//! Derived data, like zone maps. The entries of a column (order key and row of each cell that is not null) are sorted by
+//! key, then row, and split into pages. A directory in an envelope comes first, then the pages: a search reads the directory once and then only
 //! the pages it needs, each with its own checksum.
 //!
 //! The payload of the envelope: chunk id (`u64`), footer checksum of the chunk (`u32`), rows of the chunk (`u32`),
-//! number of columns (`u32`), then for each column its position in the registration (`u32`, `ts` is 0) and for each of
-//! its pages the lowest key (`i64`), the bytes of a key (`u32`: 0, 1, 2, 4 or 8) and the checksum of the page (`u32`).
+//! number of columns (`u32`), then for each column its position in the registration (`u32`, `ts` is 0), the number of its
+//! entries (`u32`) and for each of its pages the lowest key (`i64`), the bytes of a key (`u32`: 0, 1, 2, 4 or 8) and the
+//! checksum of the page (`u32`).
 //! Every page but the last of a column has [`PAGE_ENTRIES`] entries. A page: the rows (`u32` each), then the keys,
 //! relative to the lowest one of the page. Pages follow the directory contiguously, in its order.
 
@@ -17,17 +18,19 @@ use super::envelope::{self, ENVELOPE_BYTES};
 use crate::error::{Error, Result};
 use crate::types::cells;
 use crate::types::schema::COLUMNS_MAX;
-use crate::types::width::to_usize;
+use crate::types::width::{narrow, to_usize};
 
 /// First bytes of a value index.
 pub const VALUE_INDEX_MAGIC: &[u8; 8] = b"FASTKVIX";
 /// Version of value indexes.
-pub const VALUE_INDEX_VERSION: u32 = 1;
+pub const VALUE_INDEX_VERSION: u32 = 2;
 /// Entries of a page.
 pub const PAGE_ENTRIES: usize = 1_024;
 
 /// Bytes of the payload before the first column.
 const HEAD_BYTES: usize = 20;
+/// Bytes of a column in the directory, without its pages.
+const COLUMN_RECORD_BYTES: usize = 8;
 /// Bytes of a page in the directory.
 const PAGE_RECORD_BYTES: usize = 16;
 
@@ -37,7 +40,7 @@ pub struct ValueIndex {
     pub chunk_id: u64,
     /// Footer checksum of the chunk, to detect an index of another file with the same id.
     pub footer_crc: u32,
-    /// Rows of the chunk; each column has one entry per row.
+    /// Rows of the chunk.
     pub rows: u32,
     pub columns: Vec<IndexColumn>,
 }
@@ -47,6 +50,8 @@ pub struct ValueIndex {
 pub struct IndexColumn {
     /// Position in the registration; `ts` is 0.
     pub position: usize,
+    /// Number of cells that are not null.
+    pub entries: u32,
     pub pages: Vec<IndexPage>,
 }
 
@@ -63,9 +68,10 @@ pub struct IndexPage {
 }
 
 impl ValueIndex {
-    /// Size in bytes of the directory with its envelope, for a chunk of `rows` rows.
-    pub fn directory_bytes(rows: u32, column_count: usize) -> usize {
-        ENVELOPE_BYTES + HEAD_BYTES + column_count * (4 + page_count(rows) * PAGE_RECORD_BYTES)
+    /// Size in bytes of the directory with its envelope, for columns of so many entries.
+    pub fn directory_bytes(entries: impl IntoIterator<Item = u32>) -> usize {
+        let column = |entries: u32| COLUMN_RECORD_BYTES + page_count(entries) * PAGE_RECORD_BYTES;
+        ENVELOPE_BYTES + HEAD_BYTES + entries.into_iter().map(column).sum::<usize>()
     }
 
     /// Size in bytes of the directory of a file that starts with `head`.
@@ -91,6 +97,7 @@ impl ValueIndex {
         put_length(&mut payload, self.columns.len());
         for column in &self.columns {
             put_length(&mut payload, column.position);
+            payload.extend_from_slice(&column.entries.to_le_bytes());
             for page in &column.pages {
                 payload.extend_from_slice(&page.low.to_le_bytes());
                 payload.extend_from_slice(&page.key_bytes.to_le_bytes());
@@ -112,8 +119,12 @@ impl ValueIndex {
         let mut offset = directory.len() as u64;
         let mut columns = Vec::with_capacity(column_count);
         for _ in 0..column_count {
-            let mut column = IndexColumn { position: reader.length()?, pages: Vec::new() };
-            let mut left = to_usize(rows);
+            let (position, entries) = (reader.length()?, reader.u32()?);
+            if entries > rows {
+                return Err(Error::corrupt(format!("value index with {entries} entries for {rows} rows")));
+            }
+            let mut column = IndexColumn { position, entries, pages: Vec::new() };
+            let mut left = to_usize(entries);
             while left > 0 {
                 let (low, key_bytes, crc) = (reader.i64()?, reader.u32()?, reader.u32()?);
                 if !matches!(key_bytes, 0 | 1 | 2 | 4 | 8) {
@@ -152,8 +163,8 @@ impl ValueIndex {
     }
 }
 
-fn page_count(rows: u32) -> usize {
-    to_usize(rows).div_ceil(PAGE_ENTRIES)
+fn page_count(entries: u32) -> usize {
+    to_usize(entries).div_ceil(PAGE_ENTRIES)
 }
 
 impl IndexColumn {
@@ -232,7 +243,8 @@ pub fn write_pages<E>(
     mut offset: u64,
     mut put: impl FnMut(&[u8]) -> std::result::Result<(), E>,
 ) -> std::result::Result<(IndexColumn, u64), E> {
-    let mut column = IndexColumn { position, pages: Vec::with_capacity(entries.len().div_ceil(PAGE_ENTRIES)) };
+    let pages = Vec::with_capacity(entries.len().div_ceil(PAGE_ENTRIES));
+    let mut column = IndexColumn { position, entries: narrow(entries.len()), pages };
     let mut bytes = Vec::new();
     for part in entries.chunks(PAGE_ENTRIES) {
         let ((low, _), (high, _)) = cells::ends(part);
@@ -262,13 +274,16 @@ pub fn write_pages<E>(
 mod tests {
     use super::*;
 
-    fn file(columns: &[Vec<i64>]) -> Vec<u8> {
+    /// An index of columns by key, or nothing for a null.
+    fn file(columns: &[Vec<Option<i64>>]) -> Vec<u8> {
         let rows = u32::try_from(columns[0].len()).unwrap();
-        let mut offset = ValueIndex::directory_bytes(rows, columns.len()) as u64;
+        let entries = || columns.iter().map(|keys| keys.iter().flatten().count() as u32);
+        let mut offset = ValueIndex::directory_bytes(entries()) as u64;
         let mut index = ValueIndex { chunk_id: 7, footer_crc: 8, rows, columns: Vec::new() };
         let mut pages = Vec::new();
         for (position, keys) in columns.iter().enumerate() {
-            let mut entries: Vec<(i64, u32)> = keys.iter().copied().zip(0..).collect();
+            let mut entries: Vec<(i64, u32)> =
+                keys.iter().zip(0..).filter_map(|(key, row)| Some(((*key)?, row))).collect();
             entries.sort_unstable();
             let put = |bytes: &[u8]| -> Result<()> {
                 pages.extend_from_slice(bytes);
@@ -279,7 +294,7 @@ mod tests {
             index.columns.push(column);
         }
         let mut file = index.encode();
-        assert_eq!(file.len(), ValueIndex::directory_bytes(rows, columns.len()));
+        assert_eq!(file.len(), ValueIndex::directory_bytes(entries()));
         file.extend_from_slice(&pages);
         assert_eq!(ValueIndex::check(&file).unwrap(), index);
         file
@@ -311,13 +326,18 @@ mod tests {
             (0..count).map(|row| if row == 17 { i64::MIN } else { i64::MAX - row % 2 }).collect(),
             vec![-5; count as usize],
         ];
+        let mut columns = columns.map(|keys| keys.into_iter().map(Some).collect::<Vec<Option<i64>>>()).to_vec();
+        columns.push((0..count).map(|row| (row % 4 > 0).then_some(row % 90)).collect());
+        columns.push(vec![None; count as usize]);
         let file = file(&columns);
         for (position, keys) in columns.iter().enumerate() {
             let mut ranges = vec![(i64::MIN, i64::MAX), (i64::MIN, i64::MIN), (i64::MAX, i64::MAX), (-5, -5), (3, 2)];
-            ranges.extend(keys.iter().step_by(97).flat_map(|key| [(*key, *key), (key.saturating_sub(9), *key)]));
+            let some = keys.iter().flatten().step_by(97);
+            ranges.extend(some.flat_map(|key| [(*key, *key), (key.saturating_sub(9), *key)]));
             for (low, high) in ranges {
+                let is_inside = |key: &Option<i64>| key.is_some_and(|key| (low..=high).contains(&key));
                 let expected: Vec<u32> =
-                    (0..).zip(keys).filter(|(_, key)| (low..=high).contains(*key)).map(|(row, _)| row).collect();
+                    (0..).zip(keys).filter(|(_, key)| is_inside(key)).map(|(row, _)| row).collect();
                 assert!(find(&file, position + 1, low, high) == expected, "column {position}, {low} to {high}");
             }
         }
@@ -326,7 +346,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_truncation_is_detected() {
-        let file = file(&[(0..1_100).map(|row| row / 3).collect()]);
+        let file = file(&[(0..1_200).map(|row| (row % 12 > 0).then_some(row / 3)).collect()]);
         for bit in 0..file.len() * 8 {
             let mut damaged = file.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -335,5 +355,10 @@ mod tests {
         for length in 0..file.len() {
             assert!(ValueIndex::check(&file[..length]).is_err(), "cut at {length}");
         }
+        // A column has no more entries than the chunk has rows.
+        let column = IndexColumn { position: 1, entries: 3, pages: Vec::new() };
+        let index = ValueIndex { chunk_id: 7, footer_crc: 8, rows: 2, columns: vec![column] };
+        let file = index.encode();
+        assert!(ValueIndex::decode(&file, file.len() as u64).unwrap_err().detail().contains("3 entries"));
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::format::zone_map::order_key;
+use crate::format::order_key::KeyCell;
 use crate::query::result::NumberFormat;
 use crate::types::number::{self, NumberError};
 use crate::types::time::{Bound, parse_param};
@@ -165,6 +165,11 @@ impl KeyRanges {
             }
         }
     }
+}
+
+#[inline(always)]
+fn order_key(word: i64, is_float: bool) -> i64 {
+    if is_float { f64::from_bits(word.cast_unsigned()).order() } else { word }
 }
 
 // Branch-free loops that the compiler vectorizes, for the widest vectors of the processor, which is detected once. One

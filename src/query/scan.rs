@@ -177,7 +177,10 @@ impl Scan {
         let narrowed = narrow(spec.range, &spec.filter);
         let ended = narrowed.is_none();
         let (range, filter) = narrowed.unwrap_or((spec.range, Vec::new()));
-        let wanted = filter.iter().map(|f| WantedKeys { column: f.column, ranges: Arc::clone(&f.ranges) }).collect();
+        let wanted = filter
+            .iter()
+            .map(|f| WantedKeys { column: f.column, ranges: Arc::clone(&f.ranges), nulls: false })
+            .collect();
         Self {
             merge: series.merge(cache, range, spec.desc).with_wanted_keys(wanted),
             by_range: filter.is_empty() && !spec.filter.is_empty(),

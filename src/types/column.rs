@@ -8,6 +8,7 @@ use std::fmt;
 
 use arrow::buffer::{BooleanBuffer, Buffer, MutableBuffer};
 use arrow::datatypes::ArrowNativeType;
+use arrow::util::bit_chunk_iterator::UnalignedBitChunk;
 
 use super::cells;
 use super::width::to_usize;
@@ -472,9 +473,57 @@ impl<'a> CellSlice<'a> {
 
     /// Number of nulls.
     pub fn null_count(&self) -> usize {
+        self.valid.map_or(0, |valid| self.rows - self.flags_set(valid))
+    }
+
+    /// Number of flags that are set, of a column of flags. Those of nulls are not set.
+    pub fn set_count(&self) -> usize {
+        assert_eq!(self.layout, CellLayout::Flag, "layout of the cells");
+        self.flags_set(self.cells)
+    }
+
+    /// Clears the marks of rows whose cell is null, or with `is_null` of all other rows.
+    pub fn keep_marks_by_null(&self, is_null: bool, marks: &mut [bool]) {
         match self.valid {
-            None => 0,
-            Some(_) => (0..self.rows).filter(|row| !self.is_valid(*row)).count(),
+            Some(valid) => self.keep_marks(valid, !is_null, marks),
+            None if is_null => marks.fill(false),
+            None => {}
+        }
+    }
+
+    /// Clears the marks of rows whose flag is another one, of a column of flags.
+    pub fn keep_marks_by_flag(&self, flag: bool, marks: &mut [bool]) {
+        assert_eq!(self.layout, CellLayout::Flag, "layout of the cells");
+        self.keep_marks(self.cells, flag, marks);
+    }
+
+    fn flags_set(&self, flags: &[u8]) -> usize {
+        if self.packed {
+            UnalignedBitChunk::new(flags, self.from, self.rows).count_ones()
+        } else {
+            cells::range(flags, self.from..self.from + self.rows).iter().map(|flag| usize::from(*flag)).sum()
+        }
+    }
+
+    fn keep_marks(&self, flags: &[u8], wanted: bool, marks: &mut [bool]) {
+        assert_eq!(marks.len(), self.rows, "marks of the cells");
+        if !self.packed {
+            let flags = cells::range(flags, self.from..self.from + self.rows);
+            for (mark, flag) in marks.iter_mut().zip(flags) {
+                *mark &= (*flag == 1) == wanted;
+            }
+            return;
+        }
+        let flip = if wanted { 0 } else { u8::MAX };
+        for (byte, marks) in marks.chunks_mut(8).enumerate() {
+            // Eight flags, which can lie in two bytes.
+            let at = self.from + byte * 8;
+            let next = flags.get(at / 8 + 1).copied().unwrap_or(0);
+            let bits = (u16::from_le_bytes([cells::at(flags, at / 8), next]) >> (at % 8)).to_le_bytes();
+            let bits = cells::at(&bits, 0) ^ flip;
+            for (bit, mark) in marks.iter_mut().enumerate() {
+                *mark &= bits >> bit & 1 == 1;
+            }
         }
     }
 
@@ -616,6 +665,32 @@ mod tests {
         copy.extend(bits.slice(0, 3));
         assert_eq!(copy.as_slice().validity_bytes().unwrap(), [1, 1, 0, 0, 1, 1]);
         assert_eq!(copy.as_slice().cell_bytes()[..], [1, 0, 1, 1, 0, 1]);
+    }
+
+    #[test]
+    fn flags_in_any_place_of_the_memory_are_counted_and_clear_marks() {
+        let flags: Vec<bool> = (0..203).map(|row| row % 3 == 0 || row % 7 == 1).collect();
+        let present: Vec<bool> = (0..203).map(|row| row % 5 != 2).collect();
+        let bits = |flags: &[bool]| BooleanBuffer::from(flags.to_vec()).into_inner();
+        let bytes = |flags: &[bool]| flags.iter().map(|flag| u8::from(*flag)).collect::<Vec<u8>>().into();
+        let packed = SharedCells::packed(CellLayout::Flag, bits(&flags), Some(bits(&present)));
+        let unpacked = SharedCells::unpacked(CellLayout::Flag, bytes(&flags), Some(bytes(&present)));
+        for (from, rows) in [(0, 203), (0, 8), (1, 7), (5, 190), (8, 64), (63, 140), (202, 1), (9, 0)] {
+            for cells in [packed.slice(from, rows), unpacked.slice(from, rows)] {
+                let (flags, present) = (&flags[from..from + rows], &present[from..from + rows]);
+                assert_eq!(cells.set_count(), flags.iter().filter(|flag| **flag).count());
+                assert_eq!(cells.null_count(), present.iter().filter(|flag| !**flag).count());
+                for wanted in [true, false] {
+                    let mut marks: Vec<bool> = (0..rows).map(|row| row % 4 != 0).collect();
+                    let before = marks.clone();
+                    cells.keep_marks_by_flag(wanted, &mut marks);
+                    assert!((0..rows).all(|row| marks[row] == (before[row] && flags[row] == wanted)));
+                    let mut marks = before.clone();
+                    cells.keep_marks_by_null(wanted, &mut marks);
+                    assert!((0..rows).all(|row| marks[row] == (before[row] && present[row] != wanted)));
+                }
+            }
+        }
     }
 
     #[test]

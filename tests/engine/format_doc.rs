@@ -1,9 +1,10 @@
 //! `docs/format.md` matches the code: every table is compared with encoded bytes.
 
 use fastk::format::chunk::{self, BlockMeta, ChunkMeta, DictionaryMeta};
+use fastk::format::order_key::NativeType;
 use fastk::format::receipt::{Receipt, SeriesReceipt};
 use fastk::format::{coverage, current, envelope, ipc, manifest, receipt, run, value_index, wal, zone_map};
-use fastk::types::{CellSlice, Rows, SeriesKey, SeriesSpec};
+use fastk::types::{CellSlice, ColumnCells, Rows, SeriesKey, SeriesSpec};
 use prost::Message;
 
 /// Rows of the table whose header contains `title`, cells trimmed of blanks and backquotes.
@@ -269,9 +270,12 @@ fn receipts_and_envelopes_are_laid_out_as_documented() {
 fn zone_maps_are_laid_out_as_documented() {
     let mut map = zone_map::ZoneMap::new(41, 2);
     map.footer_crc = 42;
-    map.add_block(&[&[1, 2], &[7, 5]].map(|words| CellSlice::of_words(words)), |_| false);
+    let mut sizes = ColumnCells::from([7_u32, 5]);
+    sizes.push_null();
+    let types = [NativeType::I64, NativeType::U32];
+    map.add_block(&[CellSlice::of_words(&[1, 2, 3]), sizes.as_slice()], &types);
     let file = map.encode();
-    let payload = envelope::open("zone map", zone_map::ZONE_MAP_MAGIC, 1, &file).unwrap();
+    let payload = envelope::open("zone map", zone_map::ZONE_MAP_MAGIC, 2, &file).unwrap();
     check_layout(
         "field of a zone map",
         payload,
@@ -282,13 +286,14 @@ fn zone_maps_are_laid_out_as_documented() {
             ("number of zones", le4(1)),
         ],
     );
-    assert_eq!(payload[20..], [1_i64, 2, 5, 7].map(i64::to_le_bytes).concat());
+    let column = |kind, min, max| [le4(kind), le(min), le(max)].concat();
+    assert_eq!(payload[20..], [column(0, 1, 3), column(1, 5, 7), le4(1)].concat());
 }
 
 #[test]
 fn value_indexes_are_laid_out_as_documented() {
     let mut pages = Vec::new();
-    let offset = value_index::ValueIndex::directory_bytes(3, 1) as u64;
+    let offset = value_index::ValueIndex::directory_bytes([3]) as u64;
     let put = |bytes: &[u8]| -> fastk::Result<()> {
         pages.extend_from_slice(bytes);
         Ok(())
@@ -296,7 +301,7 @@ fn value_indexes_are_laid_out_as_documented() {
     let (column, end) = value_index::write_pages(&[(300, 1), (300, 2), (701, 0)], 4, offset, put).unwrap();
     let index = value_index::ValueIndex { chunk_id: 41, footer_crc: 42, rows: 3, columns: vec![column] };
     let mut file = index.encode();
-    let payload = envelope::open("value index", value_index::VALUE_INDEX_MAGIC, 1, &file).unwrap();
+    let payload = envelope::open("value index", value_index::VALUE_INDEX_MAGIC, 2, &file).unwrap();
     check_layout(
         "field of a value index",
         payload,
@@ -306,6 +311,7 @@ fn value_indexes_are_laid_out_as_documented() {
             ("rows", le4(3)),
             ("number of columns", le4(1)),
             ("position", le4(4)),
+            ("number of its entries", le4(3)),
             ("lowest key", le(300)),
             ("bytes of a key", le4(2)),
             ("checksum", le4(crc32c::crc32c(&pages))),

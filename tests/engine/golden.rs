@@ -13,6 +13,7 @@ use fastk::format::chunk::{self, ChunkHead, ChunkSummary, ChunkWriter};
 use fastk::format::coverage::Coverage;
 use fastk::format::current::{Current, decode_current, encode_current};
 use fastk::format::manifest::{self, Edit};
+use fastk::format::order_key::{NativeType, append_keys};
 use fastk::format::receipt::{Receipt, SeriesReceipt, decode_receipts, encode_receipts};
 use fastk::format::run::{RunOrigin, RunWriter, decode_run};
 use fastk::format::tombstone::{
@@ -21,10 +22,10 @@ use fastk::format::tombstone::{
 };
 use fastk::format::value_index::{ValueIndex, write_pages};
 use fastk::format::wal::{self, Commit, FrameHeader, FrameKind, LoggedChange, SegmentHeader};
-use fastk::format::zone_map::{ZoneMap, order_key};
+use fastk::format::zone_map::ZoneMap;
 use fastk::store::{Store, StoreOptions, WriteMode};
 use fastk::types::schema::{ColumnSpec, MergeRule, Retention, ValueIndexSpec};
-use fastk::types::{ColumnCells, ColumnType, Grid, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
+use fastk::types::{ColumnCells, Grid, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
 
 use crate::known_defects::shown;
 
@@ -158,15 +159,11 @@ fn write_chunk(def: &SeriesDef, blocks: &[Rows], number: u64) -> (Vec<u8>, Chunk
     writer.finish().unwrap()
 }
 
-fn is_float(def: &SeriesDef, column: usize) -> bool {
-    column > 0 && def.columns[column - 1].kind == ColumnType::Float64
-}
-
 fn zone_map(def: &SeriesDef, blocks: &[Rows], summary: &ChunkSummary) -> ZoneMap {
     let mut map = ZoneMap::new(summary.meta.chunk_id, def.columns.len() + 1);
     map.footer_crc = summary.footer_crc;
     for rows in blocks {
-        map.add_block(&rows.slices(), |column| is_float(def, column));
+        map.add_block(&rows.slices(), &NativeType::of_series(def));
     }
     map
 }
@@ -189,14 +186,16 @@ fn coverage(def: &SeriesDef, blocks: &[Rows], summary: &ChunkSummary) -> Coverag
 /// A value index of `close` and of the first column.
 fn value_index(def: &SeriesDef, blocks: &[Rows], summary: &ChunkSummary) -> (ValueIndex, Vec<u8>) {
     let rows = u32::try_from(summary.meta.rows).unwrap();
-    let mut offset = ValueIndex::directory_bytes(rows, 2) as u64;
+    let mut offset = ValueIndex::directory_bytes([rows; 2]) as u64;
     let (chunk_id, footer_crc) = (summary.meta.chunk_id, summary.footer_crc);
     let mut index = ValueIndex { chunk_id, footer_crc, rows, columns: Vec::new() };
     let mut pages = Vec::new();
     for position in [1, def.column("close").unwrap() + 1] {
-        let words = blocks.iter().flat_map(|rows| rows.columns[position - 1].words());
-        let mut entries: Vec<(i64, u32)> =
-            words.map(|word| order_key(*word, is_float(def, position))).zip(0..).collect();
+        let mut entries: Vec<(i64, u32)> = Vec::new();
+        for rows in blocks {
+            let (cells, first_row) = (rows.columns[position - 1].as_slice(), entries.len() as u32);
+            append_keys(cells, NativeType::of(def.columns[position - 1].kind), first_row, &mut entries);
+        }
         entries.sort_unstable();
         let put = |bytes: &[u8]| -> fastk::Result<()> {
             pages.extend_from_slice(bytes);

@@ -4,24 +4,24 @@ use crate::disk::StagedFile;
 use crate::error::{Error, Result};
 use crate::format::chunk::{ChunkHead, ChunkSummary, ChunkWriter, block_rows};
 use crate::format::coverage::Coverage;
+use crate::format::order_key::NativeType;
 use crate::format::zone_map::ZoneMap;
 use crate::store::read::merge::Merge;
-use crate::types::{CellSlice, ColumnCells, ColumnType, cells};
+use crate::types::{CellSlice, ColumnCells, cells};
 
 /// A chunk and its sidecars, growing together.
 pub struct ChunkBuilder<W> {
     writer: ChunkWriter<W>,
     zones: ZoneMap,
     coverage: Option<Coverage>,
-    is_float: Vec<bool>,
+    types: Vec<NativeType>,
 }
 
 impl<W: std::io::Write> ChunkBuilder<W> {
     pub fn new(out: W, head: ChunkHead<'_>, coverage: Option<Coverage>) -> std::io::Result<Self> {
-        let floats = head.series.columns.iter().map(|column| column.kind == ColumnType::Float64);
-        let is_float: Vec<bool> = std::iter::once(false).chain(floats).collect();
-        let zones = ZoneMap::new(head.chunk_id, is_float.len());
-        Ok(Self { writer: ChunkWriter::new(out, head)?, zones, coverage, is_float })
+        let types = NativeType::of_series(head.series);
+        let zones = ZoneMap::new(head.chunk_id, types.len());
+        Ok(Self { writer: ChunkWriter::new(out, head)?, zones, coverage, types })
     }
 
     /// Writes rows that follow those before them, `ts` first, at most as many as a block holds.
@@ -30,7 +30,7 @@ impl<W: std::io::Write> ChunkBuilder<W> {
         if let Some(coverage) = &mut self.coverage {
             coverage.add(cells::column(columns, 0).words());
         }
-        self.zones.add_block(columns, |column| cells::at(&self.is_float, column));
+        self.zones.add_block(columns, &self.types);
         Ok(())
     }
 

@@ -4,13 +4,13 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 
 use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, Result};
-use crate::format::chunk::ChunkMeta;
+use crate::format::order_key::{NativeType, append_keys};
 use crate::format::value_index::{ValueIndex, write_pages};
-use crate::format::zone_map::{ZoneMap, order_key};
+use crate::format::zone_map::ZoneMap;
 use crate::store::read::chunk::{ChunkFile, OpenChunk};
 use crate::store::read::sidecar::{IndexFile, read_zones, value_index_path, wanted_columns, zone_map_path};
-use crate::types::width::narrow;
-use crate::types::{CellSlice, ColumnType, SeriesDef};
+use crate::types::width::{narrow, to_usize};
+use crate::types::{CellSlice, SeriesDef, cells};
 
 /// What a rebuild of sidecars did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,22 +32,31 @@ pub fn is_stale(open: &OpenChunk, path: &DiskPath, def: &SeriesDef) -> bool {
     }
 }
 
-fn is_float(meta: &ChunkMeta, position: usize) -> bool {
-    let column = position.checked_sub(1).and_then(|position| meta.series.columns.get(position));
-    column.is_some_and(|column| column.kind == ColumnType::Float64)
-}
-
 /// The zone map of a chunk, from its rows.
 fn zone_map_of(open: &OpenChunk) -> Result<ZoneMap> {
     let meta = &open.meta;
-    let mut zones = ZoneMap::new(meta.chunk_id, meta.series.columns.len() + 1);
+    let types = NativeType::of_series(&meta.series);
+    let mut zones = ZoneMap::new(meta.chunk_id, types.len());
     zones.footer_crc = open.footer_crc();
     for position in 0..open.blocks().len() {
         let block = open.block(position, &meta.series)?;
         let columns: Vec<CellSlice<'_>> = block.columns().collect();
-        zones.add_block(&columns, |column| is_float(meta, column));
+        zones.add_block(&columns, &types);
     }
     Ok(zones)
+}
+
+/// Number of cells of a column that are not null.
+fn entry_count(open: &OpenChunk, position: usize) -> Result<u32> {
+    let meta = &open.meta;
+    let column = position.checked_sub(1).and_then(|position| meta.series.columns.get(position));
+    let mut nulls = 0;
+    if column.is_some_and(|column| column.nullable) {
+        for block in 0..open.blocks().len() {
+            nulls += open.block(block, &meta.series)?.column(position).null_count();
+        }
+    }
+    Ok(narrow(to_usize(meta.rows) - nulls))
 }
 
 /// Writes a value index of these columns; one column's entries (16 bytes a row) are in memory at a time.
@@ -55,23 +64,23 @@ fn stage_value_index(open: &OpenChunk, tmp: &DiskPath, positions: &[usize]) -> R
     let meta = &open.meta;
     let rows = u32::try_from(meta.rows).map_err(|_| Error::internal("a chunk with too many rows for an index"))?;
     let mut index = ValueIndex { chunk_id: meta.chunk_id, footer_crc: open.footer_crc(), rows, columns: Vec::new() };
-    let mut offset = ValueIndex::directory_bytes(rows, positions.len()) as u64;
+    let counts = positions.iter().map(|position| entry_count(open, *position)).collect::<Result<Vec<u32>>>()?;
+    let types = NativeType::of_series(&meta.series);
+    let mut offset = ValueIndex::directory_bytes(counts.iter().copied()) as u64;
     let mut staged = StagedFile::create(tmp)?;
     let path = staged.path().clone();
     let fail = |error: std::io::Error| Error::io("write", &path, &error);
     let mut out = BufWriter::with_capacity(1 << 18, &mut staged);
     // The directory comes first in the file and is known last.
     out.seek(SeekFrom::Start(offset)).map_err(fail)?;
-    for position in positions {
-        let float = is_float(meta, *position);
-        let mut entries: Vec<(i64, u32)> = Vec::with_capacity(rows as usize);
+    for (position, count) in positions.iter().zip(counts) {
+        let native = cells::at(&types, *position);
+        let mut entries: Vec<(i64, u32)> = Vec::with_capacity(count as usize);
         for block in 0..open.blocks().len() {
-            let block = open.block(block, &meta.series)?;
-            let first = narrow::<u32, _>(entries.len());
-            let words = block.words(*position).iter().zip(first..);
-            entries.extend(words.map(|(word, row)| (order_key(*word, float), row)));
+            let first_row = narrow(open.first_row(block));
+            append_keys(open.block(block, &meta.series)?.column(*position), native, first_row, &mut entries);
         }
-        assert_eq!(entries.len() as u64, meta.rows, "entries of the value index of chunk {}", meta.chunk_id);
+        assert_eq!(entries.len(), count as usize, "entries of the value index of chunk {}", meta.chunk_id);
         entries.sort_unstable();
         let (column, end) = write_pages(&entries, *position, offset, |page| out.write_all(page)).map_err(fail)?;
         offset = end;

@@ -310,7 +310,7 @@ impl OpenChunk {
     /// time.
     pub fn zones(&self, cache: &MapCache) -> Option<&Zones> {
         let zones = self.zones.get_or_init(|| match sidecar::read_zones(&self.path, &self.meta, self.footer_crc) {
-            Ok(map) => Some(Zones { whole: map.chunk_bounds(), map }),
+            Ok(map) => Some(Zones { whole: map.chunk_summaries(), map }),
             Err(error) => {
                 tracing::warn!(%error, "a zone map is not used");
                 cache.sidecar_requests.add(&self.meta);

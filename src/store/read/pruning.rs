@@ -4,20 +4,71 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::format::chunk::{BlockMeta, ZONE_ROWS};
+use crate::format::zone_map::ZoneSummary;
 use crate::store::read::chunk::{MapCache, OpenChunk};
 use crate::store::read::sidecar::Zones;
-use crate::types::SeriesDef;
-use crate::types::cells;
 use crate::types::width::to_usize;
+use crate::types::{ColumnType, SeriesDef, cells};
 
-/// Rows that a reader selects: those whose cell in one column has an order key inside some range. A merge may skip
-/// rows that zone maps or value indexes rule out; it does not check those it yields.
+/// Rows that a reader selects: those whose cell in one column has an order key inside some range, or is null. A merge
+/// may skip rows that zone maps or value indexes rule out; it does not check those it yields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedKeys {
     /// Position of the column in the registration; `ts` is 0.
     pub column: usize,
     /// Closed ranges of order keys, ascending and disjoint.
     pub ranges: Arc<Vec<(i64, i64)>>,
+    /// Whether nulls are wanted too.
+    pub nulls: bool,
+}
+
+impl WantedKeys {
+    /// Whether cells of which this is known can have one that is wanted.
+    fn can_be_among(&self, cells: ZoneSummary) -> bool {
+        let (min, max) = cells.keys;
+        let at = self.ranges.partition_point(|(_, high)| *high < min);
+        self.nulls && cells.has_nulls || min <= max && self.ranges.get(at).is_some_and(|(low, _)| *low <= max)
+    }
+}
+
+/// Where a chunk has the keys of a wanted column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StoredKeys {
+    /// In this column of the chunk, and they compare with the wanted ones.
+    Column(usize),
+    /// The chunk is older than the column: all cells are null.
+    AllNull,
+    /// They do not compare: those of other digits, for example.
+    Other,
+}
+
+/// Where a chunk under another registration has the keys of a column of the present one.
+fn stored_keys(stored: &SeriesDef, def: &SeriesDef, column: usize) -> StoredKeys {
+    let Some(position) = column.checked_sub(1) else { return StoredKeys::Column(0) };
+    let Some(wanted) = def.columns.get(position) else { return StoredKeys::Other };
+    let Some(at) = stored.column(&wanted.name) else {
+        return if wanted.nullable { StoredKeys::AllNull } else { StoredKeys::Other };
+    };
+    let is_same = stored.columns.get(at).is_some_and(|column| has_same_keys(column.kind, wanted.kind));
+    if is_same { StoredKeys::Column(at + 1) } else { StoredKeys::Other }
+}
+
+/// Whether a value has the same key in columns of both types.
+fn has_same_keys(one: ColumnType, other: ColumnType) -> bool {
+    // The key of an integer is the integer itself, of whatever width.
+    let is_integer = |kind| {
+        matches!(
+            kind,
+            ColumnType::Int64
+                | ColumnType::Int32
+                | ColumnType::Int16
+                | ColumnType::Int8
+                | ColumnType::UInt32
+                | ColumnType::UInt16
+                | ColumnType::UInt8
+        )
+    };
+    one == other || is_integer(one) && is_integer(other)
 }
 
 /// What a merge considered and what it could skip.
@@ -72,8 +123,9 @@ pub fn rows_to_check(
     stats: &mut MergeStats,
 ) -> Option<Vec<(usize, usize)>> {
     stats.chunks_considered += 1;
-    if open.meta.series.columns != context.def.columns {
-        // Keys of other digits do not compare.
+    let places = |w: &WantedKeys| stored_keys(&open.meta.series, context.def, w.column);
+    let places: Vec<StoredKeys> = context.keys.iter().map(places).collect();
+    if places.iter().all(|place| *place == StoredKeys::Other) {
         stats.zone_maps_missing += 1;
         return None;
     }
@@ -83,7 +135,7 @@ pub fn rows_to_check(
     };
     let zones = open.zones(context.cache);
     let stretches = match zones {
-        Some(zones) => match zones_to_check(open, zones, context, hides, stats) {
+        Some(zones) => match zones_to_check(open, zones, (context, &places), hides, stats) {
             Some(stretches) => stretches,
             None => return Some(Vec::new()),
         },
@@ -99,7 +151,7 @@ pub fn rows_to_check(
             within.map(stretch).collect()
         }
     };
-    let named = rows_by_index(open, context, &stretches);
+    let named = rows_by_index(open, context, &places, &stretches);
     if zones.is_none() && named.is_none() {
         return None;
     }
@@ -150,7 +202,7 @@ pub fn count_blocks(
 fn zones_to_check(
     open: &OpenChunk,
     zones: &Zones,
-    context: &MergeContext<'_>,
+    (context, places): (&MergeContext<'_>, &[StoredKeys]),
     hides: impl Fn(i64, i64) -> bool,
     stats: &mut MergeStats,
 ) -> Option<Vec<RowStretch>> {
@@ -158,13 +210,15 @@ fn zones_to_check(
     let first = times.max.partition_point(|last| *last < context.start);
     let end = times.min.partition_point(|first| *first <= context.end).max(first);
     stats.zones_considered += (end - first) as u64;
-    let within = |keys: &WantedKeys, (min, max): (i64, i64)| {
-        let at = keys.ranges.partition_point(|(_, high)| *high < min);
-        keys.ranges.get(at).is_some_and(|(low, _)| *low <= max)
+    let can_match = |summary: &dyn Fn(usize) -> Option<ZoneSummary>| {
+        context.keys.iter().zip(places).all(|(wanted, place)| match place {
+            StoredKeys::Column(column) => summary(*column).is_none_or(|cells| wanted.can_be_among(cells)),
+            StoredKeys::AllNull => wanted.nulls,
+            StoredKeys::Other => true,
+        })
     };
     // For most chunks the bounds of the entire chunk exclude every match.
-    let possible = context.keys.iter().all(|w| zones.whole.get(w.column).is_none_or(|bounds| within(w, *bounds)));
-    if !possible && !hides(open.meta.ts_min, open.meta.ts_max) {
+    if !can_match(&|column| zones.whole.get(column).copied()) && !hides(open.meta.ts_min, open.meta.ts_max) {
         stats.zones_pruned += (end - first) as u64;
         stats.chunks_pruned += 1;
         return None;
@@ -172,11 +226,9 @@ fn zones_to_check(
     let rows = to_usize(open.meta.rows);
     let mut stretches = Vec::new();
     for zone in first..end {
-        let bounds = |column: usize| {
-            zones.map.columns.get(column).and_then(|column| Some((*column.min.get(zone)?, *column.max.get(zone)?)))
-        };
-        let hides = bounds(0).is_none_or(|(first, last)| hides(first, last));
-        if hides || context.keys.iter().all(|w| bounds(w.column).is_none_or(|bounds| within(w, bounds))) {
+        let summary = |column: usize| zones.map.columns.get(column).and_then(|column| column.zone(zone));
+        let hides = summary(0).is_none_or(|times| hides(times.keys.0, times.keys.1));
+        if hides || can_match(&summary) {
             let from = zone * ZONE_ROWS;
             stretches.push(RowStretch { rows: from..rows.min(from + ZONE_ROWS), hides });
         } else {
@@ -191,16 +243,26 @@ fn zones_to_check(
 }
 
 /// The fewest rows that an index of one of the columns names, where that is worth reading them one by one.
-fn rows_by_index(open: &OpenChunk, context: &MergeContext<'_>, stretches: &[RowStretch]) -> Option<Vec<usize>> {
+fn rows_by_index(
+    open: &OpenChunk,
+    context: &MergeContext<'_>,
+    places: &[StoredKeys],
+    stretches: &[RowStretch],
+) -> Option<Vec<usize>> {
     let mut rows_left: usize =
         stretches.iter().filter(|stretch| !stretch.hides).map(|stretch| stretch.rows.len()).sum();
     let mut best: Option<Vec<u32>> = None;
-    for keys in context.keys {
+    for (keys, place) in context.keys.iter().zip(places) {
+        // An index has no nulls.
+        let StoredKeys::Column(position) = place else { continue };
+        if keys.nulls {
+            continue;
+        }
         let name = keys.column.checked_sub(1).and_then(|column| context.def.columns.get(column));
         if !name.is_some_and(|column| context.def.value_index.contains(&column.name)) {
             continue;
         }
-        if let Some(rows) = open.indexed_rows(context.cache, keys.column, &keys.ranges, rows_left)
+        if let Some(rows) = open.indexed_rows(context.cache, *position, &keys.ranges, rows_left)
             && best.as_ref().is_none_or(|best| rows.len() < best.len())
         {
             // Another index has to name fewer rows than this one.

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::chunk::{ChunkMeta, ZONE_ROWS};
 use crate::format::envelope::ENVELOPE_BYTES;
 use crate::format::value_index::{IndexColumn, PAGE_ENTRIES, ValueIndex};
-use crate::format::zone_map::ZoneMap;
+use crate::format::zone_map::{ZoneMap, ZoneSummary};
 use crate::types::SeriesDef;
 use crate::types::width::to_usize;
 
@@ -155,8 +155,8 @@ fn belongs(index: &ValueIndex, meta: &ChunkMeta, footer_crc: u32) -> bool {
 #[derive(Debug)]
 pub struct Zones {
     pub map: ZoneMap,
-    /// Lowest and highest key of each column in the entire chunk.
-    pub whole: Vec<(i64, i64)>,
+    /// What is known about each column in the entire chunk.
+    pub whole: Vec<ZoneSummary>,
 }
 
 /// Reads the zone map of a chunk.

@@ -11,6 +11,7 @@ use crate::format::coverage::Coverage;
 use crate::format::envelope::ENVELOPE_BYTES;
 use crate::format::ipc;
 use crate::format::manifest::ChunkRecord;
+use crate::format::order_key::NativeType;
 use crate::format::value_index::ValueIndex;
 use crate::format::zone_map::ZoneMap;
 use crate::store::check::verify::finding::{Finding, FindingKind, Severity};
@@ -21,7 +22,7 @@ use crate::store::read::chunk_paths::chunk_name;
 use crate::store::read::sidecar::{coverage_path, value_index_path, wanted_columns, zone_map_path};
 use crate::types::cells;
 use crate::types::width::to_usize;
-use crate::types::{CellSlice, ColumnType, Grid, SeriesDef};
+use crate::types::{CellSlice, Grid};
 
 /// Bytes read at a time where nothing says where a piece ends.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -551,14 +552,9 @@ fn rows(
     if last.is_some_and(|last| last > block.ts_min || strict && last == block.ts_min) {
         return Err("it begins before the previous block ends".into());
     }
-    facts.zones.add_block(&columns, |position| is_float(&meta.series, position));
+    facts.zones.add_block(&columns, &NativeType::of_series(&meta.series));
     if let Some(coverage) = &mut facts.coverage {
         coverage.add(ts);
     }
     Ok(())
-}
-
-fn is_float(def: &SeriesDef, position: usize) -> bool {
-    let column = position.checked_sub(1).and_then(|position| def.columns.get(position));
-    column.is_some_and(|column| column.kind == ColumnType::Float64)
 }
