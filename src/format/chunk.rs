@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit as ArrowUnit};
 use arrow::ipc::convert::IpcSchemaEncoder;
+use arrow::ipc::writer::DictionaryTracker;
 use arrow::ipc::{
     Block as BlockEntry, FooterBuilder, KeyValue, KeyValueArgs, MetadataVersion, root_as_footer, root_as_message,
 };
@@ -534,7 +535,9 @@ fn encode_footer(meta: &ChunkMeta, schema: &Schema) -> Result<Vec<u8>> {
     let json =
         serde_json::to_string(meta).map_err(|error| Error::internal(format!("chunk metadata as JSON: {error}")))?;
     let mut fbb = FlatBufferBuilder::new();
-    let schema = IpcSchemaEncoder::new().schema_to_fb_offset(&mut fbb, schema);
+    // Dictionary ids start at zero.
+    let mut ids = DictionaryTracker::new(true);
+    let schema = IpcSchemaEncoder::new().with_dictionary_tracker(&mut ids).schema_to_fb_offset(&mut fbb, schema);
     let dictionaries: Vec<BlockEntry> = meta
         .dictionaries
         .iter()

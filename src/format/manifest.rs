@@ -85,6 +85,22 @@ pub struct Edit {
     /// In a checkpoint: removed chunks whose files may still exist.
     #[prost(message, repeated, tag = "21")]
     pub chunks_waiting: Vec<ChunkRecord>,
+    /// Texts added to the dictionaries of series.
+    #[prost(message, repeated, tag = "24")]
+    pub texts: Vec<TextsRecord>,
+}
+
+/// Texts of the dictionaries of a series, after those of earlier edits.
+#[derive(Clone, PartialEq, Message)]
+pub struct TextsRecord {
+    #[prost(uint64, tag = "1")]
+    pub series_id: u64,
+    /// The texts as in a log frame; in a checkpoint several of these one after the other.
+    #[prost(bytes = "vec", tag = "2")]
+    pub texts: Vec<u8>,
+    /// Number of texts of the series with these.
+    #[prost(uint64, tag = "3")]
+    pub total: u64,
 }
 
 /// A series as of the commit up to which it is sealed.

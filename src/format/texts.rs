@@ -97,6 +97,18 @@ pub fn read_texts(reader: &mut ByteReader<'_>) -> Result<Vec<ColumnTexts>> {
     Ok(columns)
 }
 
+/// Reads texts written by any number of calls of [`put_texts`], and adds them to the dictionaries of a series.
+///
+/// # Errors
+/// `corrupt_data`.
+pub fn add_all(bytes: &[u8], dictionaries: &mut [Dictionary]) -> Result<()> {
+    let mut reader = ByteReader::new(bytes, "texts");
+    while !reader.is_at_end() {
+        read_texts(&mut reader)?.iter().try_for_each(|texts| texts.add_to(dictionaries))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

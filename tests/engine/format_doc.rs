@@ -367,7 +367,8 @@ fn check_tags(title: &str, messages: Vec<(&str, Vec<u8>)>) {
 #[test]
 fn manifest_fields_have_the_documented_tags() {
     use manifest::{
-        ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, ViewRecord,
+        ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TextsRecord, TombstoneRecord,
+        ViewRecord,
     };
     macro_rules! one {
         ($type:ident: $($field:ident = $value:expr),* $(,)?) => {
@@ -383,8 +384,9 @@ fn manifest_fields_have_the_documented_tags() {
             next_series_id = 1, next_file_id = 1, epoch = "x".into(), runs_removed = vec![1],
             snapshots = vec![SnapshotRecord::default()], snapshots_removed = vec!["x".into()],
             receipts = vec![ReceiptsRecord::default()], receipts_removed = vec![1], chunks_unlinked = vec![1],
-            chunks_waiting = vec![ChunkRecord::default()]),
+            chunks_waiting = vec![ChunkRecord::default()], texts = vec![TextsRecord::default()]),
     );
+    check_tags("field of texts", one!(TextsRecord: series_id = 1, texts = vec![1], total = 1));
     check_tags(
         "field of a series",
         one!(SeriesRecord: id = 1, def = "x".into(), version = 1, rows = 1, first_ts = Some(1), last_ts = Some(1),

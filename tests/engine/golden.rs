@@ -347,7 +347,9 @@ fn a_log_segment_of_version_2_is_read_and_written_as_it_was() {
 
 /// An edit with every field set.
 fn edit() -> Edit {
-    use manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, ViewRecord};
+    use manifest::{
+        ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TextsRecord, TombstoneRecord, ViewRecord,
+    };
     let def = serde_json::to_string(&decimal_def()).unwrap();
     let chunk = |id| ChunkRecord {
         id,
@@ -410,6 +412,7 @@ fn edit() -> Edit {
         receipts_removed: vec![20],
         chunks_unlinked: vec![21],
         chunks_waiting: vec![chunk(22)],
+        texts: vec![TextsRecord { series_id: 1, texts: vec![0, 0, 0, 0], total: 3 }],
     }
 }
 

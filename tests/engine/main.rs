@@ -23,6 +23,7 @@ mod kills;
 mod known_defects;
 mod maintenance_crashes;
 mod model;
+mod records;
 mod repair;
 mod streams;
 mod verify;

@@ -672,7 +672,7 @@ fn thousandths(value: i64) -> String {
     format!("{sign}{}.{:03}", value.abs() / 1_000, value.abs() % 1_000)
 }
 
-fn amount(name: &str, default: u64) -> u64 {
+pub fn amount(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 

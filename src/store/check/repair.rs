@@ -18,7 +18,7 @@ use crate::format::backup::REGISTRY_FILE;
 use crate::format::body::block_columns;
 use crate::format::chunk::{ChunkHead, ChunkWriter, decode_chunk};
 use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
-use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SnapshotRecord};
+use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord};
 use crate::format::receipt::encode_receipts;
 use crate::format::run::{RunOrigin, RunWriter};
 use crate::format::tombstone::{
@@ -34,8 +34,8 @@ use crate::store::open::engine::{Engine, fresh_epoch};
 use crate::store::open::recover::{ManifestTrust, RecoveredStore, highest_commit, read_store};
 use crate::store::open::salvage;
 use crate::store::options::StoreOptions;
-use crate::store::publish::records::series_record;
-use crate::store::publish::series_files::{DROP_MARKER, REGISTRATION, tombstone_name};
+use crate::store::publish::records::{new_texts, series_record};
+use crate::store::publish::series_files::{self, DROP_MARKER, REGISTRATION, tombstone_name};
 use crate::store::read::chunk::ChunkFile;
 use crate::store::read::chunk_paths::{chunk_name, series_dir};
 use crate::store::read::run_files::{receipts_path, run_path};
@@ -792,7 +792,10 @@ impl<'a> RepairPlan<'a> {
             ..Contents::default()
         };
         for series in state.series.values() {
+            // No other file may have it as it is now, and rows that come later need it.
+            series_files::write_registration(root, series, Some(&SeriesRecord::default()))?;
             contents.series.insert(series.id, series_record(series, series.sealed_commit)?);
+            contents.texts.extend(new_texts(series, &Contents::default())?.map(|texts| (series.id, texts)));
             for t in series.needed_tombstones() {
                 contents.tombstones.insert((series.id, t.commit, t.start, t.end));
             }

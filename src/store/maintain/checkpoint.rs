@@ -17,7 +17,7 @@ use crate::format::receipt::{Receipt, encode_receipts};
 use crate::format::run::{RunOrigin, RunWriter};
 use crate::store::maintain::maintenance::Maintenance;
 use crate::store::publish::publisher::PublishedFiles;
-use crate::store::publish::records::series_record;
+use crate::store::publish::records::{new_texts, series_record};
 use crate::store::publish::series_files::{self, DropMarker};
 use crate::store::read::run::Run;
 use crate::store::read::run_files::{load_run, receipts_path, run_path};
@@ -117,6 +117,8 @@ impl Maintenance {
                 series_files::write_registration(&self.root, series, recorded)?;
                 edit.series.push(series_record(series, series.sealed_commit)?);
             }
+            // A seal records the series, but not its texts.
+            edit.texts.extend(new_texts(series, contents)?);
             if let Some(commit) = series.dropped_commit {
                 series_files::put_drop_marker(&self.root, series.id, series.def.key.clone(), commit)?;
             }

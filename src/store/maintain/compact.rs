@@ -194,6 +194,7 @@ impl Maintenance {
             sources: group.sources(),
             tombstones,
             as_of,
+            after: 0,
             replaces: ids,
         };
         let chunk = if live == 0 { None } else { self.publisher.stager.stage_chunk(series, write, next_file_id)? };

@@ -101,8 +101,9 @@ impl CompactionGroup {
             MergeSource::Chunk(chunk) => chunk.record.partition == self.partition && !is_own(chunk.record.id),
             MergeSource::Run(_) => true,
         });
-        let highest = self.chunks.iter().map(|chunk| chunk.record.commit_hi).max();
-        let between = others.map(|source| source.commit_lo()).filter(|lo| Some(*lo) > highest).min();
+        let highest = self.chunks.iter().map(|chunk| chunk.record.commit_hi).max().unwrap_or(0);
+        let later = others.filter(|source| source.commit_hi() > highest);
+        let between = later.map(|source| source.commit_lo().max(highest + 1)).min();
         let as_of = last_delete.filter(|commit| between.is_none_or(|between| *commit < between));
         let bytes = self.bytes();
         CompactionReason {

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{
-    ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TombstoneRecord, decode_checkpoint,
-    decode_edit, encode_checkpoint, encode_edit,
+    ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TextsRecord, TombstoneRecord,
+    decode_checkpoint, decode_edit, encode_checkpoint, encode_edit,
 };
 
 /// Edits between two checkpoints.
@@ -26,6 +26,8 @@ pub struct Contents {
     pub runs: BTreeMap<u64, RunRecord>,
     pub snapshots: BTreeMap<String, SnapshotRecord>,
     pub receipts: BTreeMap<u64, ReceiptsRecord>,
+    /// Texts of the dictionaries, by series.
+    pub texts: BTreeMap<u64, TextsRecord>,
     /// Chunks no longer in use whose files may still exist.
     pub waiting: BTreeMap<u64, ChunkRecord>,
     pub base_commit: u64,
@@ -63,6 +65,12 @@ impl Contents {
         for series in edit.series {
             self.series.insert(series.id, series);
         }
+        for record in edit.texts {
+            let known = self.texts.entry(record.series_id).or_default();
+            known.series_id = record.series_id;
+            known.texts.extend_from_slice(&record.texts);
+            known.total = record.total;
+        }
         for record in &edit.tombstones {
             self.tombstones.insert(tombstone_key(record));
         }
@@ -81,6 +89,7 @@ impl Contents {
         }
         for id in edit.series_dropped {
             self.series.remove(&id);
+            self.texts.remove(&id);
             self.chunks.retain(|_, chunk| chunk.series_id != id);
             self.tombstones.retain(|(series_id, ..)| *series_id != id);
         }
@@ -170,6 +179,7 @@ impl Contents {
             runs: self.runs.values().cloned().collect(),
             snapshots: self.snapshots.values().cloned().collect(),
             receipts: self.receipts.values().cloned().collect(),
+            texts: self.texts.values().cloned().collect(),
             chunks_waiting: self.waiting.values().cloned().collect(),
             base_commit: self.base_commit,
             wal_first_segment: self.wal_first_segment,

@@ -1,5 +1,6 @@
 //! Opening a store: recovery from its files.
 
+pub mod covered;
 pub mod engine;
 pub mod recover;
 pub mod replay;

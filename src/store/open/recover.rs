@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use crate::disk::{self, DiskPath};
 use crate::error::{ErrorCode, Result};
+use crate::format::texts::add_all;
 use crate::format::wal::decode_commit;
 use crate::store::directory::{FORMAT_FILE, check_format};
 use crate::store::manifest::current;
 use crate::store::manifest::edits::{Contents, RecoveredManifest, manifest_dir, read_manifest};
+use crate::store::open::covered::CoveredCommits;
 use crate::store::open::replay::Replay;
 use crate::store::open::salvage;
 use crate::store::open_progress::{OpenProgress, OpenStep};
@@ -165,7 +167,8 @@ pub fn read_store_with_progress(
         first => first.map_or(u64::MAX, |(frame, _)| frame.commit - 1).max(known.base_commit),
     };
     let mut state = state_of(root, contents, snapshots_until)?;
-    let (damaged_files, left_in_runs) = load_runs(root, contents, &mut state)?;
+    let mut covered = salvaged.then(CoveredCommits::default);
+    let (damaged_files, left_in_runs) = load_runs(root, contents, &mut state, covered.as_mut())?;
     damage.extend(damaged_files.iter().map(|(_, reason)| reason.clone()));
     damage.extend(log.damaged_places.iter().cloned());
     let runs_base = contents.runs.values().map(|run| run.base_commit).max().unwrap_or(0);
@@ -178,6 +181,7 @@ pub fn read_store_with_progress(
         unsorted: HashMap::new(),
         snapshots_seen: BTreeSet::new(),
         unknown: BTreeMap::new(),
+        covered,
         replayed: ReplayedCommits::default(),
     };
     let keep_from = (log.commits.len() as u64).saturating_sub(retained.map_or(0, |retained| retained.commits_max));
@@ -216,7 +220,7 @@ pub fn read_store_with_progress(
     if log.has_lost() {
         // Their frames are intact, but their series is unknown, so their rows are lost too.
         lost_commits.extend(unknown.values().flatten().map(|commit| (*commit, Some(*commit))));
-        report.lost_series = unknown.keys().copied().collect();
+        report.lost_series = unknown.keys().copied().filter(|id| !state.series.contains_key(id)).collect();
         report.lost_snapshots = unseen.map(|snapshot| (snapshot.name.clone(), snapshot.commit)).collect();
     }
     if salvaged {
@@ -333,6 +337,9 @@ pub fn state_of(root: &DiskPath, contents: &Contents, snapshots_until: u64) -> R
     }
     for record in contents.series.values() {
         let mut series = SeriesState::new(record.id, parse_def(&record.def)?, 0);
+        if let Some(recorded) = contents.texts.get(&record.id) {
+            add_all(&recorded.texts, Arc::make_mut(&mut series.dictionaries).as_mut_slice())?;
+        }
         series.version = record.version;
         series.rows = record.rows;
         series.bounds = record.first_ts.zip(record.last_ts);
@@ -360,12 +367,31 @@ pub fn state_of(root: &DiskPath, contents: &Contents, snapshots_until: u64) -> R
     Ok(state)
 }
 
+/// Leaves out runs that were merged into others before their file was removed: of two with commits in common the one that
+/// goes further, or that has more, contains the other.
+fn without_merged(mut runs: Vec<Arc<Run>>) -> Vec<Arc<Run>> {
+    runs.sort_by_key(|run| std::cmp::Reverse((run.commit_hi, run.commit_hi - run.commit_lo, run.rows(), run.file)));
+    let mut kept: Vec<Arc<Run>> = Vec::with_capacity(runs.len());
+    for run in runs {
+        if kept.iter().all(|other| other.commit_hi < run.commit_lo || run.commit_hi < other.commit_lo) {
+            kept.push(run);
+        }
+    }
+    kept
+}
+
 /// Damaged files with the reason, and series without a record that still have rows in a run file.
 type LoadedRuns = (Vec<(DiskPath, String)>, BTreeSet<SeriesId>);
 
 /// Loads tail rows and receipts from run files and receipt files. Reads of damaged rows fail with `corrupt_data`; the
 /// damaged files are returned.
-fn load_runs(root: &DiskPath, contents: &Contents, state: &mut StoreState) -> Result<LoadedRuns> {
+fn load_runs(
+    root: &DiskPath,
+    contents: &Contents,
+    state: &mut StoreState,
+    mut covered: Option<&mut CoveredCommits>,
+) -> Result<LoadedRuns> {
+    let is_salvaged = covered.is_some();
     let mut damaged = Vec::new();
     let mut left = BTreeSet::new();
     let mut by_series: BTreeMap<u64, Vec<Arc<Run>>> = BTreeMap::new();
@@ -390,6 +416,11 @@ fn load_runs(root: &DiskPath, contents: &Contents, state: &mut StoreState) -> Re
                 let dictionaries = Arc::make_mut(&mut Arc::make_mut(series).dictionaries);
                 run.texts.iter().try_for_each(|texts| texts.add_to(dictionaries))?;
             }
+            let run = match &mut covered {
+                Some(covered) => covered.remaining_run(series, run),
+                None => Some(run),
+            };
+            let Some(run) = run else { continue };
             if run.commit_hi > series.sealed_commit {
                 by_series.entry(series_id).or_default().push(Arc::new(run));
             }
@@ -397,6 +428,9 @@ fn load_runs(root: &DiskPath, contents: &Contents, state: &mut StoreState) -> Re
     }
     for (series_id, mut runs) in by_series {
         if let Some(series) = state.series.get(&series_id) {
+            if is_salvaged {
+                runs = without_merged(runs);
+            }
             runs.sort_by_key(|run| run.commit_lo);
             let mut next = series.as_ref().clone();
             next.filed = runs;

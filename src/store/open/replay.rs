@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::format::wal::{Commit, LoggedChange};
 
 use crate::store::manifest::edits::Contents;
+use crate::store::open::covered::CoveredCommits;
 use crate::store::read::retained_commits::ReplayedCommits;
 use crate::store::read::run::Run;
 use crate::store::read::series_state::{SeriesId, SeriesState};
@@ -36,6 +37,8 @@ pub struct Replay<'a> {
     pub snapshots_seen: BTreeSet<(String, u64)>,
     /// Series that no file names, and the commits of their changes.
     pub unknown: BTreeMap<SeriesId, Vec<u64>>,
+    /// Where the manifest is lost: rows that chunks have.
+    pub covered: Option<CoveredCommits>,
     pub replayed: ReplayedCommits,
 }
 
@@ -73,6 +76,10 @@ impl Replay<'_> {
         }
         if let Some(series) = self.state.series.get_mut(&id) {
             Arc::make_mut(series).count_rows_written(&rows, replaced, number, wall_ms, &snapshot_commits);
+        }
+        if rows.is_empty() {
+            // Its rows are in chunks or run files.
+            return;
         }
         match self.unsorted.get_mut(&id) {
             Some(unsorted) => {
@@ -118,6 +125,16 @@ impl Replay<'_> {
             if matches!(operation, LoggedChange::Drop { .. }) {
                 self.replayed.dropped = number;
             }
+            if let LoggedChange::Write { texts, .. } = &operation
+                && let Some(series) = self.state.series.get_mut(&id).filter(|_| !texts.is_empty())
+            {
+                let dictionaries = Arc::make_mut(&mut Arc::make_mut(series).dictionaries);
+                if texts.iter().try_for_each(|texts| texts.add_to(dictionaries)).is_err() {
+                    // The frame with the texts before them is lost, and without these its own mean nothing.
+                    self.unknown.entry(id).or_default().push(number);
+                    continue;
+                }
+            }
             let known = self.state.series.get(&id).map(|series| series.sealed_commit);
             if known.is_some_and(|sealed_commit| number <= sealed_commit) {
                 continue;
@@ -127,10 +144,13 @@ impl Replay<'_> {
                     // A series the manifest once knew and no longer does was dropped; ids are never used twice.
                     self.state.put(SeriesState::new(id, parse_def(&def)?, number));
                 }
-                (LoggedChange::Write { replaced, rows, texts, .. }, Some(_)) => {
-                    if let Some(series) = self.state.series.get_mut(&id).filter(|_| !texts.is_empty()) {
-                        let dictionaries = Arc::make_mut(&mut Arc::make_mut(series).dictionaries);
-                        texts.iter().try_for_each(|texts| texts.add_to(dictionaries))?;
+                (LoggedChange::Write { rows, .. }, Some(_)) if !self.are_of_series(id, &rows) => {
+                    // The change of columns before it is lost: the cells cannot be read.
+                    self.unknown.entry(id).or_default().push(number);
+                }
+                (LoggedChange::Write { replaced, mut rows, .. }, Some(_)) => {
+                    if let (Some(covered), Some(series)) = (&mut self.covered, self.state.series.get(&id)) {
+                        rows = covered.remaining(series, rows, number);
                     }
                     self.write(id, rows, replaced, number, commit.wall_ms);
                 }
@@ -148,6 +168,11 @@ impl Replay<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether rows have the columns that the series has at this commit.
+    fn are_of_series(&self, id: SeriesId, rows: &Rows) -> bool {
+        self.state.series.get(&id).is_some_and(|series| rows.check_columns(&series.def.columns).is_ok())
     }
 
     /// Applies a change of an existing series, other than a write.

@@ -16,9 +16,10 @@ use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::{self, ChunkMeta};
 use crate::format::chunk_salvage::salvage_chunk;
-use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord, ViewRecord};
+use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord, TextsRecord, ViewRecord};
 use crate::format::receipt::{Receipt, salvage_receipts};
 use crate::format::run::{RunEntry, salvage_run};
+use crate::format::texts::{ColumnTexts, put_texts};
 use crate::format::tombstone::{decode_drop, decode_registration, decode_tombstone};
 use crate::format::wal::{SEGMENT_HEADER_BYTES, decode_segment_header, first_frame};
 use crate::store::manifest::edits::Contents;
@@ -31,7 +32,8 @@ use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::store_state::StoreState;
 use crate::store::registration::{def_json, parse_def};
 use crate::store::wal::segments::{segment_number, segment_path};
-use crate::types::SeriesDef;
+use crate::types::width::to_usize;
+use crate::types::{Column, ColumnType, Dictionary, SeriesDef};
 
 /// Whether there are files that only a store with a manifest has.
 pub fn holds_data(root: &DiskPath) -> Result<bool> {
@@ -59,6 +61,7 @@ pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -
         number: known.number,
         epoch: known.epoch.clone(),
         snapshots: known.snapshots.clone(),
+        texts: known.texts.clone(),
         next_series_id: known.next_series_id,
         next_file_id: known.next_file_id,
         ..Contents::default()
@@ -88,6 +91,7 @@ pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -
     }
     found.chunks.retain(|_, chunk| found.series.contains_key(&chunk.series_id));
     found.tombstones.retain(|(series_id, ..)| found.series.contains_key(series_id));
+    found.texts.retain(|series_id, _| found.series.contains_key(series_id));
     (found.wal_first_segment, found.wal_first_lsn) = log_start(root, known, begins)?;
     Ok((found, marked))
 }
@@ -206,6 +210,7 @@ fn read_series_dir(
             if let Some((meta, record)) = read_chunk(&path, known.chunks.get(&id))? {
                 newest.add(series_id, &meta.series, (meta.commit_lo, meta.commit_hi));
                 if meta.series_id == series_id && chunk_name(&meta.partition, meta.chunk_id) == *name {
+                    add_texts(&path, &meta, found)?;
                     chunks.push((record, meta.replaces));
                 }
             }
@@ -228,6 +233,38 @@ fn read_series_dir(
     }
     found.chunks.extend(kept.into_iter().map(|record| (record.id, record)));
     Ok(marked)
+}
+
+/// Takes the dictionaries of a series from a chunk that has more texts than were found so far. Each chunk has all texts of
+/// its time, so that the longest dictionaries contain the others; damaged ones are left out.
+fn add_texts(path: &DiskPath, meta: &ChunkMeta, found: &mut Contents) -> Result<()> {
+    let total = meta.texts();
+    if total <= found.texts.get(&meta.series_id).map_or(0, |known| known.total) {
+        return Ok(());
+    }
+    let file = disk::open(path)?;
+    let mut dictionaries = vec![Dictionary::default(); meta.series.columns.len()];
+    for entry in &meta.dictionaries {
+        let is_text = |column: &&Column| column.kind == ColumnType::Text;
+        let column = to_usize(entry.column);
+        let Some(slot) =
+            dictionaries.get_mut(column).filter(|_| meta.series.columns.get(column).as_ref().is_some_and(is_text))
+        else {
+            continue;
+        };
+        let message = disk::read_at(&file, path, entry.offset, to_usize(entry.bytes()))?;
+        match chunk::read_dictionary(&meta.series, entry, &message) {
+            Ok(dictionary) => *slot = dictionary,
+            Err(error) => {
+                tracing::warn!(%error, "the dictionaries of a chunk are not used");
+                return Ok(());
+            }
+        }
+    }
+    let mut texts = Vec::new();
+    put_texts(&mut texts, &ColumnTexts::added(&dictionaries, &[]));
+    found.texts.insert(meta.series_id, TextsRecord { series_id: meta.series_id, texts, total });
+    Ok(())
 }
 
 /// The metadata and the record of a chunk file, from its footer, or from its blocks when the footer is damaged.

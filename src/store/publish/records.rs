@@ -2,9 +2,12 @@
 
 use crate::error::Result;
 use crate::format::chunk::ChunkSummary;
-use crate::format::manifest::{ChunkRecord, SeriesRecord, ViewRecord};
+use crate::format::manifest::{ChunkRecord, SeriesRecord, TextsRecord, ViewRecord};
+use crate::format::texts::{ColumnTexts, add_all, put_texts};
+use crate::store::manifest::edits::Contents;
 use crate::store::read::series_state::SeriesState;
 use crate::store::registration::def_json;
+use crate::types::Dictionary;
 
 /// A series as the manifest keeps it.
 pub fn series_record(series: &SeriesState, sealed_commit: u64) -> Result<SeriesRecord> {
@@ -53,4 +56,23 @@ pub fn chunk_record(summary: &ChunkSummary) -> ChunkRecord {
         block_crcs: meta.blocks.iter().map(|block| block.crc).collect(),
         texts: meta.texts(),
     }
+}
+
+/// The texts of a series that the manifest does not have yet; `None` without any.
+///
+/// # Errors
+/// `corrupt_data` for texts in the manifest that cannot be read.
+pub fn new_texts(series: &SeriesState, contents: &Contents) -> Result<Option<TextsRecord>> {
+    let total: u64 = series.dictionaries.iter().map(|dictionary| dictionary.len() as u64).sum();
+    let recorded = contents.texts.get(&series.id);
+    if recorded.map_or(0, |recorded| recorded.total) >= total {
+        return Ok(None);
+    }
+    let mut known = vec![Dictionary::default(); series.dictionaries.len()];
+    if let Some(recorded) = recorded {
+        add_all(&recorded.texts, &mut known)?;
+    }
+    let mut texts = Vec::new();
+    put_texts(&mut texts, &ColumnTexts::added(&series.dictionaries, &known));
+    Ok(Some(TextsRecord { series_id: series.id, texts, total }))
 }

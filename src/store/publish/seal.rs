@@ -134,7 +134,11 @@ impl Publisher {
             let tombstones = interval.tombstones(series);
             // The tail up to `commit` is complete here, so the chunk is the partition as of the last delete among them.
             let as_of = tombstones.iter().map(|t| t.commit).filter(|t| *t <= commit).max();
-            let write = ChunkWrite { partition: &partition, range, sources, tombstones, as_of, replaces: Vec::new() };
+            // A run can begin before the last chunk of a partition only with rows of other partitions.
+            let chunks = series.chunks.iter().filter(|chunk| chunk.record.partition == partition);
+            let after = chunks.map(|chunk| chunk.record.commit_hi).max().unwrap_or(0);
+            let replaces = Vec::new();
+            let write = ChunkWrite { partition: &partition, range, sources, tombstones, as_of, after, replaces };
             if let Some(chunk) = self.stager.stage_chunk(series, write, next_file_id)? {
                 added.push(chunk.record.clone());
                 staged.push(chunk);

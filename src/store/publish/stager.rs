@@ -37,6 +37,8 @@ pub struct ChunkWrite<'a> {
     pub tombstones: Vec<Tombstone>,
     /// The rows are those as of this commit, when it is later than the last one of the sources.
     pub as_of: Option<u64>,
+    /// The rows are of commits after this one.
+    pub after: u64,
     pub replaces: Vec<u64>,
 }
 
@@ -82,10 +84,11 @@ impl ChunkStager {
         write: ChunkWrite<'_>,
         next_file_id: &mut u64,
     ) -> Result<Option<StagedChunk>> {
-        let ChunkWrite { partition, range, sources, tombstones, as_of, replaces } = write;
+        let ChunkWrite { partition, range, sources, tombstones, as_of, after, replaces } = write;
         let commit_lo = sources.iter().map(MergeSource::commit_lo).min();
         let commit_hi = sources.iter().map(MergeSource::commit_hi).chain(as_of).max();
         let (Some(commit_lo), Some(commit_hi)) = (commit_lo, commit_hi) else { return Ok(None) };
+        let commit_lo = commit_lo.max(after + 1).min(commit_hi);
         let merge =
             Merge::new(sources, Arc::new(tombstones), Arc::clone(&series.def), Arc::clone(&self.cache), range, false);
         let dir = series_dir(&self.root, series.id);

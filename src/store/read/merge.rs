@@ -594,7 +594,7 @@ impl Merge {
         let waiting = waiting.map(|ts| if self.desc { ts.saturating_add(1) } else { ts.saturating_sub(1) });
         let open = self.heads.peek().map(|(key, other, _)| {
             let ts = self.ts_of(*key);
-            match (first > *other, self.desc) {
+            match (first >= *other, self.desc) {
                 (true, _) => ts,
                 (false, true) => ts.saturating_add(1),
                 (false, false) => ts.saturating_sub(1),

@@ -157,6 +157,26 @@ impl Run {
         Block::new(self.rows(), converted(&self.columns, self.rows(), &self.def, def)?)
     }
 
+    /// A copy of these rows; `None` without any.
+    pub fn picked(&self, ranges: &[std::ops::Range<usize>]) -> Option<Run> {
+        let mut columns: Vec<ColumnCells> =
+            self.columns.iter().map(|column| ColumnCells::new(column.layout())).collect();
+        for (to, from) in columns.iter_mut().zip(self.columns.iter()) {
+            for range in ranges {
+                to.extend(from.slice(range.start, range.len()));
+            }
+        }
+        columns.first().is_some_and(|ts| !ts.is_empty()).then(|| Run {
+            def: Arc::clone(&self.def),
+            commit_lo: self.commit_lo,
+            commit_hi: self.commit_hi,
+            file: self.file,
+            columns: columns.into_iter().map(SharedCells::from).collect(),
+            buffer: None,
+            texts: self.texts.clone(),
+        })
+    }
+
     /// Whether rows of both runs have the same columns.
     pub fn has_columns_of(&self, other: &Run) -> bool {
         self.def.schema_version == other.def.schema_version

@@ -242,7 +242,16 @@ impl VerifyRun<'_> {
             }
             last = Some(block.ts_max);
         }
-        let end = meta.blocks.last().map_or(head_bytes, |block| block.offset.saturating_add(block.bytes()));
+        for entry in &meta.dictionaries {
+            let bytes = chunk.read(entry.offset, entry.bytes())?;
+            crc = crc32c::crc32c_append(crc, &bytes);
+            if let Err(error) = chunk::read_dictionary(&meta.series, entry, &bytes) {
+                let finding = chunk.finding(FindingKind::DamagedBlock, error.detail());
+                self.add_of(record.series_id, finding.at(entry.offset, entry.bytes()));
+                facts.whole = false;
+            }
+        }
+        let end = meta.messages_end().unwrap_or(head_bytes);
         let tail = chunk.read(end, footer_at.saturating_sub(end))?;
         if tail != ipc::END_OF_STREAM {
             let message = "the bytes between the last block and the footer are damaged; no row is among them";

@@ -1,5 +1,7 @@
 //! Files of tail rows and of receipts that the manifest names.
 
+use std::collections::BTreeMap;
+
 use crate::disk::mmap::Map;
 use crate::disk::{self, DiskPath, File};
 use crate::error::{Error, ErrorCode, Result};
@@ -63,11 +65,15 @@ impl VerifyRun<'_> {
                     let finding = Finding::new(FindingKind::DamagedRunFile, &name, message);
                     self.add(finding.file_id(record.id).compared(expected, found));
                 }
+                let mut strict = BTreeMap::new();
                 for run in &decoded.runs {
                     let begin = to_usize(run.offset);
                     let ts: Vec<i64> = words_of(cells::range(bytes, begin..begin + to_usize(run.rows) * 8)).collect();
-                    let strict =
-                        crate::format::run::series_of(bytes, run)?.def.is_none_or(|def| def.order.is_by_timestamp());
+                    // The first run of a series in a file has its registration.
+                    if let Some(def) = crate::format::run::series_of(bytes, run)?.def {
+                        strict.insert(run.series_id, def.order.is_by_timestamp());
+                    }
+                    let strict = strict.get(&run.series_id).is_none_or(|strict| *strict);
                     let rising = ts.is_sorted_by(|a, b| if strict { a < b } else { a <= b });
                     if !rising || ts.first() != Some(&run.ts_min) || ts.last() != Some(&run.ts_max) {
                         let message = "its timestamps are not ascending, or not those of its index";
