@@ -291,7 +291,7 @@ fn select(store: &Store, predicate: &str) -> (usize, f64) {
     let state = store.snapshot();
     let series = state.get(&key()).expect("registered");
     let predicate = Predicate::parse(predicate).expect("a predicate");
-    let filter = compile(&series.def, &[predicate], NumberFormat::Raw).expect("a known column");
+    let filter = compile(&series.def, &series.dictionaries, &[predicate], NumberFormat::Raw).expect("a known column");
     let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
     let rows = scan.by_ref().map(|block| black_box(block.expect("an intact block")).rows()).sum();
     let stats = scan.stats();

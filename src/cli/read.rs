@@ -49,7 +49,8 @@ struct SelectArgs {
     #[arg(long, value_delimiter = ',')]
     columns: Vec<String>,
     /// Only rows whose cell matches: column:op:value[,value…] with op eq, ne, gt, gte, lt, lte, between,
-    /// between_exclusive, in or not_in; repeatable, all must match. Values of ts are times as in --start.
+    /// between_exclusive, in, not_in, prefix, is_null or is_not_null (without a value); repeatable, all must match.
+    /// Values of ts are times as in --start.
     #[arg(long = "where", value_name = "PREDICATE")]
     predicates: Vec<String>,
     /// Read under this snapshot, or dataset:NAME@VERSION.

@@ -252,6 +252,8 @@ macro_rules! by_native_type {
     };
 }
 
+pub(crate) use by_native_type;
+
 /// Appends the order keys of the cells of a column that are not null, with their rows counted from `first_row`.
 pub fn append_keys(column: CellSlice<'_>, native: NativeType, first_row: u32, entries: &mut Vec<(i64, u32)>) {
     let rows = (first_row..).zip(0..column.len()).filter(|(_, at)| column.is_valid(*at));

@@ -8,10 +8,9 @@
 //! The cost grows with the gaps and the calendar's windows within the range, not with the buckets.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::error::Result;
-use crate::query::predicate::KeyRanges;
+use crate::query::condition::Condition;
 use crate::store::{BucketRanges, MapCache, Presence, SeriesState};
 use crate::types::calendar::OpenPeriods;
 use crate::types::{Calendar, Grid, TimeUnit};
@@ -245,7 +244,7 @@ pub struct CompleteTail {
     pub range: (i64, i64),
     /// Condition on `ts` that excludes rows in buckets the calendar closes; `None` when there are no such rows in
     /// `range`.
-    pub filter: Option<KeyRanges>,
+    pub filter: Option<Condition>,
 }
 
 /// The last run of `wanted` consecutive expected buckets that all have rows, within the range; `None` when there is no
@@ -306,7 +305,7 @@ pub fn last_complete(
     }
     Ok(ranges.first().zip(ranges.last()).map(|(first, last)| CompleteTail {
         range: (first.0, last.1),
-        filter: (ranges.len() > 1).then(|| KeyRanges { column: 0, is_float: false, ranges: Arc::new(ranges.clone()) }),
+        filter: (ranges.len() > 1).then(|| Condition::on_ts(ranges.clone())),
     }))
 }
 

@@ -1,6 +1,7 @@
 //! Queries and results: the query object, the planner, and the scan that merges chunks and tail into blocks.
 
 pub mod columns;
+pub mod condition;
 pub mod coverage;
 pub mod multi;
 pub mod plan;
@@ -13,9 +14,10 @@ pub mod scan;
 pub mod select;
 
 pub use crate::store::{Block, SeriesIndexes, StoredMessage};
+pub use condition::Condition;
 pub use multi::{MultiScan, PagePosition, RowSubject, ScanMember};
 pub use plan::{Planner, RangeSpec, ReadPlan, RowSpec};
-pub use predicate::{KeyRanges, Operator, Predicate};
+pub use predicate::{Operator, Predicate};
 pub use range::ClosedRange;
 pub use reader::{RowStream, Select, StoreReader};
 pub use request::{MultiLayout, Query, RowOrder, TimeValue};

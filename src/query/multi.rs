@@ -16,7 +16,7 @@ use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
 use crate::format::chunk::block_rows;
 use crate::query::columns::{ColumnCast, mismatch};
-use crate::query::predicate::KeyRanges;
+use crate::query::condition::Condition;
 use crate::query::request::{MultiLayout, RowOrder};
 use crate::query::scan::{Scan, ScanSpec, ScanStats};
 use crate::store::{Block, BlockRows, MapCache, SeriesIndexes, SeriesState};
@@ -34,7 +34,7 @@ pub struct ScanMember {
     /// Conversion of each of `columns`.
     pub casts: Vec<ColumnCast>,
     /// Conditions every row must meet; shared by series of the same columns.
-    pub filter: Arc<Vec<KeyRanges>>,
+    pub filter: Arc<Vec<Condition>>,
     /// Cancels the scan.
     pub stop: CancelFlag,
 }

@@ -16,9 +16,10 @@ use arrow::array::StringArray;
 use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::columns::{check_raw, common};
+use crate::query::condition::Condition;
 use crate::query::coverage::last_complete;
 use crate::query::multi::{MultiScan, PagePosition, RowSubject, ScanMember};
-use crate::query::predicate::{self, KeyRanges, Predicate};
+use crate::query::predicate::{self, Predicate};
 use crate::query::range::ClosedRange;
 use crate::query::request::{MultiLayout, Query, RowOrder, TimeValue};
 use crate::query::result::{NumberFormat, ResultSchema, SERIES_COLUMN, Subject};
@@ -36,12 +37,12 @@ const COMPILED_VALUES_MAX: usize = 4_000_000;
 const EMPTY_RANGE: (i64, i64) = (i64::MAX, i64::MIN);
 
 /// The closed range of the rows of one series, and the conditions on them.
-type SeriesRows = ((i64, i64), Arc<Vec<KeyRanges>>);
+type SeriesRows = ((i64, i64), Arc<Vec<Condition>>);
 
 /// Compiled predicates and the number of their values.
 #[derive(Clone)]
 struct Compiled {
-    filter: Arc<Vec<KeyRanges>>,
+    filter: Arc<Vec<Condition>>,
     values: usize,
 }
 
@@ -164,7 +165,7 @@ impl Planner<'_> {
             let names: Vec<&str> = spec.predicates.iter().filter_map(|p| p.column.as_deref().or(only)).collect();
             check_raw(&defs, &names)?;
         }
-        let filters = self.compile(&defs, spec)?;
+        let filters = self.compile(&series, spec)?;
         let unit = defs.first().map(|def| def.unit).unwrap_or_default();
         let range = spec.range.resolve(unit)?;
         let mut members = Vec::with_capacity(series.len());
@@ -201,15 +202,16 @@ impl Planner<'_> {
         })
     }
 
-    /// The predicates for each series. Thousands of series mostly have the same columns: they share them.
-    fn compile(&self, defs: &[&SeriesDef], spec: &RowSpec<'_>) -> Result<Vec<Arc<Vec<KeyRanges>>>> {
+    /// The predicates for each series. Thousands of series mostly have the same columns: they share them, unless what
+    /// matches depends on the dictionaries of the series.
+    fn compile(&self, series: &[Arc<SeriesState>], spec: &RowSpec<'_>) -> Result<Vec<Arc<Vec<Condition>>>> {
         // Neighbours mostly have the same columns, and are compared with each other before any is hashed.
         let mut last: Option<(&[Column], Compiled)> = None;
         let mut earlier: HashMap<&[Column], Compiled> = HashMap::new();
         let mut values_left = COMPILED_VALUES_MAX;
         let mut ranges_total = 0_usize;
-        let mut filters = Vec::with_capacity(defs.len());
-        for def in defs {
+        let mut filters = Vec::with_capacity(series.len());
+        for SeriesState { def, dictionaries, .. } in series.iter().map(Arc::as_ref) {
             let columns = def.columns.as_slice();
             let compiled = match last.take() {
                 Some((same, compiled)) if same == columns => compiled,
@@ -221,8 +223,9 @@ impl Planner<'_> {
                         Some(found) => found.clone(),
                         None => {
                             self.stop.check()?;
-                            let filter = Arc::new(predicate::compile(def, spec.predicates, spec.numbers)?);
-                            let values: usize = filter.iter().map(|filter| filter.ranges.len()).sum();
+                            let filter = predicate::compile(def, dictionaries, spec.predicates, spec.numbers)?;
+                            let filter = Arc::new(filter);
+                            let values: usize = filter.iter().map(Condition::ranges).sum();
                             values_left = values_left.checked_sub(values).ok_or_else(|| too_many_values(values))?;
                             Compiled { filter, values }
                         }
@@ -231,10 +234,12 @@ impl Planner<'_> {
             };
             ranges_total += compiled.values;
             filters.push(Arc::clone(&compiled.filter));
-            last = Some((columns, compiled));
+            if !predicate::depend_on_dictionaries(def, spec.predicates) {
+                last = Some((columns, compiled));
+            }
         }
-        if spec.layout == MultiLayout::ByTime && defs.len() > 1 && ranges_total > MERGED_RANGES_MAX {
-            let detail = format!("a merge by time of {} series needs {ranges_total} predicate values", defs.len());
+        if spec.layout == MultiLayout::ByTime && series.len() > 1 && ranges_total > MERGED_RANGES_MAX {
+            let detail = format!("a merge by time of {} series needs {ranges_total} predicate values", series.len());
             return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("use layout by_series or fewer values"));
         }
         Ok(filters)
@@ -246,7 +251,7 @@ impl Planner<'_> {
         series: &SeriesState,
         spec: &RowSpec<'_>,
         range: Option<ClosedRange>,
-        filter: Arc<Vec<KeyRanges>>,
+        filter: Arc<Vec<Condition>>,
     ) -> Result<SeriesRows> {
         if let Some(count) = spec.latest_complete {
             let calendar = Calendar::of(series.def.calendar.as_ref())?;

@@ -13,16 +13,22 @@ use serde::{Deserialize, Serialize};
 use crate::cancel::CancelFlag;
 use crate::error::Result;
 use crate::format::chunk::block_rows;
-use crate::query::predicate::KeyRanges;
-use crate::store::{Block, BlockRows, MapCache, Merge, RUN_ROWS, SeriesState, WantedKeys};
+use crate::query::condition::Condition;
+use crate::store::{Block, BlockRows, MapCache, Merge, RUN_ROWS, SeriesState};
 use crate::types::width::{self, to_usize};
-use crate::types::{CellSlice, ColumnCells, SharedCells, cells};
+use crate::types::{CellSlice, ColumnCells, SharedCells};
 
 /// Pieces of fewer rows are copied together into one block.
 const GATHER_ROWS: usize = 512;
 
-/// Rows whose matches are counted together before any is checked individually.
-const CHECK_ROWS: usize = 256;
+/// Bytes of a column whose matches are counted together before any row is checked individually.
+const CHECK_BYTES: usize = 2048;
+
+/// Fewest rows that are checked together.
+const CHECK_ROWS_MIN: usize = 256;
+
+/// Matches, of that many rows together, that are looked for instead of deciding on every row.
+const RARE_ROWS: usize = 64;
 
 /// Rows checked at a time where thousands of scans are merged, so that each holds little memory.
 const SMALL_STEP_ROWS: usize = 4096;
@@ -41,7 +47,7 @@ pub struct Scan {
     gathered: Vec<ColumnCells>,
     /// A piece taken from the merge and not returned yet.
     pending: Option<BlockRows>,
-    filter: Vec<KeyRanges>,
+    filter: Vec<Condition>,
     /// Whether all conditions are on `ts` and part of the range.
     by_range: bool,
     /// Matching parts of the last piece of the merge, in the order of the result.
@@ -54,6 +60,10 @@ pub struct Scan {
     unchecked: Option<BlockRows>,
     /// Positions of the matches of one piece; a reused buffer.
     picked: Vec<u32>,
+    /// Which of the rows that are checked together match; a reused buffer.
+    marks: Vec<bool>,
+    /// Number of rows that are checked together.
+    check_rows: usize,
     /// The block of the last piece, to count blocks.
     last_block: Option<Arc<[SharedCells]>>,
     blocks_scanned: u64,
@@ -74,7 +84,7 @@ pub struct ScanSpec {
     /// Positions of the selected number columns; all when absent.
     pub columns: Option<Vec<usize>>,
     /// Conditions every row must meet.
-    pub filter: Vec<KeyRanges>,
+    pub filter: Vec<Condition>,
 }
 
 impl ScanSpec {
@@ -125,16 +135,18 @@ pub enum IndexUsed {
 
 /// Narrows the range by the conditions on `ts` and drops those that the range expresses completely. `None` when no row
 /// can match.
-fn narrow(range: (i64, i64), filter: &[KeyRanges]) -> Option<((i64, i64), Vec<KeyRanges>)> {
+fn narrow(range: (i64, i64), filter: &[Condition]) -> Option<((i64, i64), Vec<Condition>)> {
     let (mut start, mut end) = range;
     let mut rest = Vec::with_capacity(filter.len());
     for condition in filter {
-        let (first, last) = (condition.ranges.first()?, condition.ranges.last()?);
-        if condition.column == 0 {
-            start = start.max(first.0);
-            end = end.min(last.1);
+        if condition.is_nothing() {
+            return None;
         }
-        if condition.column != 0 || condition.ranges.len() > 1 {
+        if condition.column == 0 {
+            start = start.max(condition.keys().first()?.0);
+            end = end.min(condition.keys().last()?.1);
+        }
+        if condition.column != 0 || condition.keys().len() > 1 {
             rest.push(condition.clone());
         }
     }
@@ -177,10 +189,8 @@ impl Scan {
         let narrowed = narrow(spec.range, &spec.filter);
         let ended = narrowed.is_none();
         let (range, filter) = narrowed.unwrap_or((spec.range, Vec::new()));
-        let wanted = filter
-            .iter()
-            .map(|f| WantedKeys { column: f.column, ranges: Arc::clone(&f.ranges), nulls: false })
-            .collect();
+        let wanted = filter.iter().map(Condition::wanted_keys).collect();
+        let narrowest = filter.iter().map(|condition| series.def.layout(condition.column).width()).min();
         Self {
             merge: series.merge(cache, range, spec.desc).with_wanted_keys(wanted),
             by_range: filter.is_empty() && !spec.filter.is_empty(),
@@ -191,6 +201,9 @@ impl Scan {
             prefetch: cache.prefetch,
             unchecked: None,
             picked: Vec::new(),
+            marks: Vec::new(),
+            // Of narrow columns as many bytes are checked together as of wide ones.
+            check_rows: (CHECK_BYTES / narrowest.unwrap_or(CHECK_BYTES)).max(CHECK_ROWS_MIN),
             last_block: None,
             blocks_scanned: 0,
             rows_checked: 0,
@@ -297,12 +310,11 @@ impl Scan {
             return self.check_scattered(piece, rows);
         }
         let rows = piece.rows();
-        let words = |condition: &KeyRanges| piece.block().words(condition.column);
         self.picked.clear();
         let mut from = 0;
         while from < rows {
-            let to = rows.min(from + CHECK_ROWS);
-            pick(self.filter.iter().map(|condition| (condition, words(condition))), from..to, &mut self.picked);
+            let to = rows.min(from + self.check_rows);
+            pick(&self.filter, piece.block(), from..to, &mut self.marks, &mut self.picked);
             from = to;
         }
         let matched = self.picked.len();
@@ -331,8 +343,7 @@ impl Scan {
     fn check_scattered(&mut self, piece: BlockRows, mut rows: Vec<u32>) {
         self.rows_checked += rows.len() as u64;
         for condition in &self.filter {
-            let words = piece.block().words(condition.column);
-            rows.retain(|row| condition.matches(cells::at(words, *row as usize)));
+            condition.retain(piece.block().column(condition.column), &mut rows);
         }
         self.rows_matched += rows.len() as u64;
         if !rows.is_empty() {
@@ -444,27 +455,32 @@ fn touch(column: CellSlice<'_>) {
     std::hint::black_box(sum);
 }
 
-/// Adds the positions of those of `rows`, at most [`CHECK_ROWS`], that meet every condition.
-fn pick<'w>(
-    mut conditions: impl ExactSizeIterator<Item = (&'w KeyRanges, &'w [i64])>,
-    rows: Range<usize>,
-    picked: &mut Vec<u32>,
-) {
+/// Adds the positions of those of `rows` that meet every condition; `marks` is a reused buffer.
+fn pick(filter: &[Condition], block: &Block, rows: Range<usize>, marks: &mut Vec<bool>, picked: &mut Vec<u32>) {
     let positions = width::narrow::<u32, _>(rows.start)..width::narrow(rows.end);
-    let mut marks = [true; CHECK_ROWS];
-    let marks = cells::range_mut(&mut marks, 0..rows.len());
-    let only = conditions.len() == 1;
-    for (condition, words) in &mut conditions {
-        let words = cells::range(words, rows.clone());
-        // Most rows are excluded, or accepted, without an individual check.
-        if only {
-            match condition.count(words) {
-                0 => return,
-                all if all == rows.len() => return picked.extend(positions),
-                _ => {}
+    let column = |condition: &Condition| block.column(condition.column).slice(rows.start, rows.len());
+    // Most rows are excluded, or accepted, without an individual check.
+    let count = match filter {
+        [only] => only.count(column(only)),
+        _ => None,
+    };
+    match count {
+        Some(0) => return,
+        Some(all) if all == rows.len() => return picked.extend(positions),
+        _ => {}
+    }
+    marks.clear();
+    marks.resize(rows.len(), true);
+    for condition in filter {
+        condition.keep(column(condition), marks);
+    }
+    if count.is_some_and(|count| count * RARE_ROWS <= rows.len()) {
+        for (first, marks) in positions.step_by(RARE_ROWS).zip(marks.chunks(RARE_ROWS)) {
+            if marks.iter().fold(false, |any, mark| any | mark) {
+                picked.extend((first..).zip(marks).filter(|(_, mark)| **mark).map(|(position, _)| position));
             }
         }
-        condition.keep(words, marks);
+        return;
     }
     // Every position is written and only a match advances: no branch to mispredict on random matches.
     let mut at = picked.len();
@@ -501,7 +517,7 @@ pub fn latest_start(
     cache: &Arc<MapCache>,
     range: (i64, i64),
     count: u64,
-    filter: &[KeyRanges],
+    filter: &[Condition],
 ) -> Result<i64> {
     latest_start_until(series, cache, range, count, filter, &CancelFlag::default())
 }
@@ -512,7 +528,7 @@ pub fn latest_start_until(
     cache: &Arc<MapCache>,
     range: (i64, i64),
     count: u64,
-    filter: &[KeyRanges],
+    filter: &[Condition],
     stop: &CancelFlag,
 ) -> Result<i64> {
     let (mut rows_left, mut end, mut reach) = (count, range.1, count);
@@ -566,7 +582,7 @@ mod tests {
         let state = store.snapshot();
         let series = state.get(&key).unwrap();
         let filter =
-            predicate::compile(&series.def, &[Predicate::parse("gt:1").unwrap()], NumberFormat::Stored).unwrap();
+            predicate::compile(&series.def, &[], &[Predicate::parse("gt:1").unwrap()], NumberFormat::Stored).unwrap();
         let stop = CancelFlag::default();
         let spec = ScanSpec { filter: filter.clone(), ..ScanSpec::range((i64::MIN, i64::MAX)) };
         // A run of rows without a match is checked in several steps, between which the scan can be cancelled.

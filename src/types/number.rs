@@ -323,6 +323,46 @@ pub fn integers_around(text: &[u8], digits: u8) -> Result<(Option<i64>, Option<i
     })
 }
 
+/// The highest `i128` at or below, and the lowest at or above, a number times 10^`digits`; `None` beyond the range of
+/// `i128`. Both are equal where the scaled number is an `i128`.
+pub fn wide_around(text: &[u8], digits: u8) -> Result<(Option<i128>, Option<i128>), NumberError> {
+    let parts = NumberParts::of(text)?;
+    let beyond = if parts.negative { (None, Some(i128::MIN)) } else { (Some(i128::MAX), None) };
+    let Some((significant, first)) = magnitude(&parts) else { return Ok((Some(0), Some(0))) };
+    // Number of digits before the decimal point of the scaled number.
+    let whole = first.saturating_add(1).saturating_add(i64::from(digits)).max(0);
+    if whole > 39 {
+        return Ok(beyond);
+    }
+    let whole: usize = narrow(whole);
+    let mut size = 0_i128;
+    for digit in significant.iter().copied().chain(std::iter::repeat(0)).take(whole) {
+        match size.checked_mul(10).and_then(|size| size.checked_add(digit.into())) {
+            Some(next) => size = next,
+            None => return Ok(beyond),
+        }
+    }
+    let near = if parts.negative { -size } else { size };
+    Ok(match (significant.len() > whole, parts.negative) {
+        (false, _) => (Some(near), Some(near)),
+        (true, false) => (Some(near), near.checked_add(1)),
+        (true, true) => (near.checked_sub(1), Some(near)),
+    })
+}
+
+/// The float a number parses to, twice; beyond the range of floats of 4 bytes the finite ones at or below and at or
+/// above it.
+pub fn floats_around(text: &[u8]) -> Result<(Option<f32>, Option<f32>), NumberError> {
+    let parts = NumberParts::of(text)?;
+    let text = std::str::from_utf8(text).map_err(|_| NumberError::NotANumber)?;
+    let value: f32 = text.parse().map_err(|_| NumberError::NotANumber)?;
+    Ok(match (value.is_finite(), parts.negative) {
+        (true, _) => (Some(value), Some(value)),
+        (false, true) => (None, Some(f32::MIN)),
+        (false, false) => (Some(f32::MAX), None),
+    })
+}
+
 /// The double a number parses to, twice; beyond the range of doubles the finite ones at or below and at or above it.
 /// Every text that parses to a stored double therefore compares as equal to it: `0.1` and `0.10000000000000001` are the
 /// same double.
@@ -639,6 +679,34 @@ mod tests {
 
     fn nearest(text: &str, digits: u8) -> Result<(i64, bool), NumberError> {
         parse_decimal(text.as_bytes(), digits, Rounding::Nearest).map(|fixed| (fixed.raw, fixed.rounded))
+    }
+
+    #[test]
+    fn neighbours_of_wide_numbers_are_exact_at_any_length() {
+        let max = i128::MAX;
+        for (text, digits, floor, ceil) in [
+            ("0", 38, Some(0), Some(0)),
+            ("-0.00", 0, Some(0), Some(0)),
+            ("1.5", 0, Some(1), Some(2)),
+            ("-1.5", 0, Some(-2), Some(-1)),
+            ("1.5", 1, Some(15), Some(15)),
+            ("1e-40", 38, Some(0), Some(1)),
+            ("-1e-40", 38, Some(-1), Some(0)),
+            ("12e3", 2, Some(1_200_000), Some(1_200_000)),
+            ("170141183460469231731687303715884105727", 0, Some(max), Some(max)),
+            ("170141183460469231731687303715884105728", 0, Some(max), None),
+            ("170141183460469231731687303715884105727.1", 0, Some(max), None),
+            ("-170141183460469231731687303715884105729", 0, None, Some(i128::MIN)),
+            ("1e99999999999999999999", 0, Some(max), None),
+            ("1e-99999999999999999999", 0, Some(0), Some(1)),
+        ] {
+            assert_eq!(wide_around(text.as_bytes(), digits), Ok((floor, ceil)), "{text}, {digits} digits");
+        }
+        assert_eq!(wide_around(b"1x", 0), Err(NumberError::NotANumber));
+        assert_eq!(floats_around(b"0.1"), Ok((Some(0.1), Some(0.1))));
+        assert_eq!(floats_around(b"1e39"), Ok((Some(f32::MAX), None)));
+        assert_eq!(floats_around(b"-1e39"), Ok((None, Some(f32::MIN))));
+        assert_eq!(floats_around(b"nan"), Err(NumberError::NotFinite));
     }
 
     #[test]

@@ -465,7 +465,7 @@ fn a_newer_row_that_does_not_match_still_hides_the_older_one_that_does() {
         let state = store.snapshot();
         let series = state.get(&key()).unwrap();
         let predicate = Predicate::parse("close:eq:100.03").unwrap();
-        let filter = compile(&series.def, &[predicate], NumberFormat::Stored).unwrap();
+        let filter = compile(&series.def, &series.dictionaries, &[predicate], NumberFormat::Stored).unwrap();
         let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
         assert!(scan.next().is_none(), "the row at minute 1000 has another close now, sealed {sealed}");
     }
@@ -498,7 +498,8 @@ fn scan_with(store: &Store, key: &SeriesKey, predicate: &str) -> (Vec<(i64, i64)
     use fastk::query::{NumberFormat, Predicate};
     let state = store.snapshot();
     let series = state.get(key).unwrap();
-    let filter = compile(&series.def, &[Predicate::parse(predicate).unwrap()], NumberFormat::Raw).unwrap();
+    let filter =
+        compile(&series.def, &series.dictionaries, &[Predicate::parse(predicate).unwrap()], NumberFormat::Raw).unwrap();
     let mut scan = Scan::new(series, store.cache(), &ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) });
     let mut rows = Vec::new();
     for block in scan.by_ref() {

@@ -9,6 +9,7 @@ mod sim_disk;
 
 mod backup;
 mod concurrent_open;
+mod conditions;
 mod coverage;
 mod cuts;
 mod damage;

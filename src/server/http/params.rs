@@ -56,8 +56,9 @@ documented! {
         /// Number columns to return, separated by commas; `ts` always comes first.
         columns,
         /// A condition `column:op:value[,value…]`; may be repeated, and rows must satisfy all of them. Operators: eq,
-        /// ne, gt, gte, lt, lte, between, between_exclusive, in, not_in. For a scalar the column may be omitted. Values
-        /// of `ts` are times as in `start`; a date is the whole day.
+        /// ne, gt, gte, lt, lte, between, between_exclusive, in, not_in, prefix, is_null, is_not_null; the last two
+        /// take no value. A null satisfies is_null only. For a scalar the column may be omitted. Values of `ts` are
+        /// times as in `start`; a date is the whole day. A text with commas is written in double quotes.
         #[param(value_type = Option<Vec<String>>)]
         r#where,
         /// Keep only the last N of these rows; for several series the last N of each.

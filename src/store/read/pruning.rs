@@ -24,7 +24,7 @@ pub struct WantedKeys {
 
 impl WantedKeys {
     /// Whether cells of which this is known can have one that is wanted.
-    fn can_be_among(&self, cells: ZoneSummary) -> bool {
+    pub fn can_be_among(&self, cells: ZoneSummary) -> bool {
         let (min, max) = cells.keys;
         let at = self.ranges.partition_point(|(_, high)| *high < min);
         self.nulls && cells.has_nulls || min <= max && self.ranges.get(at).is_some_and(|(low, _)| *low <= max)

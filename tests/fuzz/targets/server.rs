@@ -180,7 +180,8 @@ pub fn query_body(data: &[u8]) {
                 fastk::query::NumberFormat::Float64,
                 fastk::query::NumberFormat::Raw,
             ] {
-                if let Err(error) = compile(&def, predicates, numbers) {
+                let dictionaries = vec![fastk::types::Dictionary::default(); def.columns.len()];
+                if let Err(error) = compile(&def, &dictionaries, predicates, numbers) {
                     assert!(error.code().http() < 500, "{error}");
                 }
             }
