@@ -1,15 +1,17 @@
 //! Conditions on cells of every type, with and without nulls, against values that are compared one by one.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use fastk::error::ErrorCode;
 use fastk::format::order_key::{NativeType, append_keys};
 use fastk::format::zone_map::ZoneMap;
 use fastk::query::predicate::compile;
-use fastk::query::{Condition, NumberFormat, Operator, Predicate};
+use fastk::query::{Condition, IndexUsed, NumberFormat, Operator, Predicate, Scan, ScanSpec};
+use fastk::store::{Store, StoreOptions, WriteMode};
 use fastk::types::{
-    CellLayout, CellSlice, Column, ColumnCells, ColumnType, Dictionary, SeriesDef, SeriesKey, SeriesSpec, SharedCells,
-    TimeUnit,
+    CellLayout, CellSlice, Column, ColumnCells, ColumnType, Dictionary, OrderRule, Rows, SeriesDef, SeriesKey,
+    SeriesSpec, SharedCells, TimeUnit,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -149,8 +151,8 @@ fn labels(kind: ColumnType) -> &'static [&'static str] {
     if kind == ColumnType::Enum { &LABELS[..6] } else { &LABELS }
 }
 
-struct Column1 {
-    kind: ColumnType,
+/// Cells and the values that they are.
+struct TestColumn {
     values: Vec<Option<Value>>,
     cells: ColumnCells,
 }
@@ -198,7 +200,7 @@ fn value(rng: &mut StdRng, kind: ColumnType, center: i128) -> Value {
     }
 }
 
-fn push(cells: &mut ColumnCells, kind: ColumnType, value: Option<&Value>) {
+fn push(cells: &mut ColumnCells, kind: ColumnType, labels: &[&str], value: Option<&Value>) {
     let Some(value) = value else { return cells.push_null() };
     match value {
         Value::Number(units, _) => match kind {
@@ -216,7 +218,7 @@ fn push(cells: &mut ColumnCells, kind: ColumnType, value: Option<&Value>) {
         Value::Float(value) => cells.push(*value),
         Value::Flag(flag) => cells.push(u8::from(*flag)),
         Value::Text(text) => {
-            let position = labels(kind).iter().position(|label| label == text).unwrap();
+            let position = labels.iter().position(|label| label == text).unwrap();
             match kind {
                 ColumnType::Enum => cells.push(u8::try_from(position).unwrap()),
                 _ => cells.push(u32::try_from(position).unwrap()),
@@ -230,28 +232,36 @@ fn push(cells: &mut ColumnCells, kind: ColumnType, value: Option<&Value>) {
 }
 
 /// Rows of which zones lie apart from each other; one zone has nulls only, if there are nulls.
-fn column(rng: &mut StdRng, kind: ColumnType, has_nulls: bool) -> Column1 {
+fn column(rng: &mut StdRng, kind: ColumnType, has_nulls: bool) -> TestColumn {
     let mut cells = ColumnCells::new(kind.layout());
     let mut values = Vec::with_capacity(ROWS);
     for row in 0..ROWS {
         let zone = row / 1_024;
         let is_null = has_nulls && (zone == 1 || zone == 2 && rng.random_bool(0.3));
         let value = (!is_null).then(|| value(rng, kind, [5, 60, 110][zone]));
-        push(&mut cells, kind, value.as_ref());
+        push(&mut cells, kind, labels(kind), value.as_ref());
         values.push(value);
     }
-    Column1 { kind, values, cells }
+    TestColumn { values, cells }
+}
+
+fn named_column(name: &str, kind: ColumnType, nullable: bool) -> Column {
+    let labels: &[&str] = if kind == ColumnType::Enum { labels(kind) } else { &[] };
+    let values = labels.iter().map(|label| (*label).to_owned()).collect();
+    Column { nullable, values, ..Column::new(name, kind) }
+}
+
+fn key() -> SeriesKey {
+    SeriesKey::scalar("c", "X", "tick", "n").unwrap()
 }
 
 fn def(kind: ColumnType, nullable: bool) -> SeriesDef {
-    let mut def = SeriesSpec::of_key(&SeriesKey::scalar("c", "X", "tick", "n").unwrap()).resolve().unwrap();
-    let values =
-        if kind == ColumnType::Enum { labels(kind).iter().map(|label| (*label).to_owned()).collect() } else { vec![] };
-    def.columns = vec![Column { nullable, values, ..Column::new("value", kind) }];
+    let mut def = SeriesSpec::of_key(&key()).resolve().unwrap();
+    def.columns = vec![named_column("value", kind, nullable)];
     def
 }
 
-fn predicate_values(rng: &mut StdRng, column: &Column1, op: Operator) -> Vec<Value> {
+fn predicate_values(rng: &mut StdRng, kind: ColumnType, stored: &[Option<Value>], op: Operator) -> Vec<Value> {
     let count = match op {
         Operator::IsNull | Operator::IsNotNull => 0,
         Operator::Between | Operator::BetweenExclusive => 2,
@@ -260,15 +270,15 @@ fn predicate_values(rng: &mut StdRng, column: &Column1, op: Operator) -> Vec<Val
     };
     let mut values: Vec<Value> = (0..count)
         .map(|_| {
-            let stored = column.values[rng.random_range(0..ROWS)].clone();
+            let stored = stored[rng.random_range(0..stored.len())].clone();
             let center = [0, 5, 60, 110, 400][rng.random_range(0..5)];
-            let mut value = stored.filter(|_| rng.random_bool(0.7)).unwrap_or_else(|| value(rng, column.kind, center));
+            let mut value = stored.filter(|_| rng.random_bool(0.7)).unwrap_or_else(|| value(rng, kind, center));
             match &mut value {
                 // Between two values of the column.
-                Value::Number(_, tenths) if !matches!(column.kind, ColumnType::Timestamp { .. }) => {
+                Value::Number(_, tenths) if !matches!(kind, ColumnType::Timestamp { .. }) => {
                     *tenths = [0, 0, 0, -1, 1][rng.random_range(0..5)];
                 }
-                Value::Text(text) if column.kind == ColumnType::Text && rng.random_bool(0.2) => *text = "other".into(),
+                Value::Text(text) if kind == ColumnType::Text && rng.random_bool(0.2) => *text = "other".into(),
                 Value::Bytes(bytes) if op == Operator::Prefix => bytes.truncate(rng.random_range(0..=bytes.len())),
                 Value::Text(text) if op == Operator::Prefix => {
                     let chars = text.chars().count();
@@ -281,7 +291,7 @@ fn predicate_values(rng: &mut StdRng, column: &Column1, op: Operator) -> Vec<Val
         .collect();
     // Beyond all values of the type.
     if let (Some(Value::Number(units, _)), 0) = (values.first_mut(), rng.random_range(0..12)) {
-        let is_wide = matches!(column.kind, ColumnType::WideDecimal { .. });
+        let is_wide = matches!(kind, ColumnType::WideDecimal { .. });
         *units = if is_wide { units.signum() * 10_i128.pow(38) } else { units.signum() * 10_i128.pow(30) };
     }
     if rng.random_bool(0.9) && op != Operator::In {
@@ -297,7 +307,7 @@ fn digits(kind: ColumnType) -> usize {
     }
 }
 
-fn predicate(kind: ColumnType, op: Operator, values: &[Value], digits: usize) -> Predicate {
+fn predicate(name: &str, kind: ColumnType, op: Operator, values: &[Value], digits: usize) -> Predicate {
     let texts: Vec<Json> = values.iter().map(|value| Json::from(value.text(digits))).collect();
     let value = match texts.as_slice() {
         [] => Json::Null,
@@ -307,7 +317,7 @@ fn predicate(kind: ColumnType, op: Operator, values: &[Value], digits: usize) ->
         },
         _ => Json::Array(texts),
     };
-    Predicate { column: Some("value".into()), op, value }
+    Predicate { column: Some(name.to_owned()), op, value }
 }
 
 fn dictionaries(kind: ColumnType) -> Vec<Dictionary> {
@@ -348,8 +358,8 @@ fn every_operator_on_every_type_finds_the_rows_that_a_comparison_of_values_finds
             let packed = SharedCells::from(column.cells.clone()).packed_slice(0, ROWS);
             for (op, name) in Operator::ALL {
                 for _ in 0..12 {
-                    let values = predicate_values(&mut rng, &column, op);
-                    let predicate = predicate(kind, op, &values, digits(kind));
+                    let values = predicate_values(&mut rng, kind, &column.values, op);
+                    let predicate = predicate("value", kind, op, &values, digits(kind));
                     let shown = format!("{name} of {} with {values:?}, nulls {has_nulls}", kind.text());
                     let compiled =
                         compile(&def, &dictionaries(kind), std::slice::from_ref(&predicate), NumberFormat::Stored);
@@ -402,8 +412,8 @@ fn raw_values_of_decimals_are_units_of_the_last_digit() {
     for kind in [ColumnType::Decimal { digits: 2 }, ColumnType::WideDecimal { digits: 9 }, ColumnType::Int16] {
         let column = column(&mut rng, kind, true);
         for op in [Operator::Eq, Operator::Gt, Operator::NotIn, Operator::Between] {
-            let values = predicate_values(&mut rng, &column, op);
-            let predicate = predicate(kind, op, &values, 0);
+            let values = predicate_values(&mut rng, kind, &column.values, op);
+            let predicate = predicate("value", kind, op, &values, 0);
             let condition = compile(&def(kind, true), &[], &[predicate], NumberFormat::Raw).unwrap().remove(0);
             let wanted: Vec<bool> = column.values.iter().map(|cell| holds(op, cell.as_ref(), &values)).collect();
             assert!(found(&condition, column.cells.as_slice()) == wanted, "{op:?} {values:?}");
@@ -456,5 +466,117 @@ fn what_cannot_be_compared_is_refused_with_a_way_out() {
         let predicate: Predicate = serde_json::from_str(&format!(r#"{{"op":"eq","value":{value}}}"#)).unwrap();
         let error = compile(&def(ColumnType::Int8, true), &[], &[predicate], NumberFormat::Stored).unwrap_err();
         assert!(format!("{error:?}").contains(says), "{value}: {error:?}");
+    }
+}
+
+/// A series with a column of each type, and the rows that it has, by timestamp and order of arrival. The first column is
+/// the number of the row.
+struct Stored {
+    store: Store,
+    order: OrderRule,
+    rows: BTreeMap<(i64, i64), Vec<Option<Value>>>,
+    written: i64,
+}
+
+impl Stored {
+    fn open(root: &std::path::Path, order: OrderRule) -> Self {
+        let options =
+            StoreOptions { background_maintenance: false, tail_rows_max: u64::MAX, ..StoreOptions::default() };
+        let store = Store::open(root, true, options).unwrap();
+        let mut def = def(ColumnType::Int64, false);
+        let columns = kinds().into_iter().enumerate();
+        def.columns.extend(columns.map(|(at, kind)| named_column(&format!("c{at}"), kind, at % 3 > 0)));
+        def.value_index = def.columns.iter().skip(1).map(|column| column.name.clone()).collect();
+        def.order = order.clone();
+        store.register(def).unwrap();
+        Self { store, order, rows: BTreeMap::new(), written: 0 }
+    }
+
+    fn write(&mut self, rng: &mut StdRng, span: std::ops::Range<i64>, count: usize) {
+        let columns: Vec<Column> = self.store.snapshot().get(&key()).unwrap().def.columns.clone();
+        let mut rows = Rows::with_capacity(&columns, count);
+        // Other positions than those of the series.
+        let mut labels_of_write = LABELS;
+        labels_of_write.rotate_left(rng.random_range(0..LABELS.len()));
+        let mut dictionary = Dictionary::default();
+        labels_of_write.iter().for_each(|label| assert!(dictionary.insert(label).is_some()));
+        let texts_of = |column: &Column| match column.kind {
+            ColumnType::Text => dictionary.clone(),
+            _ => Dictionary::default(),
+        };
+        rows.texts = columns.iter().map(texts_of).collect();
+        for _ in 0..count {
+            let ts = rng.random_range(span.clone());
+            self.written += 1;
+            let mut values = vec![Some(Value::Number(self.written.into(), 0))];
+            for column in columns.iter().skip(1) {
+                let center = i128::from(ts / 1_000) * 30;
+                let is_null = column.nullable && rng.random_bool(if ts / 1_000 == 1 { 0.995 } else { 0.1 });
+                values.push((!is_null).then(|| value(rng, column.kind, center)));
+            }
+            rows.ts.push(ts);
+            for ((cells, column), value) in rows.columns.iter_mut().zip(&columns).zip(&values) {
+                let labels = if column.kind == ColumnType::Enum { labels(column.kind) } else { &labels_of_write };
+                push(cells, column.kind, labels, value.as_ref());
+            }
+            let arrival = if self.order == OrderRule::Arrival { self.written } else { 0 };
+            self.rows.insert((ts, arrival), values);
+        }
+        self.store.write(&key(), rows, WriteMode::Upsert, None).unwrap();
+    }
+
+    /// Compares the rows that predicates find; returns how many zones were excluded, and whether an index was used.
+    fn check(&self, rng: &mut StdRng, op: Operator, at: usize) -> (u64, bool) {
+        let state = self.store.snapshot();
+        let series = state.get(&key()).unwrap();
+        let column = &series.def.columns[at];
+        let stored: Vec<Option<Value>> = self.rows.values().map(|values| values[at].clone()).collect();
+        let values = predicate_values(rng, column.kind, &stored, op);
+        let predicate = predicate(&column.name, column.kind, op, &values, digits(column.kind));
+        let shown = format!("{} of {} with {values:?}, {:?}", op.name(), column.kind.text(), self.order);
+        let filter = compile(&series.def, &series.dictionaries, &[predicate], NumberFormat::Stored).unwrap();
+        let spec = ScanSpec { filter, columns: Some(vec![0]), ..ScanSpec::range((i64::MIN, i64::MAX)) };
+        let mut scan = Scan::new(series, self.store.cache(), &spec);
+        let mut found = Vec::new();
+        for block in scan.by_ref() {
+            found.extend_from_slice(block.unwrap().words(1));
+        }
+        let matching = self.rows.values().filter(|cells| holds(op, cells[at].as_ref(), &values));
+        let wanted: Vec<i64> = matching
+            .map(|cells| match cells[0] {
+                Some(Value::Number(number, _)) => i64::try_from(number).unwrap(),
+                _ => unreachable!(),
+            })
+            .collect();
+        assert!(found == wanted, "{shown}: {} rows, expected {}", found.len(), wanted.len());
+        let stats = scan.stats();
+        (stats.zones_pruned, matches!(stats.index_used, IndexUsed::ValueIndex | IndexUsed::Both))
+    }
+}
+
+#[test]
+fn a_store_finds_by_zone_maps_and_indexes_of_every_type_what_a_comparison_of_all_rows_finds() {
+    let mut rng = StdRng::seed_from_u64(20);
+    for order in [OrderRule::default(), OrderRule::Arrival] {
+        let root = tempfile::tempdir().unwrap();
+        let mut stored = Stored::open(root.path(), order);
+        stored.write(&mut rng, 0..3_000, 3_000);
+        stored.write(&mut rng, 3_000..6_000, 3_000);
+        stored.store.seal(&[]).unwrap();
+        // Some of these rows replace earlier ones, which must stay hidden.
+        stored.write(&mut rng, 1_500..2_500, 300);
+        stored.store.seal(&[]).unwrap();
+        stored.write(&mut rng, 2_000..7_000, 100);
+        let (mut zones_excluded, mut indexes_used) = (0, 0);
+        for (at, kind) in kinds().into_iter().enumerate() {
+            for (op, _) in Operator::ALL.into_iter().filter(|(op, _)| applies(*op, kind)) {
+                for _ in 0..3 {
+                    let (zones, index) = stored.check(&mut rng, op, at + 1);
+                    zones_excluded += zones;
+                    indexes_used += usize::from(index);
+                }
+            }
+        }
+        assert!(zones_excluded > 50 && indexes_used > 50, "{zones_excluded} zones, {indexes_used} indexes");
     }
 }

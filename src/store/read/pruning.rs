@@ -8,7 +8,7 @@ use crate::format::zone_map::ZoneSummary;
 use crate::store::read::chunk::{MapCache, OpenChunk};
 use crate::store::read::sidecar::Zones;
 use crate::types::width::to_usize;
-use crate::types::{ColumnType, SeriesDef, cells};
+use crate::types::{ColumnType, OrderRule, SeriesDef, cells};
 
 /// Rows that a reader selects: those whose cell in one column has an order key inside some range, or is null. A merge
 /// may skip rows that zone maps or value indexes rule out; it does not check those it yields.
@@ -68,7 +68,12 @@ fn has_same_keys(one: ColumnType, other: ColumnType) -> bool {
                 | ColumnType::UInt8
         )
     };
-    one == other || is_integer(one) && is_integer(other)
+    // A wide decimal of the same digits is the same integer, as long as 8 bytes hold it.
+    let digits = |kind| match kind {
+        ColumnType::Decimal { digits } | ColumnType::WideDecimal { digits } => Some(digits),
+        _ => None,
+    };
+    one == other || is_integer(one) && is_integer(other) || digits(one).is_some() && digits(one) == digits(other)
 }
 
 /// What a merge considered and what it could skip.
@@ -129,9 +134,10 @@ pub fn rows_to_check(
         stats.zone_maps_missing += 1;
         return None;
     }
+    let replaces = context.def.order != OrderRule::Arrival;
     let hides = |first: i64, last: i64| {
         let at = older.partition_point(|(_, to)| *to < first);
-        older.get(at).is_some_and(|(from, _)| *from <= last)
+        replaces && older.get(at).is_some_and(|(from, _)| *from <= last)
     };
     let zones = open.zones(context.cache);
     let stretches = match zones {
