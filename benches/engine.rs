@@ -9,7 +9,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use fastk::query::predicate::compile;
 use fastk::query::{NumberFormat, Predicate, Scan, ScanSpec, latest_start};
 use fastk::store::{Durability, Store, StoreOptions, WriteMode};
-use fastk::types::{Rows, SeriesKey, SeriesSpec};
+use fastk::types::column::Cell;
+use fastk::types::{Column, ColumnCells, ColumnType, Rows, SeriesKey, SeriesSpec};
 
 const MINUTE: i64 = 60_000;
 const ROWS: i64 = 2_000_000;
@@ -326,5 +327,80 @@ fn predicates(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, append, reads, after_appends, writers, predicates);
+const WIDTH_ROWS: usize = 4_000_000;
+
+/// A column of a type whose cells are the even numbers below 200, scattered.
+fn scattered(kind: ColumnType, first: usize, rows: usize) -> ColumnCells {
+    fn cells<T: Cell>(first: usize, rows: usize, cell: impl Fn(u8) -> T) -> ColumnCells {
+        let number = |row: usize| (row.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) % 100;
+        (first..first + rows)
+            .map(|row| cell(u8::try_from(number(row) * 2).expect("below 200")))
+            .collect::<Vec<T>>()
+            .into()
+    }
+    match kind {
+        ColumnType::WideDecimal { .. } => cells(first, rows, i128::from),
+        ColumnType::Float64 => cells(first, rows, f64::from),
+        ColumnType::Float32 => cells(first, rows, f32::from),
+        ColumnType::Int32 => cells(first, rows, i32::from),
+        ColumnType::Int16 => cells(first, rows, i16::from),
+        ColumnType::UInt8 => cells(first, rows, |cell| cell),
+        _ => cells(first, rows, i64::from),
+    }
+}
+
+/// Bytes of columns of every width that a condition checks: one that no cell matches and zone maps do not exclude, one
+/// that a hundredth matches, and one that half of the cells match.
+fn widths(c: &mut Criterion) {
+    let kinds = [
+        ColumnType::Int64,
+        ColumnType::UInt64,
+        ColumnType::Float64,
+        ColumnType::WideDecimal { digits: 0 },
+        ColumnType::Int32,
+        ColumnType::Float32,
+        ColumnType::Int16,
+        ColumnType::UInt8,
+    ];
+    let dir = tempfile::tempdir().expect("a directory");
+    let options =
+        StoreOptions { durability: Durability::None, background_maintenance: false, ..StoreOptions::default() };
+    let store = Store::open(dir.path(), true, options).expect("a new store");
+    let key = SeriesKey::scalar("c", "X", "tick", "n").expect("a valid key");
+    let mut def = SeriesSpec::of_key(&key).resolve().expect("a valid registration");
+    def.columns = kinds.map(|kind| Column::new(kind.name(), kind)).to_vec();
+    def.columns[3].name = "wide".into();
+    store.register(def).expect("registered");
+    for first in (0..WIDTH_ROWS).step_by(1_000_000) {
+        let ts = (first as i64..first as i64 + 1_000_000).collect();
+        let columns = kinds.map(|kind| scattered(kind, first, 1_000_000)).to_vec();
+        store.write(&key, Rows::new(ts, columns), WriteMode::Append, None).expect("written");
+    }
+    store.seal(&[]).expect("sealed");
+    let mut group = c.benchmark_group("width");
+    let state = store.snapshot();
+    let series = state.get(&key).expect("registered");
+    for (position, kind) in kinds.into_iter().enumerate() {
+        let name = &series.def.columns[position].name;
+        group.throughput(Throughput::Bytes((WIDTH_ROWS * kind.layout().width()) as u64));
+        for (what, condition, rows) in [
+            ("no_match", "eq:101", 0..1),
+            ("a_hundredth", "lt:2", 30_000..50_000),
+            ("half", "lt:100", 1_900_000..2_100_000),
+        ] {
+            let predicate = Predicate::parse(&format!("{name}:{condition}")).expect("a predicate");
+            let filter =
+                compile(&series.def, &series.dictionaries, &[predicate], NumberFormat::Stored).expect("compiled");
+            let spec = ScanSpec { filter, columns: Some(Vec::new()), ..ScanSpec::range((i64::MIN, i64::MAX)) };
+            let count = || -> usize {
+                Scan::new(series, store.cache(), &spec).map(|block| block.expect("an intact block").rows()).sum()
+            };
+            assert!(rows.contains(&count()), "{name}: {} rows", count());
+            group.bench_function(format!("{name}/{what}"), |b| b.iter(|| black_box(count())));
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, append, reads, after_appends, writers, predicates, widths);
 criterion_main!(benches);
