@@ -51,7 +51,7 @@ where
             (OutFormat::Json, JsonShape::Rows) => Box::new(text::RowWriter::json(shape, options.times)?),
             (OutFormat::Ndjson, _) => Box::new(text::RowWriter::ndjson(shape, options.times)),
             (OutFormat::Csv, _) => Box::new(text::RowWriter::csv(shape, options.times)),
-            (OutFormat::Arrow, _) => ipc::writer(shape)?,
+            (OutFormat::Arrow, _) => Box::new(ipc::ArrowWriter::new(shape)),
             (OutFormat::Parquet, _) => Box::new(columnar::Parquet::new(shape)?),
         };
         let columns = shape.columns.len() + 1;

@@ -1,101 +1,86 @@
 //! Arrow streams. Complete chunk blocks are sent as stored in the file; other blocks are framed again.
 
-use std::sync::Arc;
-
-use arrow::array::StringArray;
+use arrow::array::{Array, StringArray};
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
-use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
 use crate::egress::writer::{BodyWriter, OutputBuffer, Trailer};
-use crate::error::{Error, Result};
-use crate::format::ipc;
-use crate::query::{Block, NumberFormat, ResultSchema};
-use crate::types::{ColumnType, number};
+use crate::error::Result;
+use crate::format::{ipc, message};
+use crate::query::result::ColumnBuffers;
+use crate::query::{Block, ResultSchema};
+use crate::types::width::narrow;
 
-/// The writer of an Arrow stream: messages are framed here, except string columns, which the arrow library writes.
-pub(super) fn writer(shape: &ResultSchema) -> Result<Box<dyn BodyWriter>> {
-    let schema = shape.arrow_schema();
-    if shape.numbers == NumberFormat::String {
-        let stream = StreamWriter::try_new(Vec::new(), &schema).map_err(internal)?;
-        return Ok(Box::new(StringWriter { shape: shape.clone(), schema, stream, block: None }));
-    }
-    let conversions = shape
-        .columns
-        .iter()
-        .map(|column| match (column.kind, shape.numbers) {
-            (ColumnType::Decimal { digits }, NumberFormat::Float64) => Conversion::Double(digits),
-            (ColumnType::Decimal { .. }, NumberFormat::Decimal128) => Conversion::Wide,
-            _ => Conversion::None,
-        })
-        .collect();
-    Ok(Box::new(FixedWidthWriter {
-        is_plain: shape.is_plain(),
-        keys: shape.keys().cloned(),
-        conversions,
-        schema,
-        block: None,
-    }))
-}
-
-fn internal(error: arrow::error::ArrowError) -> Error {
-    Error::internal(format!("arrow stream: {error}"))
-}
-
-/// Conversion of the words of a column.
-#[derive(Clone, Copy)]
-enum Conversion {
-    None,
-    /// From decimals of this many digits to doubles.
-    Double(u8),
-    /// From 64-bit to 128-bit decimals.
-    Wide,
-}
-
-/// Columns of fixed width, without validity buffers.
-struct FixedWidthWriter {
+/// The writer of an Arrow stream.
+pub(super) struct ArrowWriter {
+    shape: ResultSchema,
     schema: SchemaRef,
-    /// The dictionary of the series column, where there is one.
-    keys: Option<Arc<StringArray>>,
     is_plain: bool,
-    conversions: Vec<Conversion>,
     block: Option<Block>,
 }
 
-/// A column's buffer as the owner of output bytes, so that nothing is copied.
-struct ColumnBuffer(Buffer);
+impl ArrowWriter {
+    pub(super) fn new(shape: &ResultSchema) -> Self {
+        let schema = shape.arrow_schema();
+        Self { is_plain: shape.is_plain(), shape: shape.clone(), schema, block: None }
+    }
+}
 
-impl AsRef<[u8]> for ColumnBuffer {
+/// A buffer as the owner of output bytes, so that nothing is copied.
+struct SharedBuffer(Buffer);
+
+impl AsRef<[u8]> for SharedBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// Zeros after a column.
+/// Zeros after a buffer.
 const PADDING: &[u8] = &[0; ipc::ALIGNMENT];
 
-/// The message of fixed-width columns: its header and its body, in pieces that share the memory of the columns.
-pub(crate) fn batch_message(rows: usize, columns: impl Iterator<Item = Buffer>) -> (Vec<u8>, Vec<Bytes>) {
-    let mut sizes = Vec::with_capacity(columns.size_hint().0);
-    let mut body = Vec::with_capacity(2 * columns.size_hint().0);
-    for column in columns {
-        let bytes = column.len();
-        sizes.push(bytes);
-        body.push(Bytes::from_owner(ColumnBuffer(column)));
+/// Appends a buffer and its padding to a body; returns its size.
+fn push_padded(body: &mut Vec<Bytes>, buffer: Buffer) -> usize {
+    let bytes = buffer.len();
+    if bytes > 0 {
+        body.push(Bytes::from_owner(SharedBuffer(buffer)));
         body.extend(PADDING.get(..ipc::padded(bytes) - bytes).map(Bytes::from_static));
     }
-    (ipc::batch_header(rows, &sizes), body)
+    bytes
 }
 
-impl BodyWriter for FixedWidthWriter {
+/// The message of these columns: its header and its body, in pieces that share the memory of the columns.
+pub(crate) fn batch_message(rows: usize, columns: impl Iterator<Item = ColumnBuffers>) -> (Vec<u8>, Vec<Bytes>) {
+    let (mut nulls, mut sizes, mut body) = (Vec::new(), Vec::new(), Vec::new());
+    for column in columns {
+        nulls.push(column.nulls);
+        sizes.extend(column.into_buffers().map(|buffer| push_padded(&mut body, buffer)));
+    }
+    (message::batch_header(rows, nulls.into_iter(), sizes.into_iter()), body)
+}
+
+/// The message with the texts of the dictionary with an id: its header and its body, which shares their memory.
+fn dictionary_message(id: usize, texts: &StringArray) -> (Vec<u8>, Vec<Bytes>) {
+    let mut body = Vec::new();
+    let offsets = push_padded(&mut body, texts.offsets().inner().inner().clone());
+    let bytes = push_padded(&mut body, texts.values().clone());
+    (message::dictionary_header(narrow(id), texts.len(), offsets, bytes), body)
+}
+
+/// The messages with the dictionaries of a result, which come after the schema.
+pub(crate) fn dictionary_messages(shape: &ResultSchema) -> impl Iterator<Item = (Vec<u8>, Vec<Bytes>)> + '_ {
+    shape.dictionaries().enumerate().map(|(id, texts)| dictionary_message(id, texts))
+}
+
+fn push_message(out: &mut OutputBuffer, (header, body): (Vec<u8>, Vec<Bytes>)) {
+    out.open().extend(ipc::framed(&header));
+    body.into_iter().for_each(|piece| out.push(piece));
+}
+
+impl BodyWriter for ArrowWriter {
     fn begin(&mut self, out: &mut OutputBuffer) -> Result<()> {
         out.open().extend(ipc::framed(&ipc::schema_header(&self.schema)));
-        if let Some(keys) = &self.keys {
-            let (header, body) = ipc::dictionary_message(keys.iter().flatten());
-            out.open().extend(ipc::framed(&header));
-            out.push(body.into());
-        }
+        dictionary_messages(&self.shape).for_each(|message| push_message(out, message));
         Ok(())
     }
 
@@ -106,72 +91,15 @@ impl BodyWriter for FixedWidthWriter {
 
     fn print(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         let Some(block) = self.block.take() else { return Ok(true) };
-        if let (true, Some(stored)) = (self.is_plain, block.message()) {
-            out.push(stored.bytes());
-            return Ok(true);
+        match block.message() {
+            Some(stored) if self.is_plain => out.push(stored.bytes()),
+            _ => push_message(out, batch_message(block.rows(), self.shape.column_buffers(&block))),
         }
-        let conversions = std::iter::once(&Conversion::None).chain(&self.conversions);
-        let series = self.keys.as_ref().map(|_| block.series_indexes().into_inner());
-        let numbers = block.packed_columns().zip(conversions).map(|(column, conversion)| match conversion {
-            Conversion::None => column.buffer().clone(),
-            Conversion::Double(digits) => {
-                let mut doubles = Vec::with_capacity(block.rows());
-                number::decimals_to_f64(column.words(), *digits, &mut doubles);
-                Buffer::from_vec(doubles)
-            }
-            Conversion::Wide => {
-                Buffer::from_vec(column.words().iter().map(|word| i128::from(*word)).collect::<Vec<_>>())
-            }
-        });
-        let (header, body) = batch_message(block.rows(), series.into_iter().chain(numbers));
-        out.open().extend(ipc::framed(&header));
-        body.into_iter().for_each(|piece| out.push(piece));
         Ok(true)
     }
 
     fn finish(&mut self, _closing: &Trailer, out: &mut OutputBuffer) -> Result<bool> {
         out.open().extend_from_slice(&ipc::END_OF_STREAM);
-        Ok(true)
-    }
-}
-
-/// Number columns as text: their cells have no fixed width, so the writer of the arrow library frames them.
-struct StringWriter {
-    shape: ResultSchema,
-    schema: SchemaRef,
-    stream: StreamWriter<Vec<u8>>,
-    block: Option<Block>,
-}
-
-impl StringWriter {
-    fn drain(&mut self, out: &mut OutputBuffer) {
-        out.push(Bytes::from(std::mem::take(self.stream.get_mut())));
-    }
-}
-
-impl BodyWriter for StringWriter {
-    fn begin(&mut self, out: &mut OutputBuffer) -> Result<()> {
-        self.drain(out);
-        Ok(())
-    }
-
-    fn accept(&mut self, block: Block) -> Result<()> {
-        self.block = Some(block);
-        Ok(())
-    }
-
-    fn print(&mut self, out: &mut OutputBuffer) -> Result<bool> {
-        if let Some(block) = self.block.take() {
-            let batch = self.shape.record_batch(&self.schema, &block)?;
-            self.stream.write(&batch).map_err(internal)?;
-            self.drain(out);
-        }
-        Ok(true)
-    }
-
-    fn finish(&mut self, _closing: &Trailer, out: &mut OutputBuffer) -> Result<bool> {
-        self.stream.finish().map_err(internal)?;
-        self.drain(out);
         Ok(true)
     }
 }

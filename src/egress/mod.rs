@@ -9,7 +9,7 @@ mod text;
 mod writer;
 
 pub use encoder::BodyEncoder;
-pub(crate) use ipc::batch_message;
+pub(crate) use ipc::{batch_message, dictionary_messages};
 pub use options::{EncodeOptions, JsonShape, OutFormat, TimeFormat};
 pub(crate) use writer::OutputBuffer;
 pub use writer::{PIECE_BYTES, Trailer};

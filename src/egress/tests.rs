@@ -15,7 +15,7 @@ use crate::query::{NumberFormat, StoredMessage, Subject};
 use crate::types::{ColumnCells, ColumnType, SeriesKey, SharedCells, TimeUnit};
 
 fn shape(numbers: NumberFormat) -> ResultSchema {
-    let column = |name: &str, kind| ResultColumn { name: name.into(), kind };
+    let column = |name: &str, kind| ResultColumn { name: name.into(), kind, nullable: false, labels: None };
     ResultSchema {
         subject: Subject::One { series: SeriesKey::kline("BTC-USD", "1m").unwrap(), version: 7 },
         unit: TimeUnit::Ms,

@@ -1,22 +1,109 @@
 //! Rows as text: JSON, NDJSON and CSV.
 //!
-//! Decimals are written with all their digits, doubles as the shortest text that reads back the same. Nothing is
-//! allocated per cell.
+//! Decimals are written with all their digits, floats as the shortest text that reads back the same, bytes in lower-case
+//! hexadecimal digits. A null is `null`, in CSV an empty cell; there an empty text is `""`. Nothing is allocated per
+//! cell.
+//!
+//! Blocks of numbers of 8 bytes without nulls, which most are, have a path of their own: the maximum length of a row is
+//! known, and cells are written to a buffer of that size.
+
+use arrow::array::{Array, StringArray};
 
 use crate::egress::options::TimeFormat;
 use crate::egress::writer::{BodyWriter, OutputBuffer, PIECE_BYTES, Trailer};
 use crate::error::{Error, Result};
-use crate::query::result::SERIES_COLUMN;
+use crate::query::result::{ResultColumn, SERIES_COLUMN};
 use crate::query::{Block, NumberFormat, ResultSchema, Subject};
-use crate::types::{ColumnType, TimeUnit, cells, number, time};
+use crate::types::width::to_usize;
+use crate::types::{Cell, CellSlice, ColumnType, Dictionary, TimeUnit, cells, number, time, wide};
 
 /// Cells of a column written between two checks of the piece's size; a cell takes 15 to 40 bytes.
 const CELLS_PER_STEP: usize = 2_048;
-/// Maximum bytes of rows written between two checks of the piece's size.
+/// Bytes of rows written between two checks of the piece's size; texts can exceed them by a row.
 const STEP_BYTES_MAX: usize = 48 * 1024;
 /// Maximum bytes of a number or time, including quotes: a double has up to 24, a time in a far year 40.
 const VALUE_BYTES_MAX: usize = 32;
 const TIME_BYTES_MAX: usize = 48;
+
+/// How cells are written that are not numbers or times of 8 bytes.
+#[derive(Clone, Debug)]
+enum OtherFormat {
+    UInt64,
+    Int32,
+    Int16,
+    Int8,
+    UInt32,
+    UInt16,
+    UInt8,
+    Float32,
+    Wide(u8),
+    WideAsDouble(u8),
+    Bool,
+    Enum(Labels),
+    Text(Labels),
+    Hex,
+}
+
+/// The texts that the cells of a column are positions in.
+#[derive(Clone, Debug)]
+struct Labels {
+    column: String,
+    texts: StringArray,
+    syntax: Syntax,
+}
+
+/// How texts and nulls are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Syntax {
+    Json,
+    Csv,
+}
+
+impl Labels {
+    fn write(&self, out: &mut Vec<u8>, position: usize) -> Result<()> {
+        if position >= self.texts.len() {
+            return Err(Error::corrupt(format!("a cell of column {} is not in its dictionary", self.column)));
+        }
+        let text = self.texts.value(position);
+        match self.syntax {
+            Syntax::Json => write_json_text(out, text),
+            Syntax::Csv => {
+                write_csv_text(out, text);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Appends a JSON string.
+fn write_json_text(out: &mut Vec<u8>, text: &str) -> Result<()> {
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if !text.bytes().all(is_plain) {
+        return serde_json::to_writer(out, text)
+            .map_err(|error| Error::internal(format!("cannot write {text:?} as JSON: {error}")));
+    }
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+    Ok(())
+}
+
+/// Appends a CSV cell, quoted where a reader could take it for something else: an empty text for a null, a space at
+/// either end for one that is not part of it.
+fn write_csv_text(out: &mut Vec<u8>, text: &str) {
+    let is_special = |byte: u8| matches!(byte, b',' | b'"' | b'\n' | b'\r');
+    if !text.is_empty() && text.trim() == text && !text.bytes().any(is_special) {
+        return out.extend_from_slice(text.as_bytes());
+    }
+    out.push(b'"');
+    for byte in text.bytes() {
+        if byte == b'"' {
+            out.push(byte);
+        }
+        out.push(byte);
+    }
+    out.push(b'"');
+}
 
 /// Interpretation and format of a word.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +123,11 @@ struct CellWriter {
     /// The prefix in an array and its length, where it fits.
     short_prefix: Option<([u8; 16], usize)>,
     value: WordFormat,
+    /// Format of cells that are no words; `value` has no meaning then.
+    other: Option<OtherFormat>,
     quoted: bool,
+    /// Text of a null.
+    null: &'static [u8],
 }
 
 /// Text written to a preallocated buffer.
@@ -112,6 +203,44 @@ impl CellWriter {
         }
     }
 
+    /// Appends the cell of a row without its prefix.
+    fn append(&self, out: &mut Vec<u8>, cells: CellSlice<'_>, row: usize, scratch: &mut Vec<u8>) -> Result<()> {
+        if !cells.is_valid(row) {
+            out.extend_from_slice(self.null);
+            return Ok(());
+        }
+        let Some(other) = &self.other else {
+            self.write(out, cells::at(cells.words(), row), scratch);
+            return Ok(());
+        };
+        if self.quoted {
+            out.push(b'"');
+        }
+        match other {
+            OtherFormat::UInt64 => wide::write_u64(out, at(cells, row)),
+            OtherFormat::Int32 => number::write_i64(out, at::<i32>(cells, row).into()),
+            OtherFormat::Int16 => number::write_i64(out, at::<i16>(cells, row).into()),
+            OtherFormat::Int8 => number::write_i64(out, at::<i8>(cells, row).into()),
+            OtherFormat::UInt32 => number::write_i64(out, at::<u32>(cells, row).into()),
+            OtherFormat::UInt16 => number::write_i64(out, at::<u16>(cells, row).into()),
+            OtherFormat::UInt8 => number::write_i64(out, at::<u8>(cells, row).into()),
+            OtherFormat::Float32 => wide::write_f32(out, at(cells, row)),
+            OtherFormat::Wide(digits) => wide::write_wide(out, at(cells, row), *digits),
+            OtherFormat::WideAsDouble(digits) => number::write_f64(out, wide::wide_to_f64(at(cells, row), *digits)),
+            OtherFormat::Bool => out.extend_from_slice(if cells.flag(row) { b"true" } else { b"false" }),
+            OtherFormat::Enum(labels) => labels.write(out, at::<u8>(cells, row).into())?,
+            OtherFormat::Text(labels) => labels.write(out, to_usize(at::<u32>(cells, row)))?,
+            OtherFormat::Hex => {
+                let bytes = cells.slice(row, 1).plain().unwrap_or_default();
+                out.extend(bytes.iter().flat_map(|byte| [hex_digit(byte >> 4), hex_digit(byte & 15)]));
+            }
+        }
+        if self.quoted {
+            out.push(b'"');
+        }
+        Ok(())
+    }
+
     /// Appends the cell without its prefix.
     #[inline]
     fn write(&self, out: &mut Vec<u8>, word: i64, scratch: &mut Vec<u8>) {
@@ -124,27 +253,67 @@ impl CellWriter {
     }
 }
 
-/// Names and writers of the columns of a result, `ts` first. CSV cells never need quotes.
-fn cells(shape: &ResultSchema, times: TimeFormat, quotes: bool) -> Vec<(String, CellWriter)> {
-    let text = shape.numbers == NumberFormat::String;
-    let cell = |value, quoted| CellWriter { prefix: Vec::new(), short_prefix: None, value, quoted: quoted && quotes };
-    let ts = match times {
-        TimeFormat::Epoch => cell(WordFormat::Int, text),
-        TimeFormat::Rfc3339 => cell(WordFormat::Rfc3339(shape.unit), true),
+/// The cell of a row as a value of its type.
+fn at<T: Cell>(cells: CellSlice<'_>, row: usize) -> T {
+    cells::at(cells.typed(), row)
+}
+
+fn hex_digit(digit: u8) -> u8 {
+    if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }
+}
+
+/// Names and writers of the columns of a result, `ts` first. CSV cells other than texts never need quotes.
+fn cells(shape: &ResultSchema, times: TimeFormat, syntax: Syntax) -> Vec<(String, CellWriter)> {
+    let is_text = shape.numbers == NumberFormat::String;
+    let (null, quotes): (&[u8], _) = if syntax == Syntax::Json { (b"null", true) } else { (b"", false) };
+    let of = |value, other, quoted| {
+        let quoted = quoted && quotes;
+        CellWriter { prefix: Vec::new(), short_prefix: None, value, other, quoted, null }
     };
-    let mut all = vec![("ts".to_string(), ts)];
-    for column in &shape.columns {
-        let number = match (column.kind, shape.numbers) {
-            (ColumnType::Float64, _) => cell(WordFormat::Double, false),
-            (ColumnType::Int64, _) => cell(WordFormat::Int, text),
-            (ColumnType::Decimal { .. }, NumberFormat::Raw) => cell(WordFormat::Int, false),
-            (ColumnType::Decimal { digits }, NumberFormat::Float64) => cell(WordFormat::DecimalAsDouble(digits), false),
-            (ColumnType::Decimal { digits }, _) => cell(WordFormat::Decimal(digits), text),
-            (other, _) => unreachable!("text of a column of type {}", other.text()),
-        };
-        all.push((column.name.clone(), number));
-    }
-    all
+    let word = |value, quoted| of(value, None, quoted);
+    let other = |other, quoted| of(WordFormat::Int, Some(other), quoted);
+    let time = |unit| match times {
+        TimeFormat::Epoch => word(WordFormat::Int, is_text),
+        TimeFormat::Rfc3339 => word(WordFormat::Rfc3339(unit), true),
+    };
+    let labels = |column: &ResultColumn| Labels {
+        column: column.name.clone(),
+        texts: column
+            .labels
+            .as_ref()
+            .map_or_else(|| Dictionary::default().labels().clone(), |all| all.labels().clone()),
+        syntax,
+    };
+    let cell = |column: &ResultColumn| match (column.kind, shape.numbers) {
+        (ColumnType::Float64, _) => word(WordFormat::Double, false),
+        (ColumnType::Int64, _) => word(WordFormat::Int, is_text),
+        (ColumnType::Decimal { .. }, NumberFormat::Raw) => word(WordFormat::Int, false),
+        (ColumnType::Decimal { digits }, NumberFormat::Float64) => word(WordFormat::DecimalAsDouble(digits), false),
+        (ColumnType::Decimal { digits }, _) => word(WordFormat::Decimal(digits), is_text),
+        (ColumnType::Timestamp { unit }, _) => time(unit),
+        (ColumnType::WideDecimal { .. }, NumberFormat::Raw) => other(OtherFormat::Wide(0), false),
+        (ColumnType::WideDecimal { digits }, NumberFormat::Float64) => other(OtherFormat::WideAsDouble(digits), false),
+        (ColumnType::WideDecimal { digits }, _) => other(OtherFormat::Wide(digits), is_text),
+        (ColumnType::UInt64, _) => other(OtherFormat::UInt64, is_text),
+        (ColumnType::Int32, _) => other(OtherFormat::Int32, false),
+        (ColumnType::Int16, _) => other(OtherFormat::Int16, false),
+        (ColumnType::Int8, _) => other(OtherFormat::Int8, false),
+        (ColumnType::UInt32, _) => other(OtherFormat::UInt32, false),
+        (ColumnType::UInt16, _) => other(OtherFormat::UInt16, false),
+        (ColumnType::UInt8, _) => other(OtherFormat::UInt8, false),
+        (ColumnType::Float32, _) => other(OtherFormat::Float32, false),
+        (ColumnType::Bool, _) => other(OtherFormat::Bool, false),
+        (ColumnType::Enum, _) => other(OtherFormat::Enum(labels(column)), false),
+        (ColumnType::Text, _) => other(OtherFormat::Text(labels(column)), false),
+        (ColumnType::Bytes { .. }, _) => other(OtherFormat::Hex, true),
+    };
+    let columns = shape.columns.iter().map(|column| (column.name.clone(), cell(column)));
+    std::iter::once(("ts".to_owned(), time(shape.unit))).chain(columns).collect()
+}
+
+/// Whether a column of a block is written as words.
+fn is_of_words(writer: &CellWriter, cells: CellSlice<'_>) -> bool {
+    writer.other.is_none() && !cells.has_validity()
 }
 
 fn json_text(text: &str) -> Result<Vec<u8>> {
@@ -226,7 +395,7 @@ impl RowWriter {
     }
 
     pub(super) fn csv(shape: &ResultSchema, times: TimeFormat) -> Self {
-        let mut all = cells(shape, times, false);
+        let mut all = cells(shape, times, Syntax::Csv);
         let series = series_cells(shape, "", "");
         let leading = series.as_ref().map(|_| SERIES_COLUMN);
         let names: Vec<&str> = leading.into_iter().chain(all.iter().map(|(name, _)| name.as_str())).collect();
@@ -245,7 +414,7 @@ impl RowWriter {
         after: &'static [u8],
         end: Option<&'static [u8]>,
     ) -> Self {
-        let mut all = cells(shape, times, true);
+        let mut all = cells(shape, times, Syntax::Json);
         let series = series_cells(shape, &format!("{{\"{SERIES_COLUMN}\":"), "\"");
         for (position, (name, cell)) in all.iter_mut().enumerate() {
             let is_first = position == 0 && series.is_none();
@@ -279,6 +448,43 @@ impl RowWriter {
     }
 }
 
+impl RowWriter {
+    /// Writes rows with cells of any type until they are long enough; true when the block is complete.
+    fn print_cells(&mut self, out: &mut OutputBuffer) -> Result<bool> {
+        let Some(block) = &self.block else { return Ok(true) };
+        let columns: Vec<(&CellWriter, CellSlice<'_>)> = self.cells.iter().zip(block.columns()).collect();
+        let out = out.open();
+        let full = out.len() + STEP_BYTES_MAX;
+        let mut scratch = Vec::new();
+        while self.row < block.rows() && out.len() < full {
+            if !self.is_first {
+                out.extend_from_slice(self.between);
+            }
+            self.is_first = false;
+            if let Some(series) = &self.series {
+                out.extend_from_slice(series_cell(series, block, self.row)?);
+            }
+            for (writer, cells) in &columns {
+                out.extend_from_slice(&writer.prefix);
+                writer.append(out, *cells, self.row, &mut scratch)?;
+            }
+            out.extend_from_slice(self.after);
+            self.row += 1;
+        }
+        let done = self.row == block.rows();
+        if done {
+            self.block = None;
+        }
+        Ok(done)
+    }
+}
+
+/// The text of the series of a row.
+fn series_cell<'a>(series: &'a [Vec<u8>], block: &Block, row: usize) -> Result<&'a [u8]> {
+    let cell = series.get(block.series_of(row));
+    cell.map(Vec::as_slice).ok_or_else(|| Error::internal("a row belongs to no series of its result"))
+}
+
 impl BodyWriter for RowWriter {
     fn begin(&mut self, out: &mut OutputBuffer) -> Result<()> {
         out.open().extend_from_slice(&self.head);
@@ -293,6 +499,9 @@ impl BodyWriter for RowWriter {
 
     fn print(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         let Some(block) = &self.block else { return Ok(true) };
+        if !self.cells.iter().zip(block.columns()).all(|(writer, cells)| is_of_words(writer, cells)) {
+            return self.print_cells(out);
+        }
         let row_bytes = self.row_bytes_max;
         let end = block.rows().min(self.row + (STEP_BYTES_MAX / row_bytes).max(1));
         let columns: Vec<(&CellWriter, &[i64])> =
@@ -309,8 +518,7 @@ impl BodyWriter for RowWriter {
             }
             self.is_first = false;
             if let Some(series) = &self.series {
-                let cell = series.get(block.series_of(row));
-                line.put(cell.ok_or_else(|| Error::internal("a row belongs to no series of its result"))?);
+                line.put(series_cell(series, block, row)?);
             }
             for (cell, words) in &columns {
                 // The encoder checked that all columns have as many words as the block has rows.
@@ -356,7 +564,7 @@ impl ColumnWriter {
     pub(super) fn new(shape: &ResultSchema, times: TimeFormat) -> Result<Self> {
         let mut head = json_head(shape)?;
         head.extend_from_slice(b"\"columns\":{");
-        let mut all = cells(shape, times, true);
+        let mut all = cells(shape, times, Syntax::Json);
         let series = series_cells(shape, "", "\"");
         for (position, (name, cell)) in all.iter_mut().enumerate() {
             let is_first = position == 0 && series.is_none();
@@ -383,9 +591,7 @@ impl ColumnWriter {
             if row + self.block > 0 {
                 out.open().push(b',');
             }
-            let cell = series.get(block.series_of(row));
-            out.open()
-                .extend_from_slice(cell.ok_or_else(|| Error::internal("a row belongs to no series of its result"))?);
+            out.open().extend_from_slice(series_cell(series, block, row)?);
         }
         self.row = end;
         if end == block.rows() {
@@ -427,7 +633,24 @@ impl BodyWriter for ColumnWriter {
             (self.column, self.block) = (self.column + 1, 0);
             return Ok(false);
         };
-        let words = block.words(self.column);
+        let cells = block.column(self.column);
+        if !is_of_words(cell, cells) {
+            let out = out.open();
+            let full = out.len() + STEP_BYTES_MAX;
+            let mut scratch = Vec::new();
+            while self.row < block.rows() && out.len() < full {
+                if self.row + self.block > 0 {
+                    out.push(b',');
+                }
+                cell.append(out, cells, self.row, &mut scratch)?;
+                self.row += 1;
+            }
+            if self.row == block.rows() {
+                (self.block, self.row) = (self.block + 1, 0);
+            }
+            return Ok(false);
+        }
+        let words = cells.words();
         let end = words.len().min(self.row + CELLS_PER_STEP);
         let mut scratch = Vec::new();
         for (position, word) in words.iter().enumerate().take(end).skip(self.row) {

@@ -11,6 +11,7 @@ pub mod envelope;
 pub mod inspect;
 pub mod ipc;
 pub mod manifest;
+pub mod message;
 pub mod order_key;
 pub mod receipt;
 pub mod run;

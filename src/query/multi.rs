@@ -15,13 +15,13 @@ use std::sync::Arc;
 use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
 use crate::format::chunk::block_rows;
-use crate::query::columns::{ColumnCast, mismatch};
+use crate::query::columns::ColumnCast;
 use crate::query::condition::Condition;
 use crate::query::request::{MultiLayout, RowOrder};
 use crate::query::scan::{Scan, ScanSpec, ScanStats};
 use crate::store::{Block, BlockRows, MapCache, SeriesIndexes, SeriesState};
 use crate::types::width::{narrow, to_usize};
-use crate::types::{CellLayout, ColumnCells, SeriesKey, cells, number};
+use crate::types::{CellLayout, CellSlice, ColumnCells, cells, number};
 
 /// One series of a result, and which of its rows.
 #[derive(Clone, Debug)]
@@ -57,16 +57,37 @@ impl ScanMember {
             return Ok(block);
         }
         let casts = std::iter::once(&ColumnCast::Keep).chain(&self.casts);
-        let columns = block.packed_columns().zip(casts).map(|(column, cast)| {
+        let columns = block.packed_columns().zip(casts).enumerate().map(|(at, (column, cast))| {
             if *cast == ColumnCast::Keep {
                 return Ok(column);
             }
-            let mut words = Vec::with_capacity(block.rows());
-            append_cast(&mut words, column.words().iter().copied(), *cast)
-                .map_err(|raw| too_large(self, *cast, raw))?;
-            Ok(ColumnCells::from(words).into())
+            let from = block.column(at);
+            if cast.is_of_words() && !from.has_validity() {
+                let mut words = Vec::with_capacity(block.rows());
+                append_words(&mut words, from.words().iter().copied(), cast)
+                    .map_err(|row| self.cast_error(at, from, row))?;
+                return Ok(ColumnCells::from(words).into());
+            }
+            let mut converted = ColumnCells::with_capacity(cast.layout(from.layout()), block.rows());
+            cast.append(&mut converted, from, 0..block.rows()).map_err(|row| self.cast_error(at, from, row))?;
+            Ok(converted.into())
         });
         Block::new(block.rows(), columns.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// How the cells of the columns lie in the result, without `ts`.
+    fn layouts(&self) -> impl Iterator<Item = CellLayout> + '_ {
+        let casts = self.casts.iter().chain(std::iter::repeat(&ColumnCast::Keep));
+        self.columns.iter().zip(casts).map(|(position, cast)| cast.layout(self.series.def.layout(position + 1)))
+    }
+
+    /// The error of a cell that does not fit the type of the result; `ts` is column 0.
+    fn cast_error(&self, column: usize, from: CellSlice<'_>, row: usize) -> Error {
+        let place = column.checked_sub(1).and_then(|at| Some((self.casts.get(at)?, self.columns.get(at)?)));
+        match place {
+            Some((cast, position)) => cast.error(&self.series.def, *position, from, row),
+            None => Error::internal("a cell of a column that is not converted"),
+        }
     }
 }
 
@@ -279,37 +300,20 @@ fn label(position: usize) -> i32 {
     narrow(position)
 }
 
-/// Appends converted words; the error is the word that does not fit.
-fn append_cast(out: &mut Vec<i64>, words: impl Iterator<Item = i64>, cast: ColumnCast) -> Result<(), i64> {
+/// Appends converted words; the error is the position of the word that does not fit.
+fn append_words(out: &mut Vec<i64>, words: impl Iterator<Item = i64>, cast: &ColumnCast) -> Result<(), usize> {
     match cast {
-        ColumnCast::Keep => out.extend(words),
         ColumnCast::Rescale { from, to } => {
-            for raw in words {
-                out.push(number::rescale(raw, from, to).ok_or(raw)?);
+            for (row, raw) in words.enumerate() {
+                out.push(number::rescale(raw, *from, *to).ok_or(row)?);
             }
         }
         ColumnCast::Double { from } => {
-            out.extend(words.map(|raw| number::decimal_to_f64(raw, from).to_bits().cast_signed()));
+            out.extend(words.map(|raw| number::decimal_to_f64(raw, *from).to_bits().cast_signed()));
         }
+        _ => out.extend(words),
     }
     Ok(())
-}
-
-fn too_large(member: &ScanMember, cast: ColumnCast, raw: i64) -> Error {
-    let (from, to) = match cast {
-        ColumnCast::Rescale { from, to } => (from, to),
-        ColumnCast::Keep | ColumnCast::Double { .. } => (0, 0),
-    };
-    let mut cell = Vec::new();
-    number::write_decimal(&mut cell, raw, from);
-    let cell = String::from_utf8_lossy(&cell).into_owned();
-    let positions = member.columns.iter().zip(&member.casts).filter(|(_, column_cast)| **column_cast == cast);
-    let names: Vec<&str> = positions
-        .filter_map(|(position, _)| member.series.def.columns.get(*position).map(|column| column.name.as_str()))
-        .collect();
-    let (key, names): (&SeriesKey, String) = (&member.series.def.key, names.join(" or "));
-    mismatch(format!("column {names} of series {key} holds {cell}, which does not fit 18 digits, {to} after the point"))
-        .with_hint("numbers=float64 returns doubles; or query series of equal digits")
 }
 
 /// A timestamp as a key that ascends in the direction of the scan.
@@ -366,11 +370,11 @@ impl TimeMerge {
                 heads.push(Reverse((time_key(if order == RowOrder::Desc { end } else { start }, order), position)));
             }
         }
-        let columns = members.first().map_or(0, |member| member.columns.len());
+        let layouts = members.first().into_iter().flat_map(ScanMember::layouts);
         Self {
             inputs: members.iter().map(|_| MergeInput::default()).collect(),
             heads: heads.into(),
-            rows_max: block_rows(std::iter::repeat_n(CellLayout::WORD, columns + 1)),
+            rows_max: block_rows(std::iter::once(CellLayout::WORD).chain(layouts)),
         }
     }
 
@@ -494,47 +498,107 @@ fn gather(
     let column_count = members.first().map_or(0, |member| member.columns.len());
     let mut columns = Vec::with_capacity(column_count + 1);
     for column in 0..=column_count {
-        let sources: Vec<_> = used
-            .iter()
-            .map(|used| {
-                let member = cells::column(members, used.member);
-                let (cast, stored) = match column.checked_sub(1) {
-                    // Timestamps.
-                    None => (ColumnCast::Keep, 0),
-                    // Without casts every column is unchanged.
-                    Some(at) => {
-                        (member.casts.get(at).copied().unwrap_or(ColumnCast::Keep), cells::at(&member.columns, at) + 1)
-                    }
-                };
-                (used.piece.block().words(stored), used.piece.picked(), cast, used.member)
-            })
-            .collect();
-        let mut words: Vec<i64> = Vec::with_capacity(rows);
-        for run in runs {
-            let (source, picked, cast, position) = cells::column(&sources, run.slot);
-            let from = words.len();
-            let appended = match picked {
-                None => {
-                    let kept = cells::range(source, run.lo..run.hi);
-                    append_cast(&mut words, kept.iter().copied(), *cast)
-                }
-                Some(picked) => {
-                    let rows = cells::range(picked, run.lo..run.hi);
-                    let cell = |row: &u32| cells::at(source, *row as usize);
-                    append_cast(&mut words, rows.iter().map(cell), *cast)
-                }
-            };
-            appended.map_err(|raw| match members.get(*position) {
-                Some(member) => too_large(member, *cast, raw),
-                None => Error::internal("a row of no series"),
-            })?;
-            if order == RowOrder::Desc
-                && let Some(run) = words.get_mut(from..)
-            {
-                run.reverse();
-            }
-        }
-        columns.push(ColumnCells::from(words).into());
+        let sources: Vec<_> = used.iter().map(|used| ColumnSource::of(members, used, column)).collect();
+        let gathered = match sources.iter().all(ColumnSource::is_of_words) {
+            true => gather_words(&sources, runs, rows, order).map(ColumnCells::from),
+            false => gather_cells(&sources, runs, rows, order),
+        };
+        let gathered = gathered.map_err(|(source, row)| match members.get(source.member) {
+            Some(member) => member.cast_error(column, source.cells, row),
+            None => Error::internal("a row of no series"),
+        })?;
+        columns.push(gathered.into());
     }
     Ok(Block::new(rows, columns)?.of_series(SeriesIndexes::Each(labels.into())))
+}
+
+/// One column of a piece.
+struct ColumnSource<'a> {
+    cells: CellSlice<'a>,
+    /// Positions in the cells, where the rows of the piece lie apart.
+    picked: Option<&'a [u32]>,
+    cast: &'a ColumnCast,
+    member: usize,
+}
+
+/// A cell that does not fit, and its position.
+type CastFailure<'s, 'a> = (&'s ColumnSource<'a>, usize);
+
+impl<'a> ColumnSource<'a> {
+    fn of(members: &'a [ScanMember], used: &'a UsedBlock, column: usize) -> Self {
+        let member = cells::column(members, used.member);
+        let (cast, stored) = match column.checked_sub(1) {
+            // Timestamps.
+            None => (&ColumnCast::Keep, 0),
+            // Without casts every column is unchanged.
+            Some(at) => (member.casts.get(at).unwrap_or(&ColumnCast::Keep), cells::at(&member.columns, at) + 1),
+        };
+        Self { cells: used.piece.block().column(stored), picked: used.piece.picked(), cast, member: used.member }
+    }
+
+    fn is_of_words(&self) -> bool {
+        self.cast.is_of_words() && self.cells.layout() == CellLayout::WORD && !self.cells.has_validity()
+    }
+
+    /// Position among the cells of the n-th row of the piece.
+    fn row(&self, n: usize) -> usize {
+        self.picked.map_or(n, |picked| cells::at(picked, n) as usize)
+    }
+}
+
+/// The cells of a column of 8 bytes without nulls.
+fn gather_words<'s, 'a>(
+    sources: &'s [ColumnSource<'a>],
+    runs: &[RowSlice],
+    rows: usize,
+    order: RowOrder,
+) -> Result<Vec<i64>, CastFailure<'s, 'a>> {
+    let sources: Vec<_> = sources.iter().map(|source| (source, source.cells.words())).collect();
+    let mut words: Vec<i64> = Vec::with_capacity(rows);
+    for run in runs {
+        let (source, stored) = cells::column(&sources, run.slot);
+        let from = words.len();
+        let appended = match source.picked {
+            None => {
+                let kept = cells::range(stored, run.lo..run.hi);
+                append_words(&mut words, kept.iter().copied(), source.cast)
+            }
+            Some(picked) => {
+                let rows = cells::range(picked, run.lo..run.hi);
+                let cell = |row: &u32| cells::at(stored, *row as usize);
+                append_words(&mut words, rows.iter().map(cell), source.cast)
+            }
+        };
+        appended.map_err(|n| (*source, source.row(run.lo + n)))?;
+        if order == RowOrder::Desc
+            && let Some(run) = words.get_mut(from..)
+        {
+            run.reverse();
+        }
+    }
+    Ok(words)
+}
+
+/// The cells of a column of any type.
+fn gather_cells<'s, 'a>(
+    sources: &'s [ColumnSource<'a>],
+    runs: &[RowSlice],
+    rows: usize,
+    order: RowOrder,
+) -> Result<ColumnCells, CastFailure<'s, 'a>> {
+    let layout = sources.first().map_or(CellLayout::WORD, |source| source.cast.layout(source.cells.layout()));
+    let mut gathered = ColumnCells::with_capacity(layout, rows);
+    for run in runs {
+        let source = cells::column(sources, run.slot);
+        let to = &mut gathered;
+        let (rows, backwards) = (run.lo..run.hi, (run.lo..run.hi).rev());
+        let appended = match (order, source.picked) {
+            (RowOrder::Asc, None) => source.cast.append(to, source.cells, rows),
+            (RowOrder::Desc, None) => source.cast.append(to, source.cells, backwards),
+            (RowOrder::Asc, Some(_)) => source.cast.append(to, source.cells, rows.map(|n| source.row(n))),
+            (RowOrder::Desc, Some(_)) => source.cast.append(to, source.cells, backwards.map(|n| source.row(n))),
+        };
+        appended.map_err(|row| (source, row))?;
+    }
+    Ok(gathered)
 }

@@ -26,7 +26,7 @@ use crate::query::result::{NumberFormat, ResultSchema, SERIES_COLUMN, Subject};
 use crate::query::scan::latest_start_until;
 use crate::query::select::{Selection, select};
 use crate::store::{MapCache, SeriesState, StoreState};
-use crate::types::{Calendar, Column, ColumnType, SeriesDef, SeriesKey, TimeUnit};
+use crate::types::{Calendar, Column, SeriesDef, SeriesKey, TimeUnit};
 
 /// Maximum number of predicate ranges that all series of a merge by time hold together, 16 bytes each.
 const MERGED_RANGES_MAX: usize = 4_000_000;
@@ -158,7 +158,7 @@ impl Planner<'_> {
             RowSubject::Series => &["ts"][..],
             RowSubject::EachRow => &["ts", SERIES_COLUMN],
         };
-        let common = common(&defs, spec.columns.as_deref(), leading, spec.numbers)?;
+        let common = common(&series, spec.columns.as_deref(), leading, spec.numbers)?;
         if spec.numbers == NumberFormat::Raw && subject == RowSubject::EachRow {
             // A scalar may omit the name of its only column.
             let only = defs.first().and_then(|def| def.columns.first()).map(|column| column.name.as_str());
@@ -362,20 +362,9 @@ impl ReadPlan {
         Ok(Some(rows.min(self.limit.unwrap_or(u64::MAX))))
     }
 
-    /// Bytes of the columns of this many rows as sent, including the dictionary of the column `series`; `None` for
-    /// numbers as text.
+    /// Bytes of the columns of this many rows as sent, see [`ResultSchema::bytes_of`].
     pub fn bytes_of(&self, rows: u64) -> Option<u64> {
-        let numbers = self.schema.numbers;
-        if numbers == NumberFormat::String && !self.schema.columns.is_empty() {
-            return None;
-        }
-        let (label_bytes, word_bytes) = match self.schema.keys() {
-            // Dictionary indices, and once the offsets and bytes of the dictionary.
-            Some(keys) => (4, keys.iter().flatten().map(|key| key.len() as u64 + 4).sum::<u64>() + 4),
-            None => (0, 0),
-        };
-        let cells: u64 = self.schema.columns.iter().map(|column| cell_bytes(column.kind, numbers)).sum();
-        Some(rows * (label_bytes + 8 + cells) + word_bytes)
+        self.schema.bytes_of(rows)
     }
 
     /// Adjacent closed ranges of similar length, ascending, that together hold all rows; at most `parts`. `None` when
@@ -454,11 +443,6 @@ impl ReadPlan {
 fn too_many_values(values: usize) -> Error {
     let detail = format!("{values} predicate values for each different list of columns are too many");
     Error::new(ErrorCode::TooLarge, detail).with_hint("query fewer series, or with fewer values")
-}
-
-/// Bytes of a cell as sent, except as text.
-fn cell_bytes(kind: ColumnType, numbers: NumberFormat) -> u64 {
-    if numbers == NumberFormat::Decimal128 && kind.digits().is_some() { 16 } else { 8 }
 }
 
 /// Splits a closed range into `parts` adjacent closed ranges of similar length.

@@ -17,7 +17,7 @@ use crate::query::result::{NumberFormat, ResultSchema};
 use crate::query::select::Selection;
 use crate::store::{Block, MapCache, SeriesState, Store, StoreState};
 use crate::types::schema::series_not_found;
-use crate::types::{Calendar, SeriesKey};
+use crate::types::{Calendar, Cell, CellSlice, ColumnType, SeriesKey, number, wide};
 
 /// A view of the store at one commit: all reads see the same rows, whatever is written or compacted meanwhile. Cheap to
 /// create; replaced files stay on disk while a reader that needs them exists.
@@ -42,7 +42,7 @@ pub struct Select<'a> {
     pub descending: bool,
     /// Return at most this many rows.
     pub limit: Option<u64>,
-    /// How [`RowStream::record_batches`] shows number columns; values of predicates are scaled integers under `raw`.
+    /// How [`RowStream::record_batches`] shows numbers; values of predicates are scaled integers under `raw`.
     pub numbers: NumberFormat,
 }
 
@@ -66,35 +66,64 @@ impl RowStream {
         self.scan.map(move |block| shape.record_batch(&schema, &block?))
     }
 
-    /// Cells of one column of all rows as doubles: the nearest double of each decimal value. Column 0 is `ts`, as epoch
-    /// integers converted to doubles.
+    /// Cells of one column of all rows as doubles: the nearest double of each decimal or integer. Column 0 is `ts`; times
+    /// are epoch integers.
     ///
     /// # Errors
-    /// `corrupt_data` for a damaged block, `invalid_argument` for a column that does not exist.
+    /// `corrupt_data` for a damaged block, `invalid_argument` for a column that does not exist, that has no numbers, or
+    /// that has a null.
     pub fn doubles(self, column: usize) -> Result<Vec<f64>> {
-        use crate::types::{ColumnType, number};
-        let kind = match column.checked_sub(1) {
-            None => ColumnType::Int64,
-            Some(position) => self
-                .shape
-                .columns
-                .get(position)
-                .map(|column| column.kind)
-                .ok_or_else(|| Error::invalid(format!("the result has no column {column}")))?,
+        let (name, kind) = match column.checked_sub(1) {
+            None => ("ts".to_owned(), ColumnType::Int64),
+            Some(position) => {
+                let found = self.shape.columns.get(position);
+                let found = found.ok_or_else(|| Error::invalid(format!("the result has no column {column}")))?;
+                (found.name.clone(), found.kind)
+            }
         };
         let mut values = Vec::new();
         for block in self.scan {
             let block = block?;
-            let words = block.words(column);
-            match kind {
-                ColumnType::Decimal { digits } => number::decimals_to_f64(words, digits, &mut values),
-                ColumnType::Float64 => values.extend(words.iter().map(|word| f64::from_bits(word.cast_unsigned()))),
-                ColumnType::Int64 => values.extend(words.iter().map(|word| *word as f64)),
-                other => return Err(Error::internal(format!("a column of type {} as doubles", other.text()))),
+            let cells = block.column(column);
+            if cells.null_count() > 0 {
+                return Err(Error::invalid(format!("column {name} has nulls, which no double stands for"))
+                    .with_hint("read record batches"));
             }
+            append_doubles(&mut values, kind, cells).ok_or_else(|| {
+                Error::invalid(format!("column {name} is {}, not a number", kind.text()))
+                    .with_hint("read record batches")
+            })?;
         }
         Ok(values)
     }
+}
+
+/// Appends cells without nulls as doubles; `None` for a type that is not a number.
+#[allow(clippy::cast_precision_loss, reason = "the nearest double is wanted")]
+fn append_doubles(values: &mut Vec<f64>, kind: ColumnType, cells: CellSlice<'_>) -> Option<()> {
+    fn exact<T: Cell + Into<f64>>(values: &mut Vec<f64>, cells: CellSlice<'_>) {
+        values.extend(cells.typed::<T>().iter().map(|cell| (*cell).into()));
+    }
+    match kind {
+        ColumnType::Decimal { digits } => number::decimals_to_f64(cells.words(), digits, values),
+        ColumnType::WideDecimal { digits } => {
+            values.extend(cells.typed().iter().map(|raw| wide::wide_to_f64(*raw, digits)));
+        }
+        ColumnType::Float64 => values.extend_from_slice(cells.typed()),
+        ColumnType::Int64 | ColumnType::Timestamp { .. } => {
+            values.extend(cells.words().iter().map(|word| *word as f64));
+        }
+        ColumnType::UInt64 => values.extend(cells.typed::<u64>().iter().map(|cell| *cell as f64)),
+        ColumnType::Float32 => exact::<f32>(values, cells),
+        ColumnType::Int32 => exact::<i32>(values, cells),
+        ColumnType::Int16 => exact::<i16>(values, cells),
+        ColumnType::Int8 => exact::<i8>(values, cells),
+        ColumnType::UInt32 => exact::<u32>(values, cells),
+        ColumnType::UInt16 => exact::<u16>(values, cells),
+        ColumnType::UInt8 => exact::<u8>(values, cells),
+        ColumnType::Bool | ColumnType::Enum | ColumnType::Text | ColumnType::Bytes { .. } => return None,
+    }
+    Some(())
 }
 
 impl Iterator for RowStream {

@@ -1,7 +1,8 @@
 //! Dictionaries of texts: a column of type `text` has the position of each text, which never changes its meaning.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use arrow::array::StringArray;
 use imbl::{HashMap, Vector};
 
 use super::width::{narrow, to_usize};
@@ -19,6 +20,8 @@ pub struct Dictionary {
     texts: Vector<Arc<str>>,
     positions: HashMap<Arc<str>, u32>,
     bytes: usize,
+    /// All texts as Arrow has them, once they were asked for; shared by copies of the same texts.
+    labels: Arc<OnceLock<StringArray>>,
 }
 
 impl Dictionary {
@@ -56,6 +59,11 @@ impl Dictionary {
         self.texts.iter().skip(position)
     }
 
+    /// The texts as an Arrow array: built once, and again only after a text was added. Clones share its memory.
+    pub fn labels(&self) -> &StringArray {
+        self.labels.get_or_init(|| StringArray::from_iter_values(self.texts.iter()))
+    }
+
     /// Position of a text, which is added unless it is there. `None` for a text too many, or too long.
     pub fn insert(&mut self, text: &str) -> Option<u32> {
         if let Some(position) = self.position(text) {
@@ -67,6 +75,10 @@ impl Dictionary {
         let position = narrow(self.len());
         let text: Arc<str> = text.into();
         self.bytes += text.len();
+        match Arc::get_mut(&mut self.labels) {
+            Some(labels) => _ = labels.take(),
+            None => self.labels = Arc::default(),
+        }
         self.texts.push_back(Arc::clone(&text));
         self.positions.insert(text, position);
         Some(position)
@@ -84,7 +96,7 @@ impl FromIterator<Arc<str>> for Dictionary {
         let texts: Vector<Arc<str>> = texts.into_iter().collect();
         let positions = texts.iter().cloned().zip(0..).collect();
         let bytes = texts.iter().map(|text| text.len()).sum();
-        Self { texts, positions, bytes }
+        Self { texts, positions, bytes, labels: Arc::default() }
     }
 }
 
@@ -119,6 +131,23 @@ mod tests {
         assert!(dictionary.extends(&before) && !before.extends(&dictionary) && before != dictionary);
         assert_eq!(dictionary.texts().cloned().collect::<Dictionary>(), dictionary);
         assert_eq!(dictionary.bytes(), 7);
+    }
+
+    #[test]
+    fn the_array_of_texts_is_built_once_and_follows_added_texts() {
+        let mut dictionary: Dictionary = ["a".into(), "".into()].into_iter().collect();
+        let copy = dictionary.clone();
+        let at = copy.labels().value_data().as_ptr();
+        assert_eq!((dictionary.labels().value_data().as_ptr(), dictionary.labels().value(0)), (at, "a"));
+        dictionary.insert("bc");
+        let texts =
+            |dictionary: &Dictionary| dictionary.labels().iter().flatten().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(
+            (texts(&dictionary), texts(&copy)),
+            (vec!["a".into(), "".into(), "bc".into()], vec!["a".into(), "".into()])
+        );
+        dictionary.insert("d");
+        assert_eq!(texts(&dictionary).len(), 4);
     }
 
     #[test]

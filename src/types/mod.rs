@@ -14,10 +14,11 @@ pub mod rows;
 pub mod schema;
 pub mod similar;
 pub mod time;
+pub mod wide;
 pub mod width;
 
 pub use calendar::Calendar;
-pub use column::{CellLayout, CellSlice, ColumnCells, SharedCells};
+pub use column::{Cell, CellLayout, CellSlice, ColumnCells, SharedCells};
 pub use dictionary::Dictionary;
 pub use grid::Grid;
 pub use key::{Kind, SeriesKey};

@@ -151,9 +151,10 @@ fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
     let broken = |error: ArrowError| Error::internal(format!("cannot encode rows as Arrow: {error}"));
     let schema = Arc::new(chunk_schema(def));
     let count = rows.len();
+    let texts = rows.texts;
     let ts = ColumnCells::from(rows.ts);
     let columns: Vec<SharedCells> = std::iter::once(ts).chain(rows.columns).map(SharedCells::from).collect();
-    let shape = ResultSchema::of(def, None, NumberFormat::Stored, 0, 0);
+    let shape = ResultSchema::of(def, &texts, None, NumberFormat::Stored, 0, 0);
     let batch = shape.record_batch(&schema, &Block::new(count, columns)?)?;
     let mut writer =
         StreamWriter::try_new(Vec::with_capacity(count * 8 * (def.columns.len() + 1)), &schema).map_err(broken)?;

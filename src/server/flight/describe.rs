@@ -113,9 +113,8 @@ pub(super) fn of_series(shape: &ResultSchema, row: &InventoryRow) -> Result<Flig
         path: row.series.as_str().split('/').map(Into::into).collect(),
         ..FlightDescriptor::default()
     };
-    let cells = row.rows.saturating_mul(shape.columns.len() as u64 + 1);
-    let mut info =
-        info(shape, descriptor, &[Query::of(&row.series)], Some(row.rows), Some(cells.saturating_mul(8)), true)?;
+    let total_bytes = shape.bytes_of(row.rows);
+    let mut info = info(shape, descriptor, &[Query::of(&row.series)], Some(row.rows), total_bytes, true)?;
     info.app_metadata = serde_json::to_vec(row).map_err(|error| Error::internal(format!("inventory: {error}")))?.into();
     Ok(info)
 }
@@ -136,7 +135,7 @@ mod tests {
 
     fn shape() -> ResultSchema {
         let spec = crate::types::SeriesSpec::of_key(&key());
-        ResultSchema::of(&spec.resolve().unwrap(), None, NumberFormat::Stored, 3, 4)
+        ResultSchema::of(&spec.resolve().unwrap(), &[], None, NumberFormat::Stored, 3, 4)
     }
 
     #[test]

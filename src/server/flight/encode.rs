@@ -1,20 +1,14 @@
-//! Encodes results as Flight messages: one for the schema, one for the keys of several series, one per block.
+//! Encodes results as Flight messages: one for the schema, one per dictionary, one per block.
 //!
 //! A whole block of a chunk is sent as it is stored in the file, header and columns, without being inspected. The
 //! encoder of arrow-flight is not used: it measures a batch by the capacity of its buffers, which for a slice of a
 //! mapped file is the whole file, and splits it into tiny pieces.
 
-use std::sync::Arc;
-
-use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, Int32Type, SchemaRef};
-use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions};
-use arrow::record_batch::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use crate::egress::{OutputBuffer, batch_message};
+use crate::egress::{OutputBuffer, batch_message, dictionary_messages};
 use crate::error::{Error, Result};
 use crate::format::ipc;
 use crate::query::{Block, ResultSchema};
@@ -88,25 +82,20 @@ pub(super) struct FlightEncoder {
     schema: SchemaRef,
     /// Blocks are sent as stored.
     is_stored: bool,
-    /// Some column is text, whose cells are not 8 bytes.
+    /// Some numbers are converted to text.
     has_text: bool,
 }
 
 impl FlightEncoder {
     pub(super) fn new(shape: &ResultSchema) -> Self {
-        let schema = shape.arrow_schema();
-        let has_text = schema.fields().iter().any(|field| field.data_type() == &DataType::Utf8);
-        Self { shape: shape.clone(), schema, is_stored: shape.is_plain(), has_text }
+        let (is_stored, has_text) = (shape.is_plain(), shape.has_numbers_as_text());
+        Self { schema: shape.arrow_schema(), shape: shape.clone(), is_stored, has_text }
     }
 
     /// The messages before the rows.
     pub(super) fn head_messages(&self) -> Vec<FlightMessage> {
-        let mut head = vec![message(ipc::schema_header(&self.schema).into(), Bytes::new())];
-        if let Some(keys) = self.shape.keys() {
-            let (header, body) = ipc::dictionary_message(keys.iter().flatten());
-            head.push(message(header.into(), body.into()));
-        }
-        head
+        let schema = FlightMessage { header: ipc::schema_header(&self.schema).into(), ..FlightMessage::default() };
+        std::iter::once(schema).chain(dictionary_messages(&self.shape).map(message)).collect()
     }
 
     /// Maximum number of rows of a block for [`FlightEncoder::block_message`].
@@ -127,64 +116,18 @@ impl FlightEncoder {
     }
 
     /// The message of a block that passed the check. Reads mapped memory, so it must run on a blocking thread.
-    pub(super) fn block_message(&self, block: &Block) -> Result<FlightMessage> {
-        if !self.is_stored {
-            let batch = self.shape.record_batch(&self.schema, block)?;
-            return if self.has_text { text_message(batch) } else { Ok(converted_message(&batch)) };
+    pub(super) fn block_message(&self, block: &Block) -> FlightMessage {
+        match block.message() {
+            Some(stored) if self.is_stored => {
+                FlightMessage { header: stored.header(), body: vec![stored.body()], ..FlightMessage::default() }
+            }
+            _ => message(batch_message(block.rows(), self.shape.column_buffers(block))),
         }
-        if let Some(stored) = block.message() {
-            return Ok(message(stored.header(), stored.body()));
-        }
-        let series = self.shape.keys().map(|_| block.series_indexes().into_inner());
-        Ok(columns_message(
-            block.rows(),
-            series.into_iter().chain(block.packed_columns().map(|column| column.buffer().clone())),
-        ))
     }
 }
 
-fn message(header: Bytes, body: Bytes) -> FlightMessage {
-    FlightMessage { header, body: vec![body], ..FlightMessage::default() }
-}
-
-/// Fixed-width columns one after the other.
-fn columns_message(rows: usize, columns: impl Iterator<Item = Buffer>) -> FlightMessage {
-    let (header, body) = batch_message(rows, columns);
+fn message((header, body): (Vec<u8>, Vec<Bytes>)) -> FlightMessage {
     FlightMessage { header: header.into(), body, ..FlightMessage::default() }
-}
-
-/// A dictionary column as its indices; the dictionary was sent before.
-fn without_dictionary(array: &ArrayRef) -> ArrayRef {
-    match array.as_dictionary_opt::<Int32Type>() {
-        Some(words) => Arc::new(words.keys().clone()),
-        None => Arc::clone(array),
-    }
-}
-
-fn converted_message(batch: &RecordBatch) -> FlightMessage {
-    let columns = batch.columns().iter().map(|array| {
-        let data = without_dictionary(array).to_data();
-        let width = data.data_type().primitive_width().unwrap_or(8);
-        let (offset, bytes) = (data.offset() * width, data.len() * width);
-        data.buffers().first().map_or_else(Buffer::default, |buffer| buffer.slice_with_length(offset, bytes))
-    });
-    columns_message(batch.num_rows(), columns)
-}
-
-fn text_message(batch: RecordBatch) -> Result<FlightMessage> {
-    let failed = |error| Error::internal(format!("cannot encode a block as text: {error}"));
-    // The message of a batch does not name types, so indices can stand for values.
-    let columns = batch.columns().iter().map(|array| (String::new(), without_dictionary(array)));
-    let batch = RecordBatch::try_from_iter(columns).map_err(failed)?;
-    let (_, encoded) = IpcDataGenerator::default()
-        .encode(
-            &batch,
-            &mut DictionaryTracker::new(false),
-            &IpcWriteOptions::default(),
-            &mut IpcWriteContext::default(),
-        )
-        .map_err(failed)?;
-    Ok(message(encoded.ipc_message.into(), encoded.arrow_data.into()))
 }
 
 #[cfg(test)]
@@ -202,7 +145,7 @@ mod tests {
                 "extra_columns":[{"name":"half","type":"float64"},{"name":"count","type":"int64"}]}"#,
         )
         .unwrap();
-        ResultSchema::of(&spec.resolve().unwrap(), None, numbers, 7, 9)
+        ResultSchema::of(&spec.resolve().unwrap(), &[], None, numbers, 7, 9)
     }
 
     fn words(words: &[i64]) -> SharedCells {
@@ -237,7 +180,7 @@ mod tests {
         ] {
             let shape = shape(numbers);
             let encoder = FlightEncoder::new(&shape);
-            let messages = [encoder.head_messages().remove(0), encoder.block_message(&block()).unwrap()].map(received);
+            let messages = [encoder.head_messages().remove(0), encoder.block_message(&block())].map(received);
             let read = flight_data_to_batches(&messages).unwrap();
             let expected = shape.record_batch(&shape.arrow_schema(), &block()).unwrap();
             assert_eq!(read, vec![expected], "{numbers:?}");
@@ -251,13 +194,13 @@ mod tests {
         let slice = |at: usize| large.packed_slice(at, 3);
         let block = Block::new(3, [5, 50, 500, 5_000].map(slice)).unwrap();
         let shape = shape(NumberFormat::Raw);
-        let message = received(FlightEncoder::new(&shape).block_message(&block).unwrap());
+        let message = received(FlightEncoder::new(&shape).block_message(&block));
         assert_eq!(message.data_body.len(), 4 * ipc::ALIGNMENT);
     }
 
     #[test]
     fn a_whole_block_is_sent_as_stored_unless_numbers_are_converted() {
-        let plain = received(columns_message(3, block().packed_columns().map(|column| column.buffer().clone())));
+        let plain = received(FlightEncoder::new(&shape(NumberFormat::Stored)).block_message(&block()));
         // Longer than what is copied instead of sent as its own piece.
         let body = Bytes::from([plain.data_body.as_ref(), &[0; 32 * 1024]].concat());
         let framed = ipc::framed(&plain.data_header);
@@ -265,9 +208,9 @@ mod tests {
         let body = stored.slice(framed.len()..);
         let whole = block().stored_as(StoredMessage::new(stored, framed.len()));
         let mut out = OutputBuffer::default();
-        FlightEncoder::new(&shape(NumberFormat::Stored)).block_message(&whole).unwrap().write(&mut out).unwrap();
+        FlightEncoder::new(&shape(NumberFormat::Stored)).block_message(&whole).write(&mut out).unwrap();
         assert_eq!(out.pieces()[1].as_ptr(), body.as_ptr(), "the body was copied");
-        let sent = received(FlightEncoder::new(&shape(NumberFormat::Float64)).block_message(&whole).unwrap());
+        let sent = received(FlightEncoder::new(&shape(NumberFormat::Float64)).block_message(&whole));
         assert_ne!(sent.data_body, body);
     }
 }

@@ -1,6 +1,6 @@
 //! DoGet: a result as a stream of messages, framed here.
 //!
-//! 1. The schema is sent first, with or without rows; then the keys of a result of several series.
+//! 1. The schema is sent first, with or without rows; then the dictionaries: the keys of several series, and the texts of columns.
 //! 2. A message consists of a few bytes before its columns and the columns as slices of the maps. tonic would copy each
 //!    into its own buffer, so this body bypasses tonic: it yields gRPC frames and ends with the trailers.
 //! 3. The scan runs on blocking threads and stays at most [`QUEUE_PARTS`] parts ahead; no thread waits for a slow
@@ -169,7 +169,7 @@ impl GetScan {
             }
             return Ok(false);
         };
-        self.encoder.block_message(&piece)?.write(out)?;
+        self.encoder.block_message(&piece).write(out)?;
         Ok(true)
     }
 
