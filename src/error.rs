@@ -136,7 +136,7 @@ pub struct RowError {
     pub field: String,
     /// Stable reason: `missing`, `not_a_number`, `not_finite`, `overflow`, `precision_loss`, `bad_time`,
     /// `time_out_of_range`, `implausible_ts`, `off_grid`, `ohlc`, `negative_volume`, `duplicate`, `out_of_order`,
-    /// `wrong_type`.
+    /// `wrong_type`, `unknown_value`, `bad_text`, `too_long`, `dictionary_full`, `bad_bytes`.
     pub reason: String,
     /// Human-readable message with the value.
     pub message: String,

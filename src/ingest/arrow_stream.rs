@@ -1,17 +1,16 @@
 //! Arrow IPC stream bodies: messages are walked, checked and decoded one by one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::ipc;
-use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
 use super::arrow_guard;
+use super::arrow_messages::ArrowDecoder;
+use super::arrow_rows::{ArrowRows, plain_schema};
 use super::batch_splitter::BatchSplitter;
 use super::body_keys::{BodyKeys, SERIES, no_series_column};
 use super::columns::{ColumnReader, check_schema};
@@ -19,6 +18,7 @@ use super::guarded::guarded;
 use super::memory::Reservation;
 use super::options::DecodeOptions;
 use super::parsed::Part;
+use super::reserve::grow_rows;
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
@@ -88,24 +88,10 @@ fn check_end(walker: &StreamWalker<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Decodes the columns at these positions, all when `None`, of a message that passed its check.
-fn decode(header: &[u8], buffers: &[u8], schema: &SchemaRef, columns: Option<&[usize]>) -> Result<RecordBatch> {
-    guarded("arrow", || {
-        let message = arrow_guard::message(header)?;
-        let batch = message.header_as_record_batch().ok_or_else(cut)?;
-        // A copy with the alignment the decoder needs.
-        let buffers = Buffer::from(buffers);
-        let none = HashMap::new();
-        let decoded =
-            ipc::reader::read_record_batch(&buffers, batch, schema.clone(), &none, columns, &message.version());
-        decoded.map_err(|error| Error::invalid(format!("arrow body is malformed: {error}")))
-    })
-}
-
 /// Reserves memory for all rows of a stream, by the row counts in its message headers, which are checked against the
 /// buffers before decoding. Columns can share buffers, so the number of cells does not follow from the size of the
 /// body.
-pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> {
+pub(super) fn reserve(body: &[u8], def: Option<&SeriesDef>, reservation: &mut Reservation) -> Result<()> {
     let unsigned =
         |value: i64| u64::try_from(value).map_err(|_| Error::invalid("arrow body is malformed: a negative row count"));
     let (header, mut walker) = open(body)?;
@@ -115,9 +101,10 @@ pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> 
     while let StreamStep::Message(header, buffers) = walker.next()? {
         let message = arrow_guard::message(header)?;
         if let Some(batch) = message.header_as_record_batch() {
-            reservation.grow_cells(unsigned(batch.length())?, columns as u64)?;
+            grow_rows(reservation, def, unsigned(batch.length())?, columns as u64)?;
         } else if let Some(words) = message.header_as_dictionary_batch().and_then(|found| found.data()) {
-            reservation.grow_cells(unsigned(words.length())?, 1)?;
+            reservation.grow_cells(unsigned(words.length())?)?;
+            reservation.grow(buffers.len() as u64)?;
         }
         // Each message is copied before it is decoded.
         let copy = (buffers.len() as u64).saturating_sub(longest_bytes);
@@ -130,13 +117,16 @@ pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> 
 /// Decodes an Arrow stream.
 pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Result<Part> {
     let (header, mut walker) = open(body)?;
-    let schema = Arc::new(arrow_guard::schema_of(header)?);
-    check_schema(def, &schema)?;
+    let mut decoder = ArrowDecoder::new(header)?;
+    check_schema(def, decoder.schema())?;
     let mut columns = ColumnReader::new(def, options);
     while let StreamStep::Message(header, buffers) = walker.next()? {
-        arrow_guard::check_message(header, buffers, &schema)?;
-        let batch = decode(header, buffers, &schema, None)?;
-        columns.add(batch)?;
+        if ArrowDecoder::is_dictionary(header)? {
+            decoder.take_dictionary(header, buffers)?;
+            continue;
+        }
+        let batch = decoder.decode(header, buffers, None, None)?;
+        guarded("arrow", || columns.add(batch))?;
     }
     check_end(&walker)?;
     Ok(columns.into_parts())
@@ -145,13 +135,15 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Re
 /// The column with the series of each row: schema, position and dictionary id.
 struct KeyColumn {
     schema: SchemaRef,
+    /// The schema with the type of the positions in place of each dictionary.
+    plain: Schema,
     at: usize,
-    dictionary: Option<i64>,
+    ids: Vec<Option<i64>>,
 }
 
 impl KeyColumn {
     fn of(header: &[u8]) -> Result<Self> {
-        let (schema, dictionary) = arrow_guard::schema_of_labelled(header, SERIES)?;
+        let (schema, ids) = arrow_guard::schema_of(header)?;
         let is_series = |field: &&usize| schema.field(**field).name() == SERIES;
         let positions: Vec<usize> = (0..schema.fields().len()).collect();
         let found: Vec<usize> = positions.iter().filter(is_series).copied().collect();
@@ -171,7 +163,34 @@ impl KeyColumn {
             return Err(Error::new(ErrorCode::SchemaMismatch, detail)
                 .with_hint("Polars: write_ipc_stream(…, compat_level=pl.CompatLevel.oldest())"));
         }
-        Ok(Self { schema: Arc::new(schema), at, dictionary })
+        Ok(Self { plain: plain_schema(&schema), schema: Arc::new(schema), at, ids })
+    }
+
+    /// Position of its validity among the buffers of a batch.
+    fn first_buffer(&self, batch: &ipc::RecordBatch<'_>) -> Result<usize> {
+        let mut data_counts = batch.variadicBufferCounts().into_iter().flatten();
+        let mut first = 0;
+        for field in self.plain.fields().iter().take(self.at) {
+            first += match field.data_type() {
+                DataType::Utf8 | DataType::Binary | DataType::LargeUtf8 | DataType::LargeBinary => 3,
+                DataType::Utf8View | DataType::BinaryView => {
+                    let count = data_counts.next().and_then(|count| usize::try_from(count).ok());
+                    2 + count.ok_or_else(|| broken("a buffer count is missing"))?
+                }
+                _ => 2,
+            };
+        }
+        Ok(first)
+    }
+
+    /// Whether a dictionary message has words of this column; those of others are not read here.
+    fn owns(&self, header: &[u8]) -> Result<bool> {
+        let message = arrow_guard::message(header)?;
+        let found = message.header_as_dictionary_batch().map(|found| found.id());
+        if !self.ids.contains(&found) {
+            return Err(Error::invalid("the arrow body has a dictionary that does not belong to a column"));
+        }
+        Ok(self.ids.get(self.at).is_some_and(|id| *id == found))
     }
 
     fn kind(&self) -> &DataType {
@@ -243,9 +262,7 @@ fn rows_of(batch: &ipc::RecordBatch<'_>, position: usize) -> Result<usize> {
 fn dictionary<'b>(header: &[u8], body: &'b [u8], column: &KeyColumn) -> Result<(Vec<&'b [u8]>, bool)> {
     let message = arrow_guard::message(header)?;
     let found = message.header_as_dictionary_batch().ok_or_else(|| broken("no dictionary"))?;
-    let (DataType::Dictionary(_, kind), true) = (column.kind(), Some(found.id()) == column.dictionary) else {
-        return Err(Error::invalid("the arrow body has a dictionary that does not belong to column series"));
-    };
+    let DataType::Dictionary(_, kind) = column.kind() else { return Err(broken("it is no dictionary")) };
     let batch = found.data().ok_or_else(|| broken("an empty dictionary"))?;
     if batch.compression().is_some() {
         return Err(Error::invalid("arrow bodies with compressed buffers are not supported"));
@@ -265,7 +282,10 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
     let mut labels = BodyKeys::default();
     let mut known: Vec<&[u8]> = Vec::new();
     while let StreamStep::Message(header, buffers) = walker.next()? {
-        if arrow_guard::message(header)?.header_type() == ipc::MessageHeader::DictionaryBatch {
+        if ArrowDecoder::is_dictionary(header)? {
+            if !column.owns(header)? {
+                continue;
+            }
             let (words, is_delta) = dictionary(header, buffers, &column)?;
             if !is_delta {
                 known.clear();
@@ -276,11 +296,11 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
             }
             continue;
         }
-        arrow_guard::check_labelled(header, buffers, &column.schema, column.at)?;
+        arrow_guard::check_message(header, buffers, &column.plain, Some(column.at))?;
         let message = arrow_guard::message(header)?;
         let batch = message.header_as_record_batch().ok_or_else(cut)?;
         let rows = rows_of(&batch, column.at)?;
-        let first = 2 * column.at;
+        let first = column.first_buffer(&batch)?;
         match column.kind() {
             DataType::Dictionary(index, _) => {
                 let width = index.primitive_width().unwrap_or(8);
@@ -303,16 +323,19 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
 }
 
 /// Passes the batches of a stream, without the column `series`, to `sink` until it returns false.
-fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>) -> Result<()> {
+fn each_batch(body: &[u8], sink: &mut dyn FnMut(&ArrowRows) -> Result<bool>) -> Result<()> {
     let (header, mut walker) = open(body)?;
     let column = KeyColumn::of(header)?;
     let others: Vec<usize> = (0..column.schema.fields().len()).filter(|at| *at != column.at).collect();
+    let mut decoder = ArrowDecoder::of(Arc::clone(&column.schema), column.ids.clone());
     while let StreamStep::Message(header, buffers) = walker.next()? {
-        if arrow_guard::message(header)?.header_type() == ipc::MessageHeader::DictionaryBatch {
+        if ArrowDecoder::is_dictionary(header)? {
+            if !column.owns(header)? {
+                decoder.take_dictionary(header, buffers)?;
+            }
             continue;
         }
-        arrow_guard::check_labelled(header, buffers, &column.schema, column.at)?;
-        if !sink(&decode(header, buffers, &column.schema, Some(&others))?)? {
+        if !sink(&decoder.decode(header, buffers, Some(&others), Some(column.at))?)? {
             return Ok(());
         }
     }
@@ -327,6 +350,6 @@ pub(super) fn parse_labelled(
     options: &DecodeOptions,
 ) -> Result<Vec<Part>> {
     let mut columns = BatchSplitter::new(defs, of_row, options);
-    each_batch(body, &mut |batch| columns.add(batch))?;
+    each_batch(body, &mut |batch| guarded("arrow", || columns.add(batch)))?;
     Ok(columns.into_parts())
 }

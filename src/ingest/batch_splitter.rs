@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
-use arrow::record_batch::RecordBatch;
 
-use super::columns::ColumnReader;
+use super::arrow_rows::ArrowRows;
+use super::columns::{ColumnReader, row_bytes};
 use super::memory::DECODED_BYTES_MAX;
 use super::options::DecodeOptions;
 use super::parsed::Part;
@@ -20,21 +20,25 @@ pub(super) struct BatchSplitter<'a> {
     of_row: &'a [u32],
     at: usize,
     bytes: u64,
+    /// Most bytes of a row of one of the series.
+    row_bytes: u64,
 }
 
 impl<'a> BatchSplitter<'a> {
     pub(super) fn new(defs: &'a [Arc<SeriesDef>], of_row: &'a [u32], options: &'a DecodeOptions) -> Self {
         let readers = defs.iter().map(|def| ColumnReader::new(def, options)).collect();
-        Self { readers, of_row, at: 0, bytes: 0 }
+        let row_bytes = defs.iter().map(|def| row_bytes(def)).max().unwrap_or(0);
+        Self { readers, of_row, at: 0, bytes: 0, row_bytes }
     }
 
     /// Adds a batch without its series column; false once the maximum number of errors is reached.
-    pub(super) fn add(&mut self, batch: &RecordBatch) -> Result<bool> {
+    pub(super) fn add(&mut self, rows: &ArrowRows) -> Result<bool> {
+        let (columns, batch) = (rows, &rows.batch);
         let rows = batch.num_rows();
         let labels = self.of_row.get(self.at..self.at + rows);
         let labels = labels.ok_or_else(|| Error::invalid("the columns of the body differ in length"))?;
         self.at += rows;
-        self.bytes = self.bytes.saturating_add(8 * (rows as u64).saturating_mul(batch.num_columns() as u64));
+        self.bytes = self.bytes.saturating_add((rows as u64).saturating_mul(self.row_bytes));
         if self.bytes > DECODED_BYTES_MAX {
             let detail = format!("the body decodes into more than {DECODED_BYTES_MAX} bytes of cells");
             return Err(Error::new(ErrorCode::TooLarge, detail).with_hint("split it into several bodies"));
@@ -54,12 +58,12 @@ impl<'a> BatchSplitter<'a> {
             let errors_before = reader.error_count();
             let (first, last) = (rows.first().copied().unwrap_or(0), rows.last().copied().unwrap_or(0));
             if (last - first) as usize + 1 == rows.len() {
-                reader.add(batch.slice(first as usize, rows.len()))?;
+                reader.add(columns.with_batch(batch.slice(first as usize, rows.len())))?;
             } else {
                 let picked = take_record_batch(batch, &UInt32Array::from(rows)).map_err(|error| {
                     Error::invalid(format!("the rows of the body cannot be split by series: {error}"))
                 })?;
-                reader.add(picked)?;
+                reader.add(columns.with_batch(picked))?;
             }
             error_count += reader.error_count() - errors_before;
         }

@@ -102,9 +102,9 @@ impl<'a> SeriesReaders<'a> {
     /// Reads one row of the series at a position; false once the maximum number of errors is reached.
     pub(super) fn row(&mut self, position: u32, read: impl FnOnce(&mut RowReader<'a>)) -> bool {
         let Some(reader) = self.readers.get_mut(position as usize) else { return true };
-        let errors_before = reader.errors.len();
+        let errors_before = reader.errors().len();
         read(reader);
-        self.error_count += reader.errors.len() - errors_before;
+        self.error_count += reader.errors().len() - errors_before;
         self.error_count < ROW_ERRORS_MAX
     }
 

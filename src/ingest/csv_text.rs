@@ -19,7 +19,7 @@ fn broken(error: csv::Error) -> Error {
 
 /// The names of the header, and a reader of the records that follow.
 fn open(body: &[u8]) -> Result<(Vec<String>, Records<'_>)> {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let body = without_mark(body);
     // The reader accepts the end of the body as the end of a quoted cell.
     if body.iter().filter(|byte| **byte == b'"').count() % 2 != 0 {
         return Err(Error::invalid("csv body is malformed: a quote is not closed"));
@@ -31,6 +31,40 @@ fn open(body: &[u8]) -> Result<(Vec<String>, Records<'_>)> {
     }
     let names = record.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     Ok((names, reader))
+}
+
+/// A body without a byte order mark.
+fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
+}
+
+/// Whether a cell of a record, by its position, is written in quotes in the body without its byte order mark.
+fn is_quoted(body: &[u8], record: &csv::ByteRecord, position: usize) -> bool {
+    let start = record.position().and_then(|start| usize::try_from(start.byte()).ok());
+    let text = start.and_then(|start| without_mark(body).get(start..)).unwrap_or_default();
+    // The end of the line before can belong to this record.
+    let text = text.iter().copied().skip_while(|byte| matches!(byte, b'\r' | b'\n'));
+    cell_is_quoted(text, b',', position)
+}
+
+/// Whether a cell of a row of CSV text is written in quotes.
+pub(super) fn cell_is_quoted(text: impl Iterator<Item = u8>, separator: u8, position: usize) -> bool {
+    let (mut cell, mut is_start, mut is_quoted, mut is_open) = (0, true, false, false);
+    for byte in text {
+        if is_start && cell == position {
+            return byte == b'"';
+        }
+        if byte == b'"' && (is_start || is_quoted) {
+            (is_quoted, is_open, is_start) = (true, !is_open, false);
+        } else if !is_open && byte == separator {
+            (cell, is_start, is_quoted) = (cell + 1, true, false);
+        } else if !is_open && matches!(byte, b'\n' | b'\r') {
+            return false;
+        } else {
+            is_start = false;
+        }
+    }
+    false
 }
 
 fn check_length(record: &csv::ByteRecord, names: usize, row: impl std::fmt::Display) -> Result<()> {
@@ -47,11 +81,11 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Re
     // With eight bytes a cell the capacity stays below the size of the body.
     let mut rows = RowReader::new(def, options, body.len() / (fields.len() * 8));
     let mut record = csv::ByteRecord::new();
-    while !rows.errors.is_full() && reader.read_byte_record(&mut record).map_err(broken)? {
+    while !rows.errors().is_full() && reader.read_byte_record(&mut record).map_err(broken)? {
         check_length(&record, fields.len(), rows.row())?;
-        for (field, text) in fields.iter().zip(&record) {
+        for (at, (field, text)) in fields.iter().zip(&record).enumerate() {
             rows.mark(*field);
-            rows.text(*field, text);
+            rows.csv_cell(*field, text, || is_quoted(body, &record, at));
         }
         rows.end_row();
     }
@@ -95,10 +129,10 @@ pub(super) fn parse_labelled(
         }
         let Some(fields) = fields.get(*label as usize) else { continue };
         let has_capacity = readers.row(*label, |rows| {
-            let cells = record.iter().enumerate().filter(|(position, _)| *position != at).map(|(_, cell)| cell);
-            for (field, text) in fields.iter().zip(cells) {
+            let cells = record.iter().enumerate().filter(|(position, _)| *position != at);
+            for (field, (position, text)) in fields.iter().zip(cells) {
                 rows.mark(*field);
-                rows.text(*field, text);
+                rows.csv_cell(*field, text, || is_quoted(body, &record, position));
             }
             rows.end_row();
         });

@@ -2,7 +2,8 @@
 
 use arrow::record_batch::RecordBatch;
 
-use super::columns::{ColumnReader, check_schema};
+use super::arrow_rows::ArrowRows;
+use super::columns::ColumnReader;
 use super::format::BodyFormat;
 use super::guarded::guarded;
 use super::options::DecodeOptions;
@@ -62,10 +63,23 @@ pub fn from_batch_into(
     batch: RecordBatch,
     options: &DecodeOptions,
 ) -> Result<ParsedRows> {
+    let batch = guarded("arrow", || ArrowRows::of(batch))?;
+    from_arrow_into(def, stored, batch, options)
+}
+
+/// Like [`from_batch_into`], for a decoded message of a stream.
+///
+/// # Errors
+/// As [`parse`].
+pub fn from_arrow_into(
+    def: &SeriesDef,
+    stored: TimeBounds,
+    batch: ArrowRows,
+    options: &DecodeOptions,
+) -> Result<ParsedRows> {
     options.check(def)?;
     // A batch decoded from a forged header can make these conversions panic.
     let part = guarded("arrow", || {
-        check_schema(def, &batch.schema())?;
         let mut columns = ColumnReader::new(def, options);
         columns.add(batch)?;
         Ok(columns.into_parts())

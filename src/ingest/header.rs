@@ -41,7 +41,7 @@ pub(super) fn unknown_columns(def: &SeriesDef, names: &[String]) -> Error {
 /// `schema_mismatch` for columns a header lacks.
 pub(super) fn missing_columns(def: &SeriesDef, names: &[&str]) -> Error {
     Error::new(ErrorCode::SchemaMismatch, format!("column {} of series {} is missing", names.join(", "), def.key))
-        .with_hint("every column must be present")
+        .with_hint("every column must be present, unless it is nullable")
 }
 
 /// `schema_mismatch` for a repeated column.
@@ -52,7 +52,7 @@ pub(super) fn repeated_column(name: &str) -> Error {
 /// Checks a header against the registration and returns the field of each of its names.
 ///
 /// # Errors
-/// `schema_mismatch` naming unknown, missing or repeated columns.
+/// `schema_mismatch` naming unknown, missing or repeated columns. Nullable columns may be missing.
 pub(super) fn fields_of_header<'n>(def: &SeriesDef, names: impl Iterator<Item = &'n str>) -> Result<Vec<usize>> {
     let mut finder = FieldFinder::default();
     let mut fields = Vec::new();
@@ -71,8 +71,11 @@ pub(super) fn fields_of_header<'n>(def: &SeriesDef, names: impl Iterator<Item = 
     if !unknown.is_empty() {
         return Err(unknown_columns(def, &unknown));
     }
-    let names = std::iter::once("ts").chain(def.columns.iter().map(|column| column.name.as_str()));
-    let missing: Vec<&str> =
-        names.enumerate().filter(|(field, _)| seen & bit(*field) == 0).map(|(_, name)| name).collect();
+    let needed = def.columns.iter().map(|column| (column.name.as_str(), !column.nullable));
+    let needed = std::iter::once(("ts", true)).chain(needed).enumerate();
+    let missing: Vec<&str> = needed
+        .filter(|(field, (_, is_needed))| *is_needed && seen & bit(*field) == 0)
+        .map(|(_, (name, _))| name)
+        .collect();
     if missing.is_empty() { Ok(fields) } else { Err(missing_columns(def, &missing)) }
 }

@@ -11,11 +11,11 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result};
-use crate::types::{SeriesDef, SeriesKey, time};
+use crate::types::{ColumnType, SeriesDef, SeriesKey};
 
 use super::body_keys::{BodyKeys, SERIES};
-use super::cell::{CellValue, text_cell};
-use super::columns::ColumnSet;
+use super::cell::TextForm;
+use super::column_set::ColumnSet;
 use super::header::{FieldFinder, fields_of_header, repeated_column, unknown_columns};
 use super::options::DecodeOptions;
 use super::parsed::Part;
@@ -53,7 +53,7 @@ pub(super) fn parse_ndjson(def: &SeriesDef, body: &[u8], options: &DecodeOptions
         if text.trim_ascii().is_empty() {
             continue;
         }
-        if state.rows.errors.is_full() {
+        if state.rows.errors().is_full() {
             break;
         }
         let mut reader = serde_json::Deserializer::from_str(text);
@@ -124,14 +124,14 @@ pub(super) fn parse_labelled(
     let mut error_count = 0;
     for ((line, text), label) in lines(body)?.zip(of_row) {
         let Some(state) = states.get_mut(*label as usize) else { continue };
-        let errors_before = state.rows.errors.len();
+        let errors_before = state.rows.errors().len();
         let mut reader = serde_json::Deserializer::from_str(text);
         let read = RowObject(&mut *state).deserialize(&mut reader).and_then(|()| reader.end());
         if let Some(failure) = state.failure.take() {
             return Err(failure);
         }
         read.map_err(|error| Error::invalid(format!("ndjson line {line} is malformed: {error}")))?;
-        error_count += state.rows.errors.len() - errors_before;
+        error_count += state.rows.errors().len() - errors_before;
         if error_count >= ROW_ERRORS_MAX {
             break;
         }
@@ -177,12 +177,13 @@ impl ParseState<'_> {
     /// Sets one cell of the row.
     fn cell(&mut self, field: usize, raw: &RawValue) {
         match CellToken::of(raw) {
-            CellToken::Number(text) => self.rows.text(field, text),
-            // An empty string is a bad number, not a missing value.
-            CellToken::Text(text) if text.is_empty() => self.rows.not_a_number(field),
-            CellToken::Text(text) => self.rows.text(field, text.as_bytes()),
+            CellToken::Number(text) => self.rows.text(field, text, TextForm::Bare),
+            CellToken::Text(text) => self.rows.text(field, text.as_bytes(), TextForm::String),
+            CellToken::Flag(text) if takes_flags(self.rows.def(), field) => {
+                self.rows.text(field, text, TextForm::Bare);
+            }
             CellToken::Null => self.rows.missing(field),
-            CellToken::Other => self.rows.wrong_type(field, raw.get().as_bytes()),
+            CellToken::Flag(_) | CellToken::Other => self.rows.wrong_type(field, raw.get().as_bytes()),
         }
     }
 
@@ -193,10 +194,18 @@ impl ParseState<'_> {
     }
 }
 
+/// Whether a field takes `true` and `false`.
+fn takes_flags(def: &SeriesDef, field: usize) -> bool {
+    let column = field.checked_sub(1).and_then(|column| def.columns.get(column));
+    column.is_some_and(|column| column.kind == ColumnType::Bool)
+}
+
 /// A JSON value, classified by its first byte.
 enum CellToken<'t> {
     Number(&'t [u8]),
     Text(std::borrow::Cow<'t, str>),
+    /// `true` or `false`.
+    Flag(&'t [u8]),
     Null,
     Other,
 }
@@ -207,20 +216,12 @@ impl<'t> CellToken<'t> {
         match text.as_bytes() {
             [b'0'..=b'9' | b'-', ..] => CellToken::Number(text.as_bytes()),
             [b'n', ..] => CellToken::Null,
+            [b't' | b'f', ..] => CellToken::Flag(text.as_bytes()),
             [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => CellToken::Text(String::from_utf8_lossy(inner)),
             [b'"', ..] => {
                 serde_json::from_str(text).map_or(CellToken::Other, |text: String| CellToken::Text(text.into()))
             }
             _ => CellToken::Other,
-        }
-    }
-
-    /// Text that a number can be parsed from.
-    fn as_cell(&self) -> Option<&[u8]> {
-        match self {
-            CellToken::Number(text) => Some(text),
-            CellToken::Text(text) => Some(text.as_bytes()),
-            CellToken::Null | CellToken::Other => None,
         }
     }
 }
@@ -251,7 +252,7 @@ impl<'de> Visitor<'de> for JsonBody<'_, '_> {
         let mut found = false;
         while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             if !matches!(name.as_ref(), "rows" | "columns") {
-                let known = def_has(state.rows.def, &name);
+                let known = def_has(state.rows.def(), &name);
                 let error =
                     Error::invalid(format!("the body has a field {}", quote(name.as_bytes()))).with_hint(if known {
                         "rows must be in an array"
@@ -296,7 +297,7 @@ impl<'de> Visitor<'de> for RowList<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         while seq.next_element_seed(RowObject(self.0))?.is_some() {
-            if self.0.rows.errors.is_full() {
+            if self.0.rows.errors().is_full() {
                 self.0.stopped = true;
                 return Err(A::Error::custom("too many invalid rows"));
             }
@@ -324,7 +325,7 @@ impl<'de> Visitor<'de> for RowObject<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let state = self.0;
-        let def = state.rows.def;
+        let def = state.rows.def();
         if state.is_labelled {
             let error = Error::invalid(format!("row {} is an array and has no series", state.rows.row()))
                 .with_hint("rows of several series must be objects: {\"series\": …, \"ts\": …, …}");
@@ -359,7 +360,7 @@ impl<'de> Visitor<'de> for RowObject<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let state = self.0;
         let mut unknown = Vec::new();
-        while let Some(field) = map.next_key_seed(FieldName(&mut state.finder, state.rows.def))? {
+        while let Some(field) = map.next_key_seed(FieldName(&mut state.finder, state.rows.def()))? {
             let field = match field {
                 Ok(field) => field,
                 Err(name) => {
@@ -378,7 +379,7 @@ impl<'de> Visitor<'de> for RowObject<'_, '_> {
             state.cell(field, raw);
         }
         if !unknown.is_empty() {
-            let error = unknown_columns(state.rows.def, &unknown);
+            let error = unknown_columns(state.rows.def(), &unknown);
             return Err(state.fail(error));
         }
         state.rows.end_row();
@@ -428,8 +429,8 @@ impl<'de> Visitor<'de> for ColumnMap<'_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let state = self.0;
-        let (def, options) = (state.rows.def, state.rows.options);
-        let mut set = ColumnSet::new(def, options);
+        let (def, options) = (state.rows.def(), state.rows.options());
+        let mut set = ColumnSet::new(def, options, 0);
         let mut finder = FieldFinder::default();
         let mut names: Vec<String> = Vec::new();
         let mut first_length = None;
@@ -454,10 +455,13 @@ impl<'de> Visitor<'de> for ColumnMap<'_, '_> {
             }
             names.push(name.into_owned());
         }
-        if let Err(error) = fields_of_header(def, names.iter().map(String::as_str)) {
-            return Err(state.fail(error));
-        }
-        set.end_block(first_length.unwrap_or(0));
+        let fields = match fields_of_header(def, names.iter().map(String::as_str)) {
+            Ok(fields) => fields,
+            Err(error) => return Err(state.fail(error)),
+        };
+        let rows = first_length.unwrap_or(0);
+        set.absent_columns(&fields, rows);
+        set.end_block(rows);
         state.columns = Some(set);
         Ok(())
     }
@@ -485,29 +489,14 @@ impl<'de> Visitor<'de> for ColumnCells<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<usize, A::Error> {
         let ColumnCells { set, field } = self;
-        let (def, options) = (set.def, set.options);
         let mut row = 0;
         while let Some(raw) = seq.next_element::<&'de RawValue>()? {
-            let token = CellToken::of(raw);
-            let shown = || quote(raw.get().as_bytes());
-            match (field.checked_sub(1), token.as_cell()) {
-                (_, None) if matches!(token, CellToken::Other) => set.wrong_type(row, field, raw.get().as_bytes()),
-                (None, None) => set.bad_time(row, "missing", shown),
-                (None, Some(text)) => match time::parse_cell_as(text, def.unit) {
-                    Ok((ts, written)) => {
-                        set.ts.push(ts);
-                        set.record_notation(written);
-                    }
-                    Err(reason) => set.bad_time(row, reason, shown),
-                },
-                (Some(column), None) => set.cell(row, column, CellValue::Missing { nan: false }, shown),
-                (Some(column), Some([])) => {
-                    set.cell(row, column, CellValue::Bad(crate::types::number::NumberError::NotANumber), shown);
-                }
-                (Some(column), Some(text)) => {
-                    let Some(kind) = def.columns.get(column).map(|column| column.kind) else { continue };
-                    set.cell(row, column, text_cell(text, kind, options), shown);
-                }
+            match CellToken::of(raw) {
+                CellToken::Number(text) => set.text(row, field, text, TextForm::Bare),
+                CellToken::Text(text) => set.text(row, field, text.as_bytes(), TextForm::String),
+                CellToken::Flag(text) if takes_flags(set.def, field) => set.text(row, field, text, TextForm::Bare),
+                CellToken::Null => set.missing(row, field),
+                CellToken::Flag(_) | CellToken::Other => set.wrong_type(row, field, raw.get().as_bytes()),
             }
             row += 1;
         }

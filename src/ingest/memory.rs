@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::types::{Column, SeriesDef};
 
 /// Maximum number of bytes of cells one body may decode into.
 pub const DECODED_BYTES_MAX: u64 = 1 << 30;
@@ -88,13 +89,21 @@ impl Reservation {
         Ok(())
     }
 
-    /// Reserves memory for `rows` rows of `columns` columns.
+    /// Reserves memory for so many cells of up to 8 bytes.
     ///
     /// # Errors
     /// Those of [`Reservation::grow`].
-    pub fn grow_cells(&mut self, rows: u64, columns: u64) -> Result<()> {
-        self.grow(rows.saturating_mul(columns).saturating_mul(CELL_BYTES))
+    pub fn grow_cells(&mut self, cells: u64) -> Result<()> {
+        self.grow(cells.saturating_mul(CELL_BYTES))
     }
+}
+
+/// Maximum memory of a decoded row from decoding to the end of the write, in bytes.
+pub fn row_memory(def: &SeriesDef) -> u64 {
+    /// Copies of a cell of [`CELL_BYTES`].
+    const COPIES: u64 = CELL_BYTES / 8;
+    let cell = |column: &Column| (COPIES * column.kind.layout().width() as u64).max(CELL_BYTES);
+    CELL_BYTES + def.columns.iter().map(cell).sum::<u64>()
 }
 
 impl Drop for Reservation {

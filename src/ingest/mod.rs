@@ -12,10 +12,14 @@
 //!   decoded ([`reserve`]); no body decodes into more than [`DECODED_BYTES_MAX`] of cells.
 
 pub mod arrow_guard;
+mod arrow_messages;
+mod arrow_rows;
 mod arrow_stream;
 mod batch_splitter;
 mod body_keys;
+mod builder;
 mod cell;
+mod column_set;
 mod columns;
 mod csv_text;
 mod decode;
@@ -35,15 +39,20 @@ mod row_errors;
 mod row_reader;
 mod row_rules;
 pub mod source;
+mod string_columns;
 #[cfg(test)]
 mod tests;
 mod timestamp_rules;
+#[cfg(test)]
+mod typed_tests;
 
-pub use cell::show_word;
-pub use decode::{from_batch, from_batch_into, parse, parse_into};
+pub use arrow_messages::ArrowDecoder;
+pub use arrow_rows::ArrowRows;
+pub use cell::{show_cell, show_word};
+pub use decode::{from_arrow_into, from_batch, from_batch_into, parse, parse_into};
 pub use depth::check_depth;
 pub use format::BodyFormat;
-pub use memory::{CELL_BYTES, DECODED_BYTES_MAX, DecodeMemory, Reservation};
+pub use memory::{CELL_BYTES, DECODED_BYTES_MAX, DecodeMemory, Reservation, row_memory};
 pub use multi::{Lookup, parse_many};
 pub use options::{DecimalInput, DecodeOptions, GridRule, ImplausibleTs, MissingCells, RowRules};
 pub use parsed::{Known, ParsedRows, TimeBounds};

@@ -5,26 +5,28 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
-use arrow::record_batch::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Type as PhysicalType;
 use parquet::column::reader::ColumnReader as ColumnReaders;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::types::schema::BYTES_LENGTH_MAX;
 use crate::types::{SeriesDef, SeriesKey};
 
+use super::arrow_rows::ArrowRows;
 use super::batch_splitter::BatchSplitter;
 use super::body_keys::{BodyKeys, SERIES, no_series_column};
-use super::columns::{ColumnReader, check_schema, check_size};
+use super::columns::{ColumnReader, check_schema, check_size, is_binary, is_text};
 use super::guarded::guarded;
 use super::memory::{DECODED_BYTES_MAX, Reservation};
 use super::options::DecodeOptions;
 use super::parquet_guard::{check_footer, check_pages};
 use super::parsed::Part;
+use super::reserve::grow_rows;
 
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 16_384;
@@ -51,6 +53,7 @@ fn open(body: &[u8]) -> Result<(ArrowReaderMetadata, Bytes, u64)> {
     let bytes = Bytes::copy_from_slice(body);
     guarded("parquet", || {
         let metadata = ArrowReaderMetadata::load(&bytes, Default::default()).map_err(broken)?;
+        let metadata = with_views(metadata)?;
         let mut rows = 0_u64;
         let mut unpacked = 0_u64;
         for group in metadata.metadata().row_groups() {
@@ -71,9 +74,42 @@ fn open(body: &[u8]) -> Result<(ArrowReaderMetadata, Bytes, u64)> {
     })
 }
 
+/// Reads strings and bytes of variable length as slices of their pages: copied for each row, a few bytes of a dictionary
+/// could become gigabytes.
+fn with_views(metadata: ArrowReaderMetadata) -> Result<ArrowReaderMetadata> {
+    let view_of = |kind: &DataType| match kind {
+        DataType::Dictionary(_, words) if is_text(words) => Some(DataType::Utf8View),
+        kind if is_text(kind) => Some(DataType::Utf8View),
+        DataType::Binary | DataType::LargeBinary => Some(DataType::BinaryView),
+        _ => None,
+    };
+    let fields = metadata.schema().fields();
+    if !fields.iter().any(|field| view_of(field.data_type()).is_some()) {
+        return Ok(metadata);
+    }
+    let fields = fields.iter().map(|field| match view_of(field.data_type()) {
+        Some(kind) => Arc::new(Field::new(field.name(), kind, field.is_nullable())),
+        None => Arc::clone(field),
+    });
+    let schema = Schema::new(fields.collect::<Vec<_>>());
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+    ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options).map_err(broken)
+}
+
+/// Whether the cells of a type are slices of their pages.
+fn is_view(kind: &DataType) -> bool {
+    matches!(kind, DataType::Utf8View | DataType::BinaryView)
+}
+
+/// Checks all pages and returns the memory they take.
+fn pages_memory(body: &[u8], metadata: &ArrowReaderMetadata) -> Result<u64> {
+    let views: Vec<bool> = metadata.schema().fields().iter().map(|field| is_view(field.data_type())).collect();
+    check_pages(body, metadata.metadata(), &views)
+}
+
 /// Reserves memory for all rows of a file, by the row counts in its footer, and for the pages and batches in memory
 /// while it is decoded. Decoding returns no more rows than that.
-pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> {
+pub(super) fn reserve(body: &[u8], def: Option<&SeriesDef>, reservation: &mut Reservation) -> Result<()> {
     if body.len() >= 12 && body.ends_with(b"PAR1") {
         reservation.grow(check_footer(body)?.saturating_mul(FOOTER_FACTOR))?;
     }
@@ -81,9 +117,12 @@ pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> 
     reservation.grow(body.len() as u64)?;
     let (metadata, _, rows) = open(body)?;
     let columns = metadata.schema().fields().len() as u64;
-    reservation.grow_cells(rows, columns)?;
-    let batch = rows.min(BATCH_ROWS as u64).saturating_mul(columns).saturating_mul(BATCH_CELL_BYTES);
-    let pages = guarded("parquet", || check_pages(body, metadata.metadata()))?;
+    grow_rows(reservation, def, rows, columns)?;
+    let lengths = metadata.metadata().file_metadata().schema_descr().columns().iter();
+    let lengths = lengths.map(|column| u64::try_from(column.type_length()).unwrap_or(0)).sum::<u64>();
+    let row = columns.saturating_mul(BATCH_CELL_BYTES).saturating_add(lengths);
+    let batch = rows.min(BATCH_ROWS as u64).saturating_mul(row);
+    let pages = guarded("parquet", || pages_memory(body, &metadata))?;
     let long = if has_long_numbers(&metadata)? { pages.saturating_mul(LONG_BATCH_ROWS as u64) } else { pages };
     reservation.grow(batch.saturating_add(long))
 }
@@ -94,10 +133,15 @@ pub(super) fn reserve(body: &[u8], reservation: &mut Reservation) -> Result<()> 
 /// `invalid_argument` for numbers of a fixed length above [`NUMBER_BYTES_MAX`].
 fn has_long_numbers(metadata: &ArrowReaderMetadata) -> Result<bool> {
     let mut found = false;
-    for column in metadata.metadata().file_metadata().schema_descr().columns() {
+    let columns = metadata.metadata().file_metadata().schema_descr().columns();
+    for (field, column) in metadata.schema().fields().iter().zip(columns) {
+        let bytes_max = match field.data_type() {
+            DataType::FixedSizeBinary(_) => BYTES_LENGTH_MAX.into(),
+            _ => NUMBER_BYTES_MAX,
+        };
         match column.physical_type() {
-            PhysicalType::BYTE_ARRAY => found |= column.name() != SERIES,
-            PhysicalType::FIXED_LEN_BYTE_ARRAY if column.type_length() > NUMBER_BYTES_MAX => {
+            PhysicalType::BYTE_ARRAY => found |= !is_view(field.data_type()),
+            PhysicalType::FIXED_LEN_BYTE_ARRAY if column.type_length() > bytes_max => {
                 return Err(broken(format!("column {} has cells of {} bytes", column.name(), column.type_length())));
             }
             _ => {}
@@ -112,7 +156,7 @@ fn read(
     bytes: Bytes,
     columns: Option<&[usize]>,
     rows: u64,
-    sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>,
+    sink: &mut dyn FnMut(ArrowRows) -> Result<bool>,
 ) -> Result<()> {
     let batch_rows = if has_long_numbers(&metadata)? { LONG_BATCH_ROWS } else { BATCH_ROWS };
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata).with_batch_size(batch_rows);
@@ -130,7 +174,7 @@ fn read(
         if decoded > rows {
             return Err(broken(format!("the footer lists {rows} rows, the pages have more")));
         }
-        if !sink(&batch)? {
+        if !sink(ArrowRows::of(batch)?)? {
             return Ok(());
         }
     }
@@ -146,9 +190,9 @@ pub(super) fn parse(def: &SeriesDef, body: &[u8], options: &DecodeOptions) -> Re
     guarded("parquet", || {
         check_schema(def, metadata.schema())?;
         check_size(def, rows)?;
-        check_pages(body, metadata.metadata())?;
+        pages_memory(body, &metadata)?;
         let mut columns = ColumnReader::new(def, options);
-        read(metadata, bytes, None, rows, &mut |batch| columns.add(batch.clone()).map(|()| true))?;
+        read(metadata, bytes, None, rows, &mut |batch| columns.add(batch).map(|()| true))?;
         Ok(columns.into_parts())
     })
 }
@@ -166,7 +210,7 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
     }
     guarded("parquet", || {
         let at = series_position(&metadata)?;
-        check_pages(body, metadata.metadata())?;
+        pages_memory(body, &metadata)?;
         let file = SerializedFileReader::new(bytes).map_err(broken)?;
         let mut labels = BodyKeys::default();
         let mut seen = 0_u64;
@@ -199,22 +243,24 @@ pub(super) fn series_of_rows(body: &[u8]) -> Result<(Vec<SeriesKey>, Vec<u32>)> 
 }
 
 /// Passes the batches of a file, without the column `series`, to `sink` until it returns false.
-fn each_batch(body: &[u8], sink: &mut dyn FnMut(&RecordBatch) -> Result<bool>) -> Result<()> {
+fn each_batch(body: &[u8], sink: &mut dyn FnMut(ArrowRows) -> Result<bool>) -> Result<()> {
     let (metadata, bytes, rows) = open(body)?;
     guarded("parquet", || {
         let at = series_position(&metadata)?;
-        // Only numbers are decoded: strings could grow without bound.
+        // Only flat types are decoded, strings as views.
         let fields = metadata.schema().fields();
         let others: Vec<usize> = (0..fields.len()).filter(|position| *position != at).collect();
         let odd = fields.iter().enumerate().find(|(position, field)| {
             let kind = field.data_type();
-            *position != at && !kind.is_numeric() && !matches!(kind, DataType::Timestamp(..))
+            let is_cell =
+                is_text(kind) || is_binary(kind) || matches!(kind, DataType::Timestamp(..) | DataType::Boolean);
+            *position != at && !kind.is_numeric() && !is_cell
         });
         if let Some((_, field)) = odd {
-            let detail = format!("column {} is {}, not a number or a timestamp", field.name(), field.data_type());
+            let detail = format!("column {} is {}, which no column of a series takes", field.name(), field.data_type());
             return Err(Error::new(ErrorCode::SchemaMismatch, detail));
         }
-        check_pages(body, metadata.metadata())?;
+        pages_memory(body, &metadata)?;
         read(metadata, bytes, Some(&others), rows, sink)
     })
 }
@@ -227,6 +273,6 @@ pub(super) fn parse_labelled(
     options: &DecodeOptions,
 ) -> Result<Vec<Part>> {
     let mut columns = BatchSplitter::new(defs, of_row, options);
-    each_batch(body, &mut |batch| columns.add(batch))?;
+    each_batch(body, &mut |batch| columns.add(&batch))?;
     Ok(columns.into_parts())
 }

@@ -200,16 +200,18 @@ struct PageHeader {
 }
 
 /// Checks all page headers of a file against the bytes they describe. Returns the memory in bytes for the pages and
-/// dictionaries in use at one time while all columns are read.
+/// dictionaries in use at one time while all columns are read. The cells of a column of `views` are slices of its pages,
+/// all of which a batch can hold.
 ///
 /// # Errors
 /// `invalid_argument`, or `too_large`.
-pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<u64> {
+pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData, views: &[bool]) -> Result<u64> {
     let mut unpacked_total = 0_u64;
     let mut memory_by_column =
         vec![0_u64; metadata.row_groups().iter().map(|group| group.columns().len()).max().unwrap_or(0)];
     for (at, column) in metadata.row_groups().iter().flat_map(|group| group.columns().iter().enumerate()) {
         let (mut dictionary, mut longest) = (0_u64, 0_u64);
+        let is_view = views.get(at).copied().unwrap_or(false);
         let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
         let range = || {
             let start = usize::try_from(start).ok()?;
@@ -261,6 +263,7 @@ pub(super) fn check_pages(body: &[u8], metadata: &ParquetMetaData) -> Result<u64
                     let more = unpacked.saturating_mul(2).saturating_add(values.saturating_mul(DICTIONARY_VALUE_BYTES));
                     dictionary = dictionary.saturating_add(more);
                 }
+                _ if is_view => longest = longest.saturating_add(unpacked),
                 _ => longest = longest.max(unpacked),
             }
             thrift.skip_bytes(packed)?;

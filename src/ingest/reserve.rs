@@ -1,20 +1,41 @@
 //! Reserves the memory of a body before any of it is decoded.
 
 use super::format::BodyFormat;
-use super::memory::Reservation;
+use super::memory::{CELL_BYTES, Reservation, row_memory};
 use super::{arrow_stream, parquet_file};
 use crate::error::Result;
+use crate::types::{ColumnType, SeriesDef};
 
-/// Reserves the memory for decoding and writing a body, before any of it is decoded.
+/// Reserves the memory for decoding and writing a body, before any of it is decoded: that of all cells, of the longest
+/// texts and of bytes. `def` is the series of its rows, where it has a single one.
 ///
 /// # Errors
 /// Those of [`Reservation::grow`], and `invalid_argument` for an Arrow or Parquet body whose structure is damaged.
-pub fn reserve(format: BodyFormat, body: &[u8], reservation: &mut Reservation) -> Result<()> {
+pub fn reserve(format: BodyFormat, body: &[u8], def: Option<&SeriesDef>, reservation: &mut Reservation) -> Result<()> {
     match format {
-        BodyFormat::Json | BodyFormat::Ndjson | BodyFormat::Csv => reservation.grow_cells(text_cells(body), 1),
-        BodyFormat::Arrow => arrow_stream::reserve(body, reservation),
-        BodyFormat::Parquet => parquet_file::reserve(body, reservation),
+        BodyFormat::Json | BodyFormat::Ndjson | BodyFormat::Csv => {
+            reservation.grow_cells(text_cells(body))?;
+            // Texts and bytes are copied from the body; an unknown series can have them.
+            if def.is_none_or(has_long_cells) {
+                reservation.grow((body.len() as u64).saturating_mul(2))
+            } else {
+                Ok(())
+            }
+        }
+        BodyFormat::Arrow => arrow_stream::reserve(body, def, reservation),
+        BodyFormat::Parquet => parquet_file::reserve(body, def, reservation),
     }
+}
+
+/// Whether a column has texts or bytes.
+fn has_long_cells(def: &SeriesDef) -> bool {
+    def.columns.iter().any(|column| matches!(column.kind, ColumnType::Text | ColumnType::Bytes { .. }))
+}
+
+/// Reserves the memory of so many rows of a series, or of so many columns of an unknown one.
+pub(super) fn grow_rows(reservation: &mut Reservation, def: Option<&SeriesDef>, rows: u64, columns: u64) -> Result<()> {
+    let row = def.map_or(0, row_memory).max(columns.saturating_mul(CELL_BYTES));
+    reservation.grow(rows.saturating_mul(row))
 }
 
 /// Maximum number of cells a text can have: each is followed by a comma or a line end, or is the last one of a list or

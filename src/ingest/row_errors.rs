@@ -1,10 +1,9 @@
 //! The errors of the rows of one body.
 
-use super::cell::CellValue;
+use super::cell::CellError;
 use crate::error::{Error, ErrorCode, ROW_ERRORS_MAX, Result, RowError};
 use crate::types::grid::{OFF_GRID, OFF_GRID_HINT};
-use crate::types::number::NumberError;
-use crate::types::{Column, ColumnType, SeriesDef, SeriesKey, time};
+use crate::types::{SeriesDef, SeriesKey, time};
 
 /// Reason of a row error: the timestamp appears to be in another unit.
 pub(super) const IMPLAUSIBLE_TS: &str = "implausible_ts";
@@ -66,40 +65,20 @@ impl RowErrors {
         });
     }
 
-    /// Adds the error of a number cell. `shown` is its source text.
+    /// Adds the error of a cell of a column. `shown` is its source text.
     pub(super) fn add_cell(
         &mut self,
         def: &SeriesDef,
         row: u64,
         column: usize,
-        cell: CellValue,
+        error: CellError,
         shown: impl FnOnce() -> String,
     ) {
-        let Some(Column { kind, .. }) = def.columns.get(column) else { return };
-        let (reason, sentence) = match cell {
-            CellValue::Word(..) => return,
-            CellValue::Missing { nan: false } => {
-                return self.add(def, row, column + 1, "missing", |name| format!("{name} is missing"));
-            }
-            CellValue::Missing { nan: true } | CellValue::Bad(NumberError::NotFinite) => {
-                ("not_finite", "is not a finite number".to_owned())
-            }
-            CellValue::Bad(error) => {
-                let sentence = match (error, kind) {
-                    (NumberError::PrecisionLoss, ColumnType::Decimal { digits }) => {
-                        format!("has more than {digits} digits after the point")
-                    }
-                    (NumberError::PrecisionLoss, _) => "is not an integer".into(),
-                    (NumberError::Overflow, ColumnType::Decimal { digits }) => {
-                        format!("does not fit 18 digits, {digits} of them after the point")
-                    }
-                    (NumberError::Overflow, _) => "is out of range".into(),
-                    _ => "is not a number".into(),
-                };
-                (error.reason(), sentence)
-            }
-        };
-        self.add(def, row, column + 1, reason, |name| format!("{name} {} {sentence}", shown()));
+        let Some(of) = def.columns.get(column) else { return };
+        self.add(def, row, column + 1, error.reason(), |name| match error {
+            CellError::Missing => format!("{name} is missing"),
+            error => format!("{name} {} {}", shown(), error.sentence(of)),
+        });
     }
 
     /// Adds the error of a timestamp.

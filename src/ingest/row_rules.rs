@@ -2,16 +2,16 @@
 
 use crate::error::Result;
 use crate::types::number::NumberError;
-use crate::types::{ColumnCells, ColumnType, Kind, Rows, SeriesDef, time};
+use crate::types::{Column, ColumnCells, ColumnType, Kind, Rows, SeriesDef, time};
 
-use super::cell::{CellValue, raw_word, show_word};
+use super::cell::{CellError, raw_wide, raw_word, show_cell, show_word};
 use super::options::{DecodeOptions, RowRules};
 use super::parsed::{ParsedRows, TimeBounds};
 use super::row_errors::RowErrors;
 use super::timestamp_rules;
 
-/// Checks rows in stored form: time range, finite and bounded cells, and the rules of klines unless the options disable
-/// them.
+/// Checks rows in stored form: time range, finite and bounded cells, positions of enum values and texts, nulls only where
+/// the column is nullable, and the rules of klines unless the options disable them.
 ///
 /// # Errors
 /// `invalid_rows`.
@@ -23,20 +23,51 @@ pub fn validate(def: &SeriesDef, rows: &Rows, options: &DecodeOptions) -> Result
             errors.add_time(def, row, "time_out_of_range", || ts.to_string());
         }
     }
-    for (at, (column, words)) in def.columns.iter().zip(&rows.columns).enumerate() {
-        for (row, word) in (0_u64..).zip(words.words()) {
-            let bad = match column.kind {
-                ColumnType::Decimal { .. } => raw_word(*word).err(),
-                ColumnType::Float64 => (!double(*word).is_finite()).then_some(NumberError::NotFinite),
-                _ => None,
-            };
-            if let Some(error) = bad {
-                errors.add_cell(def, row, at, CellValue::Bad(error), || show_word(*word, column.kind));
-            }
-        }
+    for (at, (column, cells)) in def.columns.iter().zip(&rows.columns).enumerate() {
+        check_column(def, rows, at, column, cells, &mut errors);
     }
     check_ohlc(def, rows, options, &mut errors);
     errors.into_result()
+}
+
+/// Checks the cells of a column in stored form that are not null.
+fn check_column(def: &SeriesDef, rows: &Rows, at: usize, column: &Column, cells: &ColumnCells, errors: &mut RowErrors) {
+    let slice = cells.as_slice();
+    let texts = rows.texts.get(at);
+    let number = |is_good: bool, error: NumberError| if is_good { None } else { Some(CellError::Number(error)) };
+    let bad = |row: usize| -> Option<CellError> {
+        if !slice.is_valid(row) {
+            return None;
+        }
+        match column.kind {
+            ColumnType::Decimal { .. } => raw_word(at_row(slice.words(), row)).err().map(CellError::Number),
+            ColumnType::WideDecimal { .. } => raw_wide(at_row(slice.typed(), row)).err().map(CellError::Number),
+            ColumnType::Float64 => number(double(at_row(slice.words(), row)).is_finite(), NumberError::NotFinite),
+            ColumnType::Float32 => number(at_row::<f32>(slice.typed(), row).is_finite(), NumberError::NotFinite),
+            ColumnType::Timestamp { unit } => {
+                let is_good = time::in_range(at_row(slice.words(), row), unit);
+                (!is_good).then_some(CellError::Time("time_out_of_range"))
+            }
+            ColumnType::Enum => {
+                let position = usize::from(at_row::<u8>(slice.typed(), row));
+                (position >= column.values.len()).then_some(CellError::UnknownValue)
+            }
+            ColumnType::Text => {
+                let position = at_row::<u32>(slice.typed(), row);
+                texts.and_then(|texts| texts.get(position)).is_none().then_some(CellError::UnknownText)
+            }
+            _ => None,
+        }
+    };
+    for row in 0..cells.len() {
+        if let Some(error) = bad(row) {
+            errors.add_cell(def, row as u64, at, error, || show_cell(slice, row, column, texts));
+        }
+    }
+}
+
+fn at_row<T: Copy>(cells: &[T], row: usize) -> T {
+    crate::types::cells::at(cells, row)
 }
 
 /// Adds errors for rows that break a rule for timestamps or between columns. Rows that already have an error are not

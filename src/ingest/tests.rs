@@ -616,8 +616,13 @@ fn arrow_compression_dictionaries_files_and_nesting_are_rejected() {
     let mut file = arrow::ipc::writer::FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
     file.write(&batch).unwrap();
     refused(&file.into_inner().unwrap(), "Arrow file");
+    let keys = Int32Array::from(vec![0; 1000]);
+    let numbers: ArrayRef = Arc::new(DictionaryArray::new(keys, Arc::new(Float64Array::from(vec![1.0]))));
+    refused(&stream(&batch_of(vec![("ts", ts.clone()), ("value", numbers)])), "dictionary");
     let words: ArrayRef = Arc::new(DictionaryArray::<Int32Type>::from_iter(vec!["a"; 1000]));
-    refused(&stream(&batch_of(vec![("ts", ts.clone()), ("value", words)])), "dictionary");
+    let (code, detail, _) =
+        rejection(BodyFormat::Arrow, &def, &stream(&batch_of(vec![("ts", ts.clone()), ("value", words)])), &any_time());
+    assert_eq!(code, ErrorCode::SchemaMismatch, "{detail}");
     let nested: ArrayRef = Arc::new(StructArray::from(batch.clone()));
     refused(&stream(&batch_of(vec![("ts", ts), ("value", nested)])), "nested");
     refused(b"", "truncated");
@@ -748,7 +753,7 @@ fn the_arrow_guard_alone_prevents_decoder_panics() {
         let at = random.random_range(0..header.len());
         header[at] = random.random();
         let buffers = &body[header_range.end..];
-        if arrow_guard::check_message(&header, buffers, &schema).is_err() {
+        if arrow_guard::check_message(&header, buffers, &schema, None).is_err() {
             continue;
         }
         passed += 1;
@@ -774,7 +779,7 @@ fn no_patched_schema_message_panics_in_the_decoder() {
     let body = stream(&kline_batch());
     let header_bytes = i32::from_le_bytes(body[4..8].try_into().unwrap()) as usize;
     let header = &body[8..8 + header_bytes];
-    assert_eq!(arrow_guard::schema_of(header).unwrap(), *kline_batch().schema());
+    assert_eq!(arrow_guard::schema_of(header).unwrap().0, *kline_batch().schema());
     // The message of a panic caught by `guarded`.
     std::panic::set_hook(Box::new(|_| {}));
     let caught = guarded::<()>("arrow", || panic!("on purpose")).unwrap_err();
@@ -831,9 +836,9 @@ fn every_format_reserves_memory_for_all_its_cells_before_decoding() {
         let cells = (rows.len() * (rows.columns.len() + 1)) as u64;
         let memory = DecodeMemory::new(1 << 30);
         let mut taken = memory.reservation(std::time::Duration::ZERO);
-        reserve(format, &body, &mut taken).unwrap();
+        reserve(format, &body, Some(&kline()), &mut taken).unwrap();
         assert!(memory.reserved_bytes() >= cells * CELL_BYTES, "{format:?}: {}", memory.reserved_bytes());
-        let refused = reserve(format, &body, &mut reservation(cells * CELL_BYTES - 1)).unwrap_err();
+        let refused = reserve(format, &body, Some(&kline()), &mut reservation(cells * CELL_BYTES - 1)).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::TooLarge, "{format:?}");
     }
 }
@@ -855,7 +860,7 @@ fn arrow_messages_with_more_rows_than_bytes_are_rejected() {
         let (code, ..) =
             rejection(BodyFormat::Arrow, &scalar(r#"{"type":"float64"}"#), &body, &DecodeOptions::default());
         assert!(matches!(code, ErrorCode::InvalidArgument | ErrorCode::SchemaMismatch), "{code:?}");
-        let refused = reserve(BodyFormat::Arrow, &body, &mut reservation(1 << 20)).unwrap_err();
+        let refused = reserve(BodyFormat::Arrow, &body, None, &mut reservation(1 << 20)).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::TooLarge);
     }
 }
@@ -877,7 +882,7 @@ fn delta_encoded_parquet_strings_are_rejected() {
     let mut writer = parquet::arrow::ArrowWriter::try_new(&mut body, batch.schema(), Some(properties)).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
-    let refused = reserve(BodyFormat::Parquet, &body, &mut reservation(1 << 30)).unwrap_err();
+    let refused = reserve(BodyFormat::Parquet, &body, None, &mut reservation(1 << 30)).unwrap_err();
     assert!(refused.detail().contains("DELTA_BYTE_ARRAY"), "{refused}");
     let lookup = |_: &SeriesKey| Ok((Arc::new(kline()), None));
     assert!(parse_many(BodyFormat::Parquet, &body, &DecodeOptions::default(), &lookup).is_err());

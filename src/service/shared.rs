@@ -18,6 +18,7 @@ use crate::service::jobs::Jobs;
 use crate::service::limits::ServiceLimits;
 use crate::service::registry::catalog::Catalog;
 use crate::store::{Store, StoreOptions};
+use crate::types::SeriesDef;
 
 /// The operations on one open store, with the permissions of one caller.
 #[derive(Clone, Debug)]
@@ -146,23 +147,24 @@ impl Service {
         self.admission().acquire(kind, self.caller())
     }
 
-    /// Reserves the memory for decoding and writing a body; held until its rows are written.
+    /// Reserves the memory for decoding and writing a body, of rows of a series where it has a single one; held until
+    /// its rows are written.
     ///
     /// # Errors
     /// Those of [`ingest::reserve`].
-    pub fn reserve_body(&self, format: BodyFormat, body: &[u8]) -> Result<Reservation> {
+    pub fn reserve_body(&self, format: BodyFormat, body: &[u8], def: Option<&SeriesDef>) -> Result<Reservation> {
         let mut reservation = self.admission().reservation(Duration::ZERO);
-        ingest::reserve(format, body, &mut reservation)?;
+        ingest::reserve(format, body, def, &mut reservation)?;
         Ok(reservation)
     }
 
-    /// Reserves the memory for `rows` rows of `columns` columns; waits while others hold it.
+    /// Reserves memory for rows; waits while others hold it.
     ///
     /// # Errors
     /// Those of [`Reservation::grow`].
-    pub fn reserve_rows(&self, rows: u64, columns: u64) -> Result<Reservation> {
+    pub fn reserve_memory(&self, bytes: u64) -> Result<Reservation> {
         let mut reservation = self.admission().reservation(self.limits().request_timeout());
-        reservation.grow_cells(rows, columns)?;
+        reservation.grow(bytes)?;
         Ok(reservation)
     }
 

@@ -153,6 +153,18 @@ impl ColumnCells {
         fits.then(|| Self { layout, cells: buffer(cells), valid: valid.map(buffer) })
     }
 
+    /// Appends a cell by its bytes; it is not null.
+    ///
+    /// # Panics
+    /// When it has another width.
+    pub fn push_bytes(&mut self, cell: &[u8]) {
+        assert_eq!(cell.len(), self.layout.width(), "width of the cells");
+        self.cells.extend_from_slice(cell);
+        if let Some(valid) = &mut self.valid {
+            valid.push(1_u8);
+        }
+    }
+
     /// Removes all cells and keeps their memory.
     pub fn clear(&mut self) {
         self.cells.clear();

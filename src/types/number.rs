@@ -265,6 +265,118 @@ pub fn parse_integer(text: &[u8], rounding: Rounding) -> Result<Fixed, NumberErr
     if rounded && rounding == Rounding::Exact { Err(NumberError::PrecisionLoss) } else { Ok(Fixed { raw, rounded }) }
 }
 
+/// `mantissa * 10^power`, half to even.
+fn shift_wide(mantissa: u128, power: i64) -> Result<(u128, bool), NumberError> {
+    if mantissa == 0 || power == 0 {
+        return Ok((mantissa, false));
+    }
+    let factor = u32::try_from(power.unsigned_abs()).ok().and_then(|power| 10_u128.checked_pow(power));
+    if power > 0 {
+        let raised = factor.and_then(|factor| mantissa.checked_mul(factor));
+        return raised.map(|raw| (raw, false)).ok_or(NumberError::Overflow);
+    }
+    // 10^39 is more than twice any mantissa of 38 digits.
+    let Some(divisor) = factor else { return Ok((0, true)) };
+    let (quotient, rest) = (mantissa / divisor, mantissa % divisor);
+    let up = match rest.cmp(&(divisor / 2)) {
+        Ordering::Less => false,
+        Ordering::Greater => true,
+        Ordering::Equal => quotient % 2 == 1,
+    };
+    Ok((quotient + u128::from(up), rest != 0))
+}
+
+/// Magnitude of a number times 10^`digits`, and whether that was rounded (half to even).
+fn scaled_wide(parts: &NumberParts<'_>, digits: u8) -> Result<(u128, bool), NumberError> {
+    /// Most digits of a mantissa.
+    const COUNT_MAX: usize = 38;
+    let sum = |digits: &mut dyn Iterator<Item = u8>| digits.fold(0_u128, |sum, digit| sum * 10 + u128::from(digit));
+    let written = parts.int.len() + parts.frac.len();
+    let leading = parts.digits().take_while(|digit| *digit == 0).count();
+    if leading == written {
+        return Ok((0, false));
+    }
+    let trailing = parts.digits().rev().take_while(|digit| *digit == 0).count();
+    let count = written - leading - trailing;
+    let significant = || parts.digits().skip(leading).take(count);
+    let zeros = narrow::<i64, _>(trailing);
+    let power = parts.last_power().saturating_add(zeros).saturating_add(i64::from(digits));
+    if count <= COUNT_MAX {
+        return shift_wide(sum(&mut significant()), power);
+    }
+    // More digits, the last not zero: some of them must be cut, or the number is too large.
+    let kept = narrow::<i64, _>(count).saturating_add(power);
+    if power >= 0 || kept > narrow::<i64, _>(COUNT_MAX) {
+        return Err(NumberError::Overflow);
+    }
+    let Ok(kept) = usize::try_from(kept) else { return Ok((0, true)) };
+    let mut rest = significant();
+    let quotient = sum(&mut rest.by_ref().take(kept));
+    let first_cut = rest.next().unwrap_or(0);
+    let more = rest.next().is_some();
+    let up = first_cut > 5 || (first_cut == 5 && (more || quotient % 2 == 1));
+    Ok((quotient + u128::from(up), true))
+}
+
+/// Parses a number as fixed point of 16 bytes and `digits` digits, exactly; returns the scaled integer and whether
+/// digits were lost.
+///
+/// # Errors
+/// `PrecisionLoss` for digits the column cannot store unless `rounding` is nearest; `Overflow` unless |raw| < 10^38.
+pub fn parse_wide_decimal(text: &[u8], digits: u8, rounding: Rounding) -> Result<(i128, bool), NumberError> {
+    let parts = NumberParts::of(text)?;
+    let (magnitude, rounded) = scaled_wide(&parts, digits)?;
+    if magnitude >= WIDE_DECIMAL_LIMIT.unsigned_abs() {
+        return Err(NumberError::Overflow);
+    }
+    if rounded && rounding == Rounding::Exact {
+        return Err(NumberError::PrecisionLoss);
+    }
+    let raw = i128::try_from(magnitude).map_err(|_| NumberError::Overflow)?;
+    Ok((if parts.negative { -raw } else { raw }, rounded))
+}
+
+/// The fixed-point number of 16 bytes nearest to the shortest decimal form of a double, as [`f64_to_decimal`].
+///
+/// # Errors
+/// `NotFinite`, or `Overflow` unless |raw| < 10^38.
+pub fn f64_to_wide_decimal(value: f64, digits: u8) -> Result<(i128, bool), NumberError> {
+    if !value.is_finite() {
+        return Err(NumberError::NotFinite);
+    }
+    parse_wide_decimal(NumberText::of_f64(value).as_bytes(), digits, Rounding::Nearest)
+}
+
+/// Converts `raw` from `from` to `to` digits; `None` unless the result is exact and below the limit of a decimal of 16
+/// bytes.
+pub fn rescale_wide(raw: i128, from: u8, to: u8) -> Option<i128> {
+    let factor = || 10_i128.checked_pow(from.abs_diff(to).into());
+    let scaled = match from.cmp(&to) {
+        _ if raw == 0 => 0,
+        Ordering::Equal => raw,
+        Ordering::Less => raw.checked_mul(factor()?)?,
+        Ordering::Greater => {
+            let factor = factor()?;
+            if raw % factor != 0 {
+                return None;
+            }
+            raw / factor
+        }
+    };
+    (scaled.unsigned_abs() < WIDE_DECIMAL_LIMIT.unsigned_abs()).then_some(scaled)
+}
+
+/// Parses a number as the nearest float of 32 bits.
+///
+/// # Errors
+/// `Overflow` where the nearest one is an infinity.
+pub fn parse_f32(text: &[u8]) -> Result<f32, NumberError> {
+    NumberParts::of(text)?;
+    let text = std::str::from_utf8(text).map_err(|_| NumberError::NotANumber)?;
+    let value: f32 = text.parse().map_err(|_| NumberError::NotANumber)?;
+    if value.is_finite() { Ok(value) } else { Err(NumberError::Overflow) }
+}
+
 /// The significant digits, and the power of ten of the first one; `None` for zero.
 fn magnitude(parts: &NumberParts<'_>) -> Option<(Vec<u8>, i64)> {
     let written = parts.int.len() + parts.frac.len();
@@ -977,6 +1089,70 @@ mod tests {
             let decimal = parse_decimal(&text, 4, Rounding::Nearest);
             prop_assert_eq!(double == Err(NotANumber), decimal == Err(NotANumber));
             let _ = (parse_i64(&text), fraction_digits(&text));
+        }
+    }
+
+    #[test]
+    fn wide_decimals_are_exact_up_to_38_digits_and_round_half_to_even() {
+        let nines = 10_i128.pow(38) - 1;
+        for (text, digits, expected) in [
+            ("0", 38, Ok((0, false))),
+            ("-1.5", 2, Ok((-150, false))),
+            ("99999999999999999999999999999999999999", 0, Ok((nines, false))),
+            ("-9.9999999999999999999999999999999999999", 37, Ok((-nines, false))),
+            ("100000000000000000000000000000000000000", 0, Err(NumberError::Overflow)),
+            ("1e38", 0, Err(NumberError::Overflow)),
+            ("1e37", 0, Ok((10_i128.pow(37), false))),
+            ("1e-38", 38, Ok((1, false))),
+            ("0.000000000000000000000000000000000000001", 38, Err(NumberError::PrecisionLoss)),
+            ("18446744073709551616", 0, Ok((1 << 64, false))),
+            ("1.005", 2, Err(NumberError::PrecisionLoss)),
+            ("1.00500", 3, Ok((1_005, false))),
+            ("1e999999999999999999999", 0, Err(NumberError::Overflow)),
+            ("nan", 0, Err(NumberError::NotFinite)),
+            ("1x", 0, Err(NumberError::NotANumber)),
+        ] {
+            assert_eq!(parse_wide_decimal(text.as_bytes(), digits, Rounding::Exact), expected, "{text}");
+        }
+        for (text, digits, raw) in [
+            ("1.005", 2, 100),
+            ("1.015", 2, 102),
+            ("1.0050000000000000000000000000000000000000001", 2, 101),
+            ("0.12345678901234567890123456789012345678901", 38, 12_345_678_901_234_567_890_123_456_789_012_345_679),
+            ("1e-999", 2, 0),
+        ] {
+            assert_eq!(parse_wide_decimal(text.as_bytes(), digits, Rounding::Nearest), Ok((raw, true)), "{text}");
+        }
+        assert_eq!((rescale_wide(15, 1, 37), rescale_wide(15, 1, 0)), (Some(15 * 10_i128.pow(36)), None));
+        assert_eq!((rescale_wide(nines, 0, 1), rescale_wide(-150, 2, 1)), (None, Some(-15)));
+        assert_eq!(f64_to_wide_decimal(0.1, 38), Ok((10_i128.pow(37), false)));
+        assert_eq!(f64_to_wide_decimal(1e38, 0), Err(NumberError::Overflow));
+    }
+
+    #[test]
+    fn floats_of_32_bits_are_the_nearest_to_their_text() {
+        assert_eq!((parse_f32(b"0.1"), parse_f32(b"16777217")), (Ok(0.1), Ok(16_777_216.0)));
+        assert_eq!(
+            (parse_f32(b"1e39"), parse_f32(b"nan"), parse_f32(b"")),
+            (Err(NumberError::Overflow), Err(NumberError::NotFinite), Err(NumberError::NotANumber))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn wide_and_narrow_decimals_are_parsed_alike(
+            text in "[+-]?[0-9]{1,22}(\\.[0-9]{0,22})?(e-?[0-9]{1,2})?", digits in 0_u8..=18,
+        ) {
+            for rounding in [Rounding::Exact, Rounding::Nearest] {
+                let wide = parse_wide_decimal(text.as_bytes(), digits, rounding);
+                match parse_decimal(text.as_bytes(), digits, rounding) {
+                    Ok(fixed) => prop_assert_eq!(wide, Ok((i128::from(fixed.raw), fixed.rounded))),
+                    Err(NumberError::Overflow) => {
+                        prop_assert!(wide.is_err() || wide.is_ok_and(|(raw, _)| raw.abs() >= DECIMAL_LIMIT.into()));
+                    }
+                    Err(error) => prop_assert_eq!(wide, Err(error)),
+                }
+            }
         }
     }
 }

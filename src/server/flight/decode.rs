@@ -1,24 +1,21 @@
 //! Decodes messages of a put into Arrow batches without trusting their contents.
 //!
 //! Lengths and offsets are checked before Arrow reads a message, and a panic inside Arrow becomes `invalid_argument`.
-//! Compressed bodies and dictionaries are rejected. Cells are copied to aligned memory; columns of 64-bit cells are
+//! Compressed bodies are rejected. Cells are copied to aligned memory; columns of 64-bit cells are
 //! copied to buffers of their own, which the rows to be written take over.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use arrow::array::{ArrayData, make_array};
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc;
-use arrow::ipc::reader::read_record_batch;
 use arrow::ipc::root_as_message;
 use arrow::record_batch::RecordBatch;
 use arrow_flight::FlightData;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::ingest::arrow_guard;
+use crate::ingest::{ArrowDecoder, ArrowRows, arrow_guard};
 
 /// Maximum size of a schema message: far more than any series needs, also with pandas metadata.
 const SCHEMA_BYTES_MAX: usize = 1024 * 1024;
@@ -35,16 +32,25 @@ fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Decodes the first message of a put.
-pub(super) fn schema(message: &FlightData) -> Result<SchemaRef> {
+pub(super) fn schema(message: &FlightData) -> Result<ArrowDecoder> {
     if message.data_header.len() > SCHEMA_BYTES_MAX {
         return Err(Error::new(ErrorCode::TooLarge, format!("the schema is larger than {SCHEMA_BYTES_MAX} bytes")));
     }
-    let schema = arrow_guard::schema_of(&message.data_header)?;
-    let columns = schema.fields().len();
+    let decoder = ArrowDecoder::new(&message.data_header)?;
+    let columns = decoder.schema().fields().len();
     if columns == 0 || columns > COLUMNS_MAX {
         return Err(malformed(format!("the schema has {columns} columns, not 1 to {COLUMNS_MAX}")));
     }
-    Ok(Arc::new(schema))
+    Ok(decoder)
+}
+
+/// Takes the words of a dictionary; whether the message is one.
+pub(super) fn dictionary(message: &FlightData, decoder: &mut ArrowDecoder) -> Result<bool> {
+    let is_dictionary = ArrowDecoder::is_dictionary(&message.data_header)?;
+    if is_dictionary {
+        decoder.take_dictionary(&message.data_header, &message.data_body)?;
+    }
+    Ok(is_dictionary)
 }
 
 /// Whether a message has metadata only.
@@ -60,20 +66,22 @@ pub(super) fn rows(message: &FlightData) -> Result<u64> {
 }
 
 /// Decodes a record batch of a put.
-pub(super) fn batch(message: &FlightData, schema: &SchemaRef) -> Result<RecordBatch> {
+pub(super) fn batch(message: &FlightData, decoder: &ArrowDecoder) -> Result<ArrowRows> {
     let header = message.data_header.as_ref();
-    arrow_guard::check_message(header, &message.data_body, schema)?;
-    guarded("record batch", || {
+    if decoder.has_dictionaries() {
+        return decoder.decode_batch(header, &message.data_body);
+    }
+    arrow_guard::check_message(header, &message.data_body, decoder.schema(), None)?;
+    let columns = guarded("record batch", || {
         let root =
             root_as_message(header).map_err(|error| malformed(format!("a message cannot be decoded: {error}")))?;
         let batch = root.header_as_record_batch().ok_or_else(|| malformed("a message is not a record batch"))?;
-        if let Some(batch) = word_columns(batch, &message.data_body, schema) {
-            return Ok(batch);
-        }
-        let body = Buffer::from_slice_ref(&message.data_body);
-        read_record_batch(&body, batch, schema.clone(), &HashMap::new(), None, &root.version())
-            .map_err(|error| malformed(format!("a record batch cannot be decoded: {error}")))
-    })
+        Ok(word_columns(batch, &message.data_body, decoder.schema()))
+    })?;
+    match columns {
+        Some(batch) => decoder.rows(batch, None),
+        None => decoder.decode_batch(header, &message.data_body),
+    }
 }
 
 /// A checked batch whose cells are all present and have 64 bits.
@@ -97,6 +105,8 @@ fn word_columns(batch: ipc::RecordBatch<'_>, body: &[u8], schema: &SchemaRef) ->
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use arrow::array::{Float64Array, Int64Array};
     use arrow::datatypes::{DataType, Field, Schema};
@@ -117,7 +127,7 @@ mod tests {
     fn a_valid_stream_is_decoded() {
         let messages = messages();
         let schema = schema(&messages[0]).unwrap();
-        assert_eq!(batch(&messages[1], &schema).unwrap().num_rows(), 100);
+        assert_eq!(batch(&messages[1], &schema).unwrap().rows(), 100);
         assert!(super::schema(&messages[1]).is_err());
         assert!(batch(&messages[0], &schema).is_err());
     }

@@ -176,17 +176,20 @@ impl PutCall {
             return Err(status(&Error::invalid("the put has no message; the first one must carry the schema")));
         };
         let service = self.service.clone();
-        let (target, schema, def, mut stored) = on_thread(move || {
+        let (target, decoder, def, mut stored) = on_thread(move || {
             let target = PutTarget::of(&first, service.limits().json_depth_max)?;
-            let schema = decode::schema(&first)?;
+            let decoder = decode::schema(&first)?;
             let (def, stored) = series_and_bounds(&service, &target)?;
-            Ok((target, schema, def, stored))
+            Ok((target, decoder, def, stored))
         })
         .await?;
         let (parsed, undecided) = channel(1);
         let (pending, unfinished) = channel(AHEAD_MAX);
         let decode_options = target.decode_options;
         let feed = async {
+            let mut decoder = decoder;
+            // Memory of the dictionaries, which are kept to the end of the stream.
+            let mut dictionary_memory = self.service.reserve_memory(0).map_err(|error| status(&error))?;
             while let Some(message) = self.message(&mut input).await? {
                 if acks.is_abandoned() {
                     return Ok(());
@@ -201,22 +204,31 @@ impl PutCall {
                 self.auth.recheck(self.service.caller())?;
                 let units = u32::try_from(message.data_body.len() / BUDGET_UNIT_BYTES + 1).unwrap_or(u32::MAX);
                 let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
-                let (schema, def) = (schema.clone(), def.clone());
+                let def = def.clone();
                 let service = self.service.clone();
-                let (next, memory, seen) = on_thread(move || {
+                let (next, same_decoder, same_memory) = on_thread(move || {
+                    let (mut decoder, mut dictionary_memory) = (decoder, dictionary_memory);
+                    let dictionary_bytes = decoder.bytes();
+                    if decode::dictionary(&message, &mut decoder)? {
+                        let more = decoder.bytes().saturating_sub(dictionary_bytes);
+                        dictionary_memory.grow(more as u64)?;
+                        return Ok((None, decoder, dictionary_memory));
+                    }
                     let rows = decode::rows(&message)?;
-                    let memory = service.reserve_rows(rows, schema.fields().len() as u64)?;
-                    let batch = decode::batch(&message, &schema)?;
+                    let memory = service.reserve_memory(rows.saturating_mul(ingest::row_memory(&def)))?;
+                    let batch = decode::batch(&message, &decoder)?;
                     drop(message);
-                    let next = ingest::from_batch_into(&def, stored, batch, &decode_options)?;
+                    let next = ingest::from_arrow_into(&def, stored, batch, &decode_options)?;
                     let bounds = next.rows.bounds();
                     let seen = match (stored, bounds) {
                         (Some((first, last)), Some((low, high))) => Some((first.min(low), last.max(high))),
                         (seen, None) | (None, seen) => seen,
                     };
-                    Ok((next, memory, seen))
+                    Ok((Some((next, memory, seen)), decoder, dictionary_memory))
                 })
                 .await?;
+                (decoder, dictionary_memory) = (same_decoder, same_memory);
+                let Some((next, memory, seen)) = next else { continue };
                 // Batches in flight count as stored, so that the same stream always gets the same result.
                 stored = seen;
                 if parsed.send(Some((next, (budget, memory)))).await.is_err() {

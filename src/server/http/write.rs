@@ -63,7 +63,7 @@ pub async fn write_many(app: AppState, headers: HeaderMap, uri: Uri, body: Body)
             let loaded = staged.load()?;
             let format = head.format.map_or_else(|| format_of_body(&loaded.bytes), Ok)?;
             // Held until the rows are written.
-            let _memory = service.reserve_body(format, &loaded.bytes)?;
+            let _memory = service.reserve_body(format, &loaded.bytes, None)?;
             let parsed = ingest::parse_many(format, &loaded.bytes, &head.decode_options, &|key| service.known(key));
             let parsed = parsed.map_err(|error| or_nesting_error(service, format, &loaded.bytes, error))?;
             let acknowledged = service.write_many(parsed, mode, head.write_options.idempotency_key.as_ref())?;
@@ -199,7 +199,7 @@ async fn write_rows(
             let loaded = staged.load()?;
             let format = head.format.map_or_else(|| format_of_body(&loaded.bytes), Ok)?;
             // Held until the rows are written.
-            let _memory = service.reserve_body(format, &loaded.bytes)?;
+            let _memory = service.reserve_body(format, &loaded.bytes, Some(&def))?;
             let parsed = ingest::parse_into(format, &def, stored, &loaded.bytes, &head.decode_options);
             let parsed = parsed.map_err(|error| or_nesting_error(service, format, &loaded.bytes, error))?;
             let acknowledged = service.write_with(&key, parsed, &head.write_options)?;

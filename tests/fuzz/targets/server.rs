@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Decimal64Array, Float64Array, Int64Array, StringArray, TimestampMillisecondArray};
 use arrow::buffer::Buffer;
+use arrow::datatypes::{DataType, Field};
 use arrow::ipc::reader::read_record_batch;
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
@@ -130,14 +131,16 @@ pub fn put_message(data: &[u8]) {
     let Some((length, rest)) = data.split_first_chunk::<4>() else { return };
     let header_bytes = (u32::from_le_bytes(*length) as usize).min(rest.len());
     let (header, body) = rest.split_at(header_bytes);
-    if let Ok(schema) = arrow_guard::schema_of(header) {
-        assert!(schema.fields().len() <= header.len());
+    if let Ok((schema, ids)) = arrow_guard::schema_of(header) {
+        assert!(schema.fields().len() <= header.len() && schema.fields().len() == ids.len());
     }
-    let _ = arrow_guard::schema_of_labelled(header, "series");
     let labelled = labelled_batch().schema();
-    let _ = arrow_guard::check_labelled(header, body, &labelled, 0);
+    let _ = arrow_guard::check_message(header, body, &labelled, Some(0));
+    for words in [DataType::Utf8, DataType::LargeUtf8, DataType::Utf8View] {
+        let _ = arrow_guard::check_dictionary(header, body, &Field::new("words", words, true));
+    }
     let schema = kline_batch().schema();
-    if arrow_guard::check_message(header, body, &schema).is_err() {
+    if arrow_guard::check_message(header, body, &schema, None).is_err() {
         return;
     }
     let message = arrow_guard::message(header).unwrap();
