@@ -10,6 +10,7 @@ use crate::types::width::to_usize;
 use crate::types::{CellLayout, Column, ColumnCells, ColumnType, Dictionary, SharedCells};
 
 /// The cells of a column.
+#[derive(Debug)]
 enum BuilderCells {
     /// Cells of 8 bytes that are never null.
     Words(Vec<i64>),
@@ -17,6 +18,7 @@ enum BuilderCells {
 }
 
 /// A column that cells are appended to.
+#[derive(Debug)]
 pub(super) struct ColumnBuilder<'a> {
     reading: ColumnReading<'a>,
     cells: BuilderCells,

@@ -6,7 +6,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use indicatif::ProgressBar;
 
 use crate::error::Result;
-use crate::ingest::show_word;
 use crate::ingest::source::{Converted, Converter, Issue};
 use crate::types::time::MODERN;
 
@@ -148,7 +147,8 @@ pub fn check(
         Ok(())
     })?;
     let suspects = order.suspects();
-    if !suspects.is_empty() {
+    // Other rules of order keep rows of equal times.
+    if converter.def().order.is_by_timestamp() && !suspects.is_empty() {
         found.repeats = repeats(plan, converter, settings, suspects)?;
     }
     Ok(found)
@@ -163,7 +163,7 @@ fn count_rounded(found: &mut InputSummary, row: &SourceRow<'_>, converted: &Conv
         }
         *count += 1;
         if found.rounded_list.len() < FINDINGS_MAX {
-            let (before, after) = (cell.show().into_owned(), show_word(*word, column.kind));
+            let (before, after) = (cell.show().into_owned(), word.show(column.kind));
             found.rounded_list.push(Rounded { place: place(row), column: at, before, after });
         }
     }

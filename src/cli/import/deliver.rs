@@ -3,9 +3,9 @@
 use indicatif::ProgressBar;
 
 use crate::error::{Error, Result};
-use crate::ingest::source::{Converted, Converter};
+use crate::ingest::source::{Converted, Converter, RowCollector};
 use crate::service::RowMode;
-use crate::types::{Rows, SeriesDef};
+use crate::types::SeriesDef;
 
 use super::args::ImportSettings;
 use super::check::InputSummary;
@@ -35,14 +35,14 @@ impl Delivery<'_> {
         let Self { plan, settings, checked, def, first_stored } = *self;
         let accepted = checked.accepted();
         let capacity = BATCH_ROWS.min(usize::try_from(accepted).unwrap_or(BATCH_ROWS));
-        let mut rows = Rows::with_capacity(&def.columns, capacity);
-        let mut flush = |rows: &mut Rows| -> Result<()> {
+        let mut rows = RowCollector::new(def, capacity);
+        let mut flush = |rows: RowCollector<'_>| -> Result<()> {
             if rows.is_empty() {
                 return Ok(());
             }
-            let mut batch = std::mem::replace(rows, Rows::with_capacity(&def.columns, capacity));
+            let mut batch = rows.into_rows();
             if settings.mode != RowMode::Append {
-                batch.sort_last_wins();
+                batch.sort(def);
             }
             let written = sink.write(def, batch, settings.mode)?;
             done.rows += written.rows;
@@ -57,10 +57,18 @@ impl Delivery<'_> {
                 return Ok(());
             }
             seen += 1;
-            rows.push(converted.ts, &converted.cells);
-            if rows.len() >= BATCH_ROWS { flush(&mut rows) } else { Ok(()) }
+            if !rows.push(&converted) {
+                flush(std::mem::replace(&mut rows, RowCollector::new(def, capacity)))?;
+                if !rows.push(&converted) {
+                    return Err(Error::internal("a row does not fit an empty batch"));
+                }
+            }
+            if rows.len() < BATCH_ROWS {
+                return Ok(());
+            }
+            flush(std::mem::replace(&mut rows, RowCollector::new(def, capacity)))
         })?;
-        flush(&mut rows)?;
+        flush(rows)?;
         if seen == accepted {
             return Ok(());
         }

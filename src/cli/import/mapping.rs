@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::ingest::source::{CellSource, FileLayout, Preview, flags_for, looks_like_time};
-use crate::types::SeriesDef;
+use crate::types::{ColumnType, SeriesDef};
 
 use super::args::ImportSettings;
 
@@ -48,6 +48,10 @@ pub enum NumberRole {
 pub struct TargetColumn {
     pub name: String,
     pub role: NumberRole,
+    /// Whether its cells can be null, and so its source be absent.
+    pub nullable: bool,
+    /// Whether its cells are texts, which are kept as they are.
+    pub is_text: bool,
     /// Other names of the column in sources.
     aliases: Vec<String>,
 }
@@ -102,7 +106,10 @@ pub fn targets(settings: &ImportSettings, registered: Option<&SeriesDef>) -> Res
         .into_iter()
         .map(|(name, role)| {
             let aliases = if role == NumberRole::Value { alias.iter().cloned().collect() } else { Vec::new() };
-            TargetColumn { name, role, aliases }
+            let column = registered.and_then(|def| def.columns.iter().find(|column| column.name == name));
+            let nullable = column.is_some_and(|column| column.nullable);
+            let is_text = column.is_some_and(|column| column.kind == ColumnType::Text);
+            TargetColumn { name, role, nullable, is_text, aliases }
         })
         .collect())
 }
@@ -193,7 +200,7 @@ pub fn resolve(
                 .iter()
                 .filter_map(|origin| match origin {
                     CellSource::Position(at) => first.get(*at),
-                    CellSource::Constant(_) => None,
+                    CellSource::Constant(_) | CellSource::Absent => None,
                 })
                 .collect();
             let word = |cell: &&String| !cell.is_empty() && !is_number(cell);
@@ -259,6 +266,7 @@ impl LayoutResolver<'_> {
             } else {
                 match self.by_name(target)? {
                     Some(at) => columns.push(CellSource::Position(at)),
+                    None if target.nullable => columns.push(CellSource::Absent),
                     None => missing.push(target),
                 }
             }

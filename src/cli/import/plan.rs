@@ -53,7 +53,8 @@ impl FilePlan {
         }
         let lacks_date = base_date.is_none() && look_like_times_of_day(&time, settings.time_unit, &times);
         let (zone, number_forms) = (settings.zone.clone(), settings.number_forms);
-        let mapping = FileMapping { layout, separator, time, zone, base_date, number_forms };
+        let verbatim = targets.iter().map(|target| target.is_text).collect();
+        let mapping = FileMapping { layout, separator, time, zone, base_date, verbatim, number_forms };
         Ok(Self { input, mapping, lacks_date, left_out })
     }
 

@@ -442,6 +442,7 @@ pub fn findings(plan: &ImportPlan, def: &SeriesDef, known: bool) -> String {
         let source = from(&|file| match file.mapping.layout.columns.get(position) {
             Some(CellSource::Position(at)) => file.mapping.layout.source_name(*at),
             Some(CellSource::Constant(text)) => format!("constant {text}"),
+            Some(CellSource::Absent) => "nothing: null".into(),
             None => String::new(),
         });
         let _ = writeln!(out, "  {:<16} {:<12} from {source}", column.name, column.kind.text());

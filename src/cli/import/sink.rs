@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch, StringArray, make_array};
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::chunk_schema;
 use crate::ingest::ParsedRows;
-use crate::query::{Block, NumberFormat, ResultSchema};
 use crate::service::operations::{Compact, DropRequest, DropSeries, Register};
 use crate::service::{CompactRequest, Precondition, RowMode, SeriesInfo, WriteMethod, WriteOptions};
-use crate::types::{ColumnCells, OrderRule, Rows, SeriesDef, SeriesKey, SeriesSpec, SharedCells};
+use crate::types::{ColumnCells, ColumnType, OrderRule, Rows, SeriesDef, SeriesKey, SeriesSpec, SharedCells};
 
 use super::super::rows::BodyOptions;
 use super::super::target::{CommandTarget, TargetArgs};
@@ -164,10 +165,25 @@ fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
     writer.into_inner().map_err(broken)
 }
 
+/// The cells of a column as an array of its Arrow type; `values` are those of a dictionary.
+fn array(kind: &DataType, cells: ColumnCells, values: &[Arc<str>]) -> std::result::Result<ArrayRef, ArrowError> {
+    let count = cells.len();
+    let cells = SharedCells::from(cells).packed_slice(0, count);
+    let of = |kind: &DataType| {
+        let data = ArrayData::builder(kind.clone()).len(count).add_buffer(cells.buffer().clone());
+        data.null_bit_buffer(cells.validity().cloned()).build()
+    };
+    let DataType::Dictionary(index, _) = kind else { return Ok(make_array(of(kind)?)) };
+    let words = StringArray::from_iter_values(values).to_data();
+    let keys = of(index)?.into_builder().data_type(kind.clone());
+    Ok(make_array(keys.add_child_data(words).build()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ingest;
+    use crate::types::Column;
 
     #[test]
     fn the_stream_for_a_server_decodes_to_the_same_rows() {
@@ -181,6 +197,25 @@ mod tests {
         }
         let body = arrow_stream(&def, rows.clone()).unwrap();
         let options = ingest::DecodeOptions { validate: ingest::RowRules::None, ..ingest::DecodeOptions::default() };
+        assert_eq!(ingest::parse(ingest::BodyFormat::Arrow, &def, &body, &options).unwrap().rows, rows);
+    }
+
+    #[test]
+    fn nulls_flags_and_dictionaries_pass_the_stream_unchanged() {
+        let column = |name: &str, kind| Column { nullable: true, ..Column::new(name, kind) };
+        let columns = vec![
+            column("wide", ColumnType::WideDecimal { digits: 2 }),
+            column("flag", ColumnType::Bool),
+            Column { values: vec!["a".into(), "b".into()], ..column("side", ColumnType::Enum) },
+            column("venue", ColumnType::Text),
+            column("hash", ColumnType::Bytes { length: 3 }),
+        ];
+        let key = SeriesKey::parse("scalar/c/X/tick/n").unwrap();
+        let def = SeriesDef { columns, ..SeriesSpec::of_key(&key).resolve().unwrap() };
+        let csv = "ts,wide,flag,side,venue,hash\n1,-1.5,t,b,X,00ff01\n2,,,,,\n3,1e30,f,a,\"\",abcdef\n";
+        let options = ingest::DecodeOptions::default();
+        let rows = ingest::parse(ingest::BodyFormat::Csv, &def, csv.as_bytes(), &options).unwrap().rows;
+        let body = arrow_stream(&def, rows.clone()).unwrap();
         assert_eq!(ingest::parse(ingest::BodyFormat::Arrow, &def, &body, &options).unwrap().rows, rows);
     }
 }

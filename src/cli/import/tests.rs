@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::ingest::show_cell;
 use crate::ingest::source::file::tests::{file, gzip};
 use crate::service::RowMode;
-use crate::types::{ColumnType, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
+use crate::types::{CellLayout, Column, ColumnType, OrderRule, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
 
 use super::args::{ImportSettings, tests::args};
 use super::sink::{RegisteredSeries, Sink, SinkReply};
@@ -16,6 +17,8 @@ use super::{ImportOutcome, import};
 struct MemorySink {
     def: Option<SeriesDef>,
     rows: BTreeMap<i64, Vec<i64>>,
+    /// The rows of series with other columns than words, as they were written.
+    batches: Vec<Rows>,
     writes: usize,
     sealed: bool,
     /// The write of this number fails.
@@ -51,6 +54,10 @@ impl Sink for MemorySink {
         }
         self.writes += 1;
         let mut written = SinkReply { rows: rows.len() as u64, replaced: 0 };
+        if def.layouts().any(|layout| layout != CellLayout::WORD) {
+            self.batches.push(rows);
+            return Ok(written);
+        }
         for (at, ts) in rows.ts.iter().enumerate() {
             let cells = rows.columns.iter().map(|column| column.words()[at]).collect();
             let old = self.rows.insert(*ts, cells);
@@ -107,6 +114,86 @@ fn text_is_imported_exactly_and_a_second_import_changes_nothing() {
     assert_eq!((second.summary.rows_written, second.summary.rows_replaced), (2, 2));
     assert!(!second.summary.registered);
     assert_eq!(memory.rows, stored);
+}
+
+/// A series of trades with nulls, whose rows keep their order of arrival.
+fn trades() -> SeriesDef {
+    let column = |name: &str, kind| Column { nullable: true, ..Column::new(name, kind) };
+    let columns = vec![
+        Column::new("price", ColumnType::Decimal { digits: 2 }),
+        column("quote", ColumnType::WideDecimal { digits: 3 }),
+        column("size", ColumnType::UInt8),
+        column("maker", ColumnType::Bool),
+        column("sent", ColumnType::Timestamp { unit: TimeUnit::Us }),
+        Column { values: vec!["buy".into(), "sell".into()], ..column("side", ColumnType::Enum) },
+        column("venue", ColumnType::Text),
+        column("hash", ColumnType::Bytes { length: 2 }),
+        column("iv", ColumnType::Float32),
+    ];
+    let key = SeriesKey::parse("kline/X/1m").unwrap();
+    SeriesDef { columns, order: OrderRule::Arrival, ..SeriesSpec::of_key(&key).resolve().unwrap() }
+}
+
+/// The rows as text, in the order of arrival.
+fn shown(rows: &Rows, def: &SeriesDef) -> Vec<String> {
+    let show = |row: usize| {
+        let cells = def.columns.iter().zip(&rows.columns).zip(&rows.texts);
+        let cells = cells.map(|((column, cells), texts)| show_cell(cells.as_slice(), row, column, Some(texts)));
+        std::iter::once(rows.ts[row].to_string()).chain(cells).collect::<Vec<_>>().join(" ")
+    };
+    (0..rows.len()).map(show).collect()
+}
+
+#[test]
+fn cells_of_every_type_are_imported_into_a_registered_series_in_their_order() {
+    let csv = "Side,TS,venue,price,quote,size,maker,sent,hash\n\
+               sell,120000,\"\",1.5,12345678901234567890.125,255,T,1970-01-01T00:00:01Z,00ff\n\
+               buy,120000,X Y,1.5,,,,,\n,60000,,2,0.5,0,false,7,ABCD\nbuy,120000,X Y,1.5,,,,,\n";
+    let json = r#"[{"ts":120000,"side":"sell","venue":"","price":1.5,"quote":"12345678901234567890.125","size":255,
+        "maker":true,"sent":"1970-01-01T00:00:01Z","hash":"00FF"},
+        {"ts":120000,"side":"buy","venue":"X Y","price":1.5},
+        {"ts":60000,"side":null,"price":2,"quote":0.5,"size":0,"maker":false,"sent":7,"hash":"abcd"},
+        {"ts":120000,"side":"buy","venue":"X Y","price":1.5}]"#;
+    for text in [csv, json] {
+        let (_folder, path) = file("x", text.as_bytes());
+        let mut memory = MemorySink { def: Some(trades()), ..MemorySink::default() };
+        let outcome = run(&mut memory, &[&path], "--time-unit ms").unwrap();
+        assert!(outcome.error.is_none(), "{:?}", outcome.error);
+        assert_eq!((outcome.summary.rows_read, outcome.summary.rows_written), (4, 4), "no row repeats another");
+        let def = trades();
+        // The second file has no column `iv`, which is nullable.
+        let expected = [
+            "60000 2.00 0.500 0 false 1970-01-01T00:00:00.000007Z null null abcd null",
+            "120000 1.50 12345678901234567890.125 255 true 1970-01-01T00:00:01Z sell  00ff null",
+            "120000 1.50 null null null null buy X Y null null",
+            "120000 1.50 null null null null buy X Y null null",
+        ];
+        assert_eq!(shown(&memory.batches[0], &def), expected, "{text}");
+    }
+}
+
+#[test]
+fn cells_that_a_type_cannot_hold_are_refused_with_their_reason() {
+    for (cells, reason) in [
+        ("price,size\n1,256\n", "overflow"),
+        ("price,size\n1,-1\n", "overflow"),
+        ("price,size\n1,1.5\n", "precision_loss"),
+        ("price,quote\n1,1.0005\n", "precision_loss"),
+        ("price,side\n1,Buy\n", "unknown_value"),
+        ("price,maker\n1,yes\n", "wrong_type"),
+        ("price,sent\n1,soon\n", "bad_time"),
+        ("price,hash\n1,00f\n", "bad_bytes"),
+        ("price,iv\n1,nan\n", "not_finite"),
+        ("price,size\n,1\n", "missing"),
+    ] {
+        let text = cells.lines().zip(["ts", "60000"]).map(|(line, ts)| format!("{ts},{line}\n")).collect::<String>();
+        let (_folder, path) = file("x.csv", text.as_bytes());
+        let mut memory = MemorySink { def: Some(trades()), ..MemorySink::default() };
+        let outcome = run(&mut memory, &[&path], "--time-unit ms").unwrap();
+        assert!(outcome.error.is_some() && memory.batches.is_empty(), "{text}");
+        let reasons = format!("{:?}", outcome.summary);
+        assert!(reasons.contains(&format!("{reason:?}")), "{text}: {reasons}");
+    }
 }
 
 #[test]

@@ -7,10 +7,13 @@ use std::borrow::Cow;
 pub enum SourceCell<'a> {
     /// Absent, empty or null.
     Missing,
-    /// Text of a CSV field, a JSON number or a JSON string; not empty.
+    /// Text of a CSV field, a JSON number or a JSON string; empty only where a column keeps texts as they are.
     Text(&'a [u8]),
     Int(i64),
     Float(f64),
+    Flag(bool),
+    /// Bytes that are no text.
+    Bytes(&'a [u8]),
     /// A typed timestamp; `zoned` when it is an instant rather than a wall-clock time.
     Time {
         ticks: i64,
@@ -32,6 +35,14 @@ impl<'a> SourceCell<'a> {
         if text.is_empty() { SourceCell::Missing } else { SourceCell::Text(text) }
     }
 
+    /// The cell without spaces around its text.
+    pub(super) fn trimmed(self) -> Self {
+        match self {
+            SourceCell::Text(text) => SourceCell::text(text.trim_ascii()),
+            other => other,
+        }
+    }
+
     /// The cell as text for messages and for joining.
     pub fn show(self) -> Cow<'a, str> {
         match self {
@@ -39,6 +50,8 @@ impl<'a> SourceCell<'a> {
             SourceCell::Text(text) => String::from_utf8_lossy(text),
             SourceCell::Int(number) => number.to_string().into(),
             SourceCell::Float(number) => number.to_string().into(),
+            SourceCell::Flag(flag) => flag.to_string().into(),
+            SourceCell::Bytes(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
             SourceCell::Time { ticks, .. } | SourceCell::TimeOfDay { ticks, .. } => ticks.to_string().into(),
             SourceCell::Wrong(what) => what.into(),
         }

@@ -1,9 +1,10 @@
 //! Converts one source row into one row of the series, or returns the reason why it is invalid.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 
-use super::super::cell::{float_word, int_word, number_word};
-use super::super::options::{DecimalInput, DecodeOptions, GridRule, RowRules};
+use super::super::builder::ColumnBuilder;
+use super::super::cell::{CellError, ColumnReading, Stored, TextForm, float_cell, int_cell, show_wide, show_word};
+use super::super::options::{DecodeOptions, GridRule, RowRules};
 use super::super::row_errors::quote;
 use super::super::row_rules::ordered;
 use super::cell::SourceCell;
@@ -11,8 +12,9 @@ use super::mapped::MappedRow;
 use super::number_forms::flags_for;
 use crate::types::grid::OFF_GRID;
 use crate::types::number::{DIGITS_MAX, NumberError, parse_decimal, shortest_digits};
-use crate::types::time::rfc3339;
-use crate::types::{ColumnType, Grid, Kind, Rounding, SeriesDef};
+use crate::types::time::{convert, in_range, rfc3339};
+use crate::types::width::to_usize;
+use crate::types::{Column, ColumnType, Dictionary, Grid, Kind, Rounding, Rows, SeriesDef};
 
 /// Why a row is refused, or what is inconsistent in an accepted one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,11 +36,68 @@ impl Issue {
     }
 }
 
+/// A cell of a converted row.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ConvertedCell {
+    Null,
+    /// A cell of up to 8 bytes, in the low bytes.
+    Word(i64),
+    Wide(i128),
+    Text(String),
+    /// The bytes of a cell, or their hexadecimal digits.
+    Bytes(Vec<u8>),
+    Hex(Vec<u8>),
+}
+
+impl ConvertedCell {
+    fn of(stored: Stored<'_>) -> Self {
+        match stored {
+            Stored::Word(word) => Self::Word(word),
+            Stored::Wide(wide) => Self::Wide(wide),
+            Stored::Text(text) => Self::Text(text.to_owned()),
+            Stored::Bytes(bytes) => Self::Bytes(bytes.to_vec()),
+            Stored::Hex(digits) => Self::Hex(digits.to_ascii_lowercase()),
+        }
+    }
+
+    fn stored(&self) -> Option<Stored<'_>> {
+        Some(match self {
+            Self::Null => return None,
+            Self::Word(word) => Stored::Word(*word),
+            Self::Wide(wide) => Stored::Wide(*wide),
+            Self::Text(text) => Stored::Text(text),
+            Self::Bytes(bytes) => Stored::Bytes(bytes),
+            Self::Hex(digits) => Stored::Hex(digits),
+        })
+    }
+
+    /// The word of a cell of up to 8 bytes.
+    fn word(&self) -> Option<i64> {
+        match self {
+            Self::Word(word) => Some(*word),
+            _ => None,
+        }
+    }
+
+    /// A number as text, for messages.
+    pub fn show(&self, kind: ColumnType) -> String {
+        match (self, kind) {
+            (Self::Word(word), ColumnType::Float32) => {
+                u32::try_from(*word).map_or_else(|_| word.to_string(), |bits| f32::from_bits(bits).to_string())
+            }
+            (Self::Word(word), kind) => show_word(*word, kind),
+            (Self::Wide(wide), ColumnType::WideDecimal { digits }) => show_wide(*wide, digits),
+            (Self::Text(text), _) => text.clone(),
+            (other, _) => format!("{other:?}"),
+        }
+    }
+}
+
 /// A row of the series.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Converted {
     pub ts: i64,
-    pub cells: Vec<i64>,
+    pub cells: Vec<ConvertedCell>,
     /// A bit for each column that lost digits.
     pub rounded: u64,
     /// Set when open, high, low, close or volume are inconsistent.
@@ -51,6 +110,9 @@ pub struct Converted {
 #[derive(Clone, Debug)]
 pub struct Converter<'a> {
     def: &'a SeriesDef,
+    readings: Vec<ColumnReading<'a>>,
+    /// The different texts of each column so far.
+    texts: RefCell<Vec<Dictionary>>,
     options: DecodeOptions,
     /// Positions of open, high, low, close and volume.
     bar: Option<[usize; 5]>,
@@ -67,7 +129,9 @@ impl<'a> Converter<'a> {
         let bar = (def.kind() == Kind::Kline)
             .then(|| Some([at("open")?, at("high")?, at("low")?, at("close")?, at("volume")?]))
             .flatten();
-        Self { def, options, bar, first_stored, grid: OnceCell::new() }
+        let readings = def.columns.iter().map(ColumnReading::new).collect();
+        let texts = RefCell::new(vec![Dictionary::default(); def.columns.len()]);
+        Self { def, readings, texts, options, bar, first_stored, grid: OnceCell::new() }
     }
 
     /// Converts `row` into `out`, which is overwritten.
@@ -80,13 +144,16 @@ impl<'a> Converter<'a> {
             let written: Vec<_> = row.time_cells.iter().map(|cell| cell.show()).collect();
             Issue::new("ts", bad.reason, format!("{} {}", quote(written.join(" ").as_bytes()), bad.message))
         })?;
-        for (at, (column, cell)) in self.def.columns.iter().zip(row.cells).enumerate() {
-            let (word, rounded) = number(*cell, column.kind, self.options.rounding).map_err(|reason| Issue {
+        for (at, (reading, cell)) in self.readings.iter().zip(row.cells).enumerate() {
+            let column = reading.column;
+            let converted = convert_cell(*cell, reading, self.options.rounding);
+            let converted = converted.and_then(|(cell, rounded)| self.admit(at, cell).map(|cell| (cell, rounded)));
+            let (converted, rounded) = converted.map_err(|reason| Issue {
                 digits: (reason == "precision_loss").then(|| digits_needed(*cell)),
                 flags: flags_for(cell.show().as_bytes()).filter(|_| reason == "not_a_number"),
-                ..Issue::new(&column.name, reason, describe(*cell, reason, column.kind))
+                ..Issue::new(&column.name, reason, describe(*cell, reason, column))
             })?;
-            out.cells.push(word);
+            out.cells.push(converted);
             out.rounded |= u64::from(rounded) << (at & 63);
         }
         out.odd = self.contradiction(&out.cells);
@@ -106,6 +173,17 @@ impl<'a> Converter<'a> {
         Err(Issue::new("ts", OFF_GRID, message))
     }
 
+    /// Counts a text among the different ones of its column.
+    fn admit(&self, at: usize, cell: ConvertedCell) -> Result<ConvertedCell, &'static str> {
+        if let ConvertedCell::Text(text) = &cell
+            && let Some(texts) = self.texts.borrow_mut().get_mut(at)
+            && texts.insert(text).is_none()
+        {
+            return Err(CellError::DictionaryFull.reason());
+        }
+        Ok(cell)
+    }
+
     /// The series of the rows.
     pub fn def(&self) -> &'a SeriesDef {
         self.def
@@ -117,9 +195,9 @@ impl<'a> Converter<'a> {
     }
 
     /// high ≥ max(open, close, low), low ≤ min(open, close, high), volume ≥ 0.
-    fn contradiction(&self, cells: &[i64]) -> Option<Issue> {
+    fn contradiction(&self, cells: &[ConvertedCell]) -> Option<Issue> {
         let [open, high, low, close, volume] = self.bar?;
-        let value = |at: usize| Some(ordered(*cells.get(at)?, self.def.columns.get(at)?.kind));
+        let value = |at: usize| Some(ordered(cells.get(at)?.word()?, self.def.columns.get(at)?.kind));
         let [open_value, high_value, low_value, close_value] = [value(open)?, value(high)?, value(low)?, value(close)?];
         let issue = |field: &str, reason, message: String| Some(Issue::new(field, reason, message));
         for (other, name) in [(open_value, "open"), (close_value, "close"), (low_value, "low")] {
@@ -136,19 +214,105 @@ impl<'a> Converter<'a> {
     }
 }
 
-/// The raw value of a cell and whether digits were lost, or the reason of the error.
-fn number(cell: SourceCell<'_>, kind: ColumnType, rounding: Rounding) -> Result<(i64, bool), &'static str> {
-    let word = match cell {
-        SourceCell::Missing => return Err("missing"),
-        SourceCell::Wrong(_) | SourceCell::Time { .. } | SourceCell::TimeOfDay { .. } => return Err("wrong_type"),
-        SourceCell::Text(text) => number_word(text, kind, DecimalInput::Decimal, rounding),
-        SourceCell::Int(value) => int_word(value, kind),
-        SourceCell::Float(value) => float_word(value, kind, rounding),
+/// Collects converted rows as rows of the series.
+#[derive(Debug)]
+pub struct RowCollector<'a> {
+    def: &'a SeriesDef,
+    ts: Vec<i64>,
+    columns: Vec<ColumnBuilder<'a>>,
+}
+
+impl<'a> RowCollector<'a> {
+    /// No rows, with memory for `capacity` of them.
+    pub fn new(def: &'a SeriesDef, capacity: usize) -> Self {
+        let columns = def.columns.iter().map(|column| ColumnBuilder::new(column, capacity)).collect();
+        Self { def, ts: Vec::with_capacity(capacity), columns }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.ts.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ts.is_empty()
+    }
+
+    /// Appends a row; false, and nothing appended, when the rows have too many different texts for it.
+    pub fn push(&mut self, row: &Converted) -> bool {
+        let has_room = self.columns.iter_mut().zip(&row.cells).all(|(column, cell)| match cell {
+            ConvertedCell::Text(text) => column.word_of(text.as_bytes()).is_ok(),
+            _ => true,
+        });
+        if !has_room {
+            return false;
+        }
+        self.ts.push(row.ts);
+        for (column, cell) in self.columns.iter_mut().zip(&row.cells) {
+            match cell.stored() {
+                // Every cell was converted for its column.
+                Some(stored) if column.push(stored).is_ok() => {}
+                _ => column.push_null(),
+            }
+        }
+        true
+    }
+
+    /// The rows.
+    pub fn into_rows(self) -> Rows {
+        let (columns, texts): (Vec<_>, Vec<_>) = self.columns.into_iter().map(ColumnBuilder::into_parts).unzip();
+        let mut rows = Rows::new(self.ts, columns);
+        if self.def.columns.iter().any(|column| column.kind == ColumnType::Text) {
+            rows.texts = texts;
+        }
+        rows
+    }
+}
+
+/// The stored form of a cell and whether digits were lost, or the reason of the error.
+fn convert_cell(
+    cell: SourceCell<'_>,
+    reading: &ColumnReading<'_>,
+    rounding: Rounding,
+) -> Result<(ConvertedCell, bool), &'static str> {
+    let kind = reading.column.kind;
+    let wrong = Err(CellError::NotAText);
+    let is_number = !matches!(
+        kind,
+        ColumnType::Bool
+            | ColumnType::Timestamp { .. }
+            | ColumnType::Enum
+            | ColumnType::Text
+            | ColumnType::Bytes { .. }
+    );
+    let number = |cell: Result<(Stored<'static>, bool), NumberError>| cell.map_err(CellError::from);
+    let time = |ts: Option<i64>, unit| match ts {
+        Some(ts) if in_range(ts, unit) => Ok((Stored::Word(ts), false)),
+        Some(_) => Err(CellError::Time("time_out_of_range")),
+        None => Err(CellError::Time("bad_time")),
     };
-    match word {
+    let options = DecodeOptions { rounding, ..DecodeOptions::default() };
+    let stored = match (cell, kind) {
+        (SourceCell::Missing, _) if reading.column.nullable => return Ok((ConvertedCell::Null, false)),
+        (SourceCell::Missing, _) => Err(CellError::Missing),
+        (SourceCell::Text(text), _) => reading.text(text, TextForm::String, &options),
+        (SourceCell::Int(value), _) if is_number => number(int_cell(value.into(), kind)),
+        (SourceCell::Int(value), ColumnType::Timestamp { unit }) => time(Some(value), unit),
+        (SourceCell::Float(value), _) if is_number => number(float_cell(value, kind, rounding)),
+        (SourceCell::Flag(flag), ColumnType::Bool) => Ok((Stored::Word(flag.into()), false)),
+        (SourceCell::Time { ticks, per_second, .. }, ColumnType::Timestamp { unit }) => {
+            time(convert(ticks, per_second, unit), unit)
+        }
+        (SourceCell::Bytes(bytes), ColumnType::Bytes { length }) if bytes.len() == to_usize(length) => {
+            Ok((Stored::Bytes(bytes), false))
+        }
+        (SourceCell::Bytes(_), ColumnType::Bytes { .. }) => Err(CellError::BadBytes),
+        _ => wrong,
+    };
+    match stored {
         // A double with more digits than its column: without leave to round it is no value of the column.
         Ok((_, true)) if rounding == Rounding::Exact => Err(NumberError::PrecisionLoss.reason()),
-        word => word.map_err(NumberError::reason),
+        stored => stored.map(|(stored, lost)| (ConvertedCell::of(stored), lost)).map_err(CellError::reason),
     }
 }
 
@@ -164,17 +328,30 @@ fn digits_needed(cell: SourceCell<'_>) -> u8 {
     }
 }
 
-fn describe(cell: SourceCell<'_>, reason: &str, kind: ColumnType) -> String {
+fn describe(cell: SourceCell<'_>, reason: &'static str, column: &Column) -> String {
     let shown = quote(cell.show().as_bytes());
-    match (reason, kind) {
+    let of = |error: CellError| format!("{shown} {}", error.sentence(column));
+    match (reason, column.kind) {
         ("missing", _) => "is missing".into(),
+        ("unknown_value", _) => of(CellError::UnknownValue),
+        ("bad_text", _) => of(CellError::BadText),
+        ("too_long", _) => of(CellError::TooLong),
+        ("dictionary_full", _) => of(CellError::DictionaryFull),
+        ("bad_bytes", _) => of(CellError::BadBytes),
+        ("bad_time" | "time_out_of_range", _) => of(CellError::Time(reason)),
+        ("wrong_type", ColumnType::Bool) => of(CellError::NotABool),
+        ("wrong_type", ColumnType::Enum | ColumnType::Text | ColumnType::Bytes { .. }) => of(CellError::NotAText),
+        ("wrong_type", ColumnType::Timestamp { .. }) => format!("{shown} is not a time"),
         ("wrong_type", _) => format!("{shown} is not a number"),
         ("not_a_number", _) => match flags_for(cell.show().as_bytes()) {
             Some(flags) => format!("{shown} is not a plain number; use {flags}"),
             None => format!("{shown} is not a number"),
         },
         ("not_finite", _) => format!("{shown} is not finite"),
-        ("precision_loss", ColumnType::Decimal { digits }) => format!("{shown} has more than {digits} digits"),
+        ("precision_loss", ColumnType::Decimal { digits } | ColumnType::WideDecimal { digits }) => {
+            format!("{shown} has more than {digits} digits")
+        }
+        ("precision_loss", ColumnType::Float32) => of(CellError::Number(NumberError::PrecisionLoss)),
         ("precision_loss", _) => format!("{shown} is not an integer"),
         _ => format!("{shown} is beyond the range of the column"),
     }
@@ -185,6 +362,12 @@ mod tests {
     use super::*;
 
     const DECIMAL: ColumnType = ColumnType::Decimal { digits: 2 };
+
+    fn number(cell: SourceCell<'_>, kind: ColumnType, rounding: Rounding) -> Result<(i64, bool), &'static str> {
+        let column = Column::new("v", kind);
+        convert_cell(cell, &ColumnReading::new(&column), rounding)
+            .map(|(cell, rounded)| (cell.word().unwrap(), rounded))
+    }
 
     #[test]
     fn every_kind_of_cell_converts_to_every_kind_of_column() {

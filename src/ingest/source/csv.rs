@@ -7,6 +7,7 @@ use std::io::{BufRead, Read};
 
 use crate::error::{Error, Result};
 
+use super::super::csv_text::cell_is_quoted;
 use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
 use super::file::{Input, ReadProgress, unobserved};
 
@@ -29,7 +30,7 @@ struct CsvRows<'a> {
 /// The fields of one row.
 enum CsvFields<'a> {
     Plain { text: &'a [u8], separator: u8 },
-    Quoted(&'a csv::ByteRecord),
+    Quoted { fields: &'a csv::ByteRecord, text: &'a [u8], separator: u8 },
 }
 
 impl<'a> CsvFields<'a> {
@@ -38,7 +39,7 @@ impl<'a> CsvFields<'a> {
             CsvFields::Plain { text, separator } => {
                 Box::new(text.split(move |byte| *byte == separator).map(<[u8]>::trim_ascii))
             }
-            CsvFields::Quoted(record) => Box::new(record.iter()),
+            CsvFields::Quoted { fields, .. } => Box::new(fields.iter()),
         }
     }
 
@@ -61,8 +62,12 @@ impl<'a> CsvFields<'a> {
                     }
                 }));
             }
-            CsvFields::Quoted(record) => {
-                cells.extend(positions.iter().map(|at| record.get(*at).map_or(SourceCell::Missing, SourceCell::text)));
+            CsvFields::Quoted { fields, text, separator } => {
+                cells.extend(positions.iter().map(|at| match fields.get(*at) {
+                    // An empty field in quotes is the empty text.
+                    Some([]) if cell_is_quoted(text.iter().copied(), separator, *at) => SourceCell::Text(&[]),
+                    field => field.map_or(SourceCell::Missing, SourceCell::text),
+                }));
             }
         }
     }
@@ -114,7 +119,8 @@ impl<'a> CsvRows<'a> {
         builder.delimiter(self.separator).has_headers(false).flexible(true).trim(csv::Trim::All);
         let read = builder.from_reader(self.text.as_slice()).read_byte_record(&mut self.quoted);
         read.map_err(|error| Error::invalid(format!("{} line {begin} is not CSV: {error}", self.input.label)))?;
-        Ok(Some((CsvFields::Quoted(&self.quoted), begin)))
+        let (text, separator) = (self.text.as_slice(), self.separator);
+        Ok(Some((CsvFields::Quoted { fields: &self.quoted, text, separator }, begin)))
     }
 }
 

@@ -237,15 +237,16 @@ fn unescape(value: &RawValue) -> Option<Unescaped> {
 
 fn cell<'a>(value: &'a RawValue, unescaped: Option<&'a Unescaped>) -> SourceCell<'a> {
     match unescaped {
-        Some(Ok(text)) => return SourceCell::text(text.trim().as_bytes()),
+        Some(Ok(text)) => return SourceCell::Text(text.as_bytes()),
         Some(Err(_)) => return SourceCell::Wrong("text with an invalid escape"),
         None => {}
     }
     let text = value.get();
     match text.as_bytes() {
-        [b'"', inner @ .., b'"'] => SourceCell::text(inner.trim_ascii()),
+        [b'"', inner @ .., b'"'] => SourceCell::Text(inner),
         [b'n', ..] => SourceCell::Missing,
-        [b't' | b'f', ..] => SourceCell::Wrong("a boolean"),
+        [b't', ..] => SourceCell::Flag(true),
+        [b'f', ..] => SourceCell::Flag(false),
         [b'[', ..] => SourceCell::Wrong("an array"),
         [b'{', ..] => SourceCell::Wrong("an object"),
         number => SourceCell::Text(number),
@@ -259,7 +260,7 @@ pub fn preview(input: &Input) -> Result<Preview> {
     let mut cells: Vec<Vec<String>> = Vec::new();
     while cells.len() < PREVIEW_ROWS {
         let Some((text, line)) = rows.next().map_err(|error| broken(input, error))? else { break };
-        let show = |value: &RawValue| cell(value, unescape(value).as_ref()).show().into_owned();
+        let show = |value: &RawValue| cell(value, unescape(value).as_ref()).trimmed().show().into_owned();
         match (parse(input, text, line)?, &mut names) {
             (JsonRow::Array(values), None) => cells.push(values.into_iter().map(show).collect()),
             (JsonRow::Object(JsonMembers(members)), names) if names.is_some() || cells.is_empty() => {

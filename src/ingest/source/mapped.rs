@@ -29,8 +29,12 @@ struct RewrittenCells {
     ends: Vec<(usize, usize)>,
 }
 
+fn is_verbatim(verbatim: &[bool], at: usize) -> bool {
+    verbatim.get(at).copied().unwrap_or(false)
+}
+
 impl RewrittenCells {
-    fn of(&mut self, forms: NumberForms, cells: &[SourceCell<'_>]) {
+    fn of(&mut self, forms: NumberForms, cells: &[SourceCell<'_>], verbatim: &[bool]) {
         self.text.clear();
         self.ends.clear();
         if forms.is_plain() {
@@ -38,6 +42,7 @@ impl RewrittenCells {
         }
         for (at, cell) in cells.iter().enumerate() {
             if let SourceCell::Text(text) = cell
+                && !is_verbatim(verbatim, at)
                 && forms.rewrite(text, &mut self.text)
             {
                 self.ends.push((at, self.text.len()));
@@ -73,10 +78,12 @@ pub fn read(
     let time_count = layout.ts.len();
     let mut each = |record: SourceRecord<'_>| {
         let (time_cells, mut mapped) = record.cells.split_at(time_count.min(record.cells.len()));
+        let time_cells: Vec<SourceCell<'_>> = time_cells.iter().map(|cell| cell.trimmed()).collect();
         let mut cells = Vec::with_capacity(layout.columns.len());
-        for source in &layout.columns {
-            cells.push(match source {
+        for (at, source) in layout.columns.iter().enumerate() {
+            let cell = match source {
                 CellSource::Constant(text) => SourceCell::Text(text.as_bytes()),
+                CellSource::Absent => SourceCell::Missing,
                 CellSource::Position(_) => match mapped {
                     [cell, rest @ ..] => {
                         mapped = rest;
@@ -84,12 +91,13 @@ pub fn read(
                     }
                     [] => SourceCell::Missing,
                 },
-            });
+            };
+            cells.push(if is_verbatim(&mapping.verbatim, at) { cell } else { cell.trimmed() });
         }
-        rewritten.of(mapping.number_forms, &cells);
+        rewritten.of(mapping.number_forms, &cells, &mapping.verbatim);
         rewritten.put(&mut cells);
-        let time = times.read(time_cells);
-        visit(MappedRow { row: record.row, line: record.line, time, time_cells, cells: &cells })
+        let time = times.read(&time_cells);
+        visit(MappedRow { row: record.row, line: record.line, time, time_cells: &time_cells, cells: &cells })
     };
     match input.format {
         FileFormat::Csv => csv::read(input, mapping.separator, layout.header, &positions, progress, &mut each),

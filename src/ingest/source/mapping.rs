@@ -10,8 +10,10 @@ use super::time::TimeRule;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CellSource {
     Position(usize),
-    /// The number given by `--set`, as text.
+    /// The value given by `--set`, as text.
     Constant(String),
+    /// The file does not have the column, whose cells are null.
+    Absent,
 }
 
 /// The mapping from the rows of one file to rows of the series.
@@ -32,7 +34,7 @@ impl FileLayout {
     pub fn positions(&self) -> Vec<usize> {
         let mapped = self.columns.iter().filter_map(|origin| match origin {
             CellSource::Position(at) => Some(*at),
-            CellSource::Constant(_) => None,
+            CellSource::Constant(_) | CellSource::Absent => None,
         });
         self.ts.iter().copied().chain(mapped).collect()
     }
@@ -57,6 +59,8 @@ pub struct FileMapping {
     pub zone: TimeZone,
     /// The date of times of day.
     pub base_date: Option<Date>,
+    /// Whether each column keeps its texts as they are, with spaces around them and without number forms.
+    pub verbatim: Vec<bool>,
     /// Number forms that are accepted in addition to plain numbers.
     pub number_forms: NumberForms,
 }

@@ -21,7 +21,7 @@ mod table;
 mod time;
 
 pub use cell::{Preview, SourceCell};
-pub use convert::{Converted, Converter, Issue};
+pub use convert::{Converted, ConvertedCell, Converter, Issue, RowCollector};
 pub use csv::sniff;
 pub use file::{FileFormat, Input, ReadProgress};
 pub use mapped::{MappedRow, preview, read};

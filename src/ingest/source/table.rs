@@ -5,6 +5,7 @@
 
 use std::io::{BufReader, Cursor, Read};
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -18,6 +19,7 @@ use parquet::file::reader::ChunkReader;
 use crate::disk::local;
 use crate::error::{Error, Result};
 
+use super::super::arrow_rows::string_at;
 use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
 use super::file::{Compression, FileFormat, Input, ReadProgress, unobserved};
 
@@ -101,6 +103,8 @@ enum CellColumn {
     Float(ArrayRef),
     Int(ArrayRef),
     Text(ArrayRef),
+    Flag(ArrayRef),
+    Bytes(ArrayRef),
     Time { ticks: ArrayRef, per_second: i64, zoned: bool },
     TimeOfDay { ticks: ArrayRef, per_second: i64 },
     Wrong(&'static str),
@@ -143,7 +147,8 @@ impl CellColumn {
                 };
                 CellColumn::TimeOfDay { ticks, per_second }
             }
-            T::Boolean => CellColumn::Wrong("a boolean"),
+            T::Boolean => CellColumn::Flag(Arc::clone(array)),
+            T::FixedSizeBinary(_) | T::Binary | T::LargeBinary | T::BinaryView => CellColumn::Bytes(Arc::clone(array)),
             T::Null => CellColumn::Wrong("null"),
             _ => CellColumn::Wrong("neither a number nor a time"),
         })
@@ -153,6 +158,8 @@ impl CellColumn {
         let (CellColumn::Float(array)
         | CellColumn::Int(array)
         | CellColumn::Text(array)
+        | CellColumn::Flag(array)
+        | CellColumn::Bytes(array)
         | CellColumn::Time { ticks: array, .. }
         | CellColumn::TimeOfDay { ticks: array, .. }) = self
         else {
@@ -167,7 +174,9 @@ impl CellColumn {
         match self {
             CellColumn::Float(array) => SourceCell::Float(array.as_primitive::<Float64Type>().value(row)),
             CellColumn::Int(array) => SourceCell::Int(array.as_primitive::<Int64Type>().value(row)),
-            CellColumn::Text(array) => SourceCell::text(array.as_string::<i32>().value(row).trim().as_bytes()),
+            CellColumn::Text(array) => SourceCell::Text(array.as_string::<i32>().value(row).as_bytes()),
+            CellColumn::Flag(array) => SourceCell::Flag(array.as_boolean().value(row)),
+            CellColumn::Bytes(array) => string_at(array.as_ref(), row).map_or(SourceCell::Missing, SourceCell::Bytes),
             CellColumn::Time { ticks, per_second, zoned } => SourceCell::Time {
                 ticks: ticks.as_primitive::<Int64Type>().value(row),
                 per_second: *per_second,
@@ -190,7 +199,7 @@ pub fn preview(input: &Input) -> Result<Preview> {
         let batch = batch.map_err(|error| broken(input, error))?;
         let batch = batch.slice(0, batch.num_rows().min(PREVIEW_ROWS));
         let columns = columns(&batch).map_err(|error| broken(input, error))?;
-        let row = |row| columns.iter().map(|column| column.cell(row).show().into_owned()).collect();
+        let row = |row| columns.iter().map(|column| column.cell(row).trimmed().show().into_owned()).collect();
         Ok((0..batch.num_rows()).map(row).collect())
     })?;
     Ok(Preview { names: Some(names), rows })
@@ -229,8 +238,6 @@ pub fn read(input: &Input, positions: &[usize], progress: &ReadProgress, visit: 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::{
         DictionaryArray, Float64Array, Int64Array, StringArray, TimestampMillisecondArray, UInt64Array,
     };
@@ -310,7 +317,7 @@ mod tests {
                 SourceCell::Text(b"a"),
             ];
             assert_eq!(found.first().unwrap(), &format!("{first:?}"), "{:?}", input.format);
-            assert!(found.last().unwrap().starts_with("[Missing, Time"), "{found:?}");
+            assert!(found.last().unwrap().starts_with("[Text([]), Time"), "{found:?}");
             assert_eq!(found.len(), 2);
         }
     }

@@ -285,6 +285,8 @@ impl TimeReader {
         match cell {
             SourceCell::Missing => Err(bad("is empty")),
             SourceCell::Wrong(what) => Err(bad(format!("is {what}, not a time"))),
+            SourceCell::Flag(_) => Err(bad("is a boolean, not a time")),
+            SourceCell::Bytes(_) => Err(bad("is bytes, not a time")),
             SourceCell::Text(text) => self.text(text),
             SourceCell::Int(number) => match &self.rule {
                 TimeRule::Epoch(per_second) => self.counted(SourceTime::of_ticks(number, *per_second)?),
