@@ -82,6 +82,8 @@ error_codes! {
     NotAcceptable "not_acceptable" 406 InvalidArgument 2 "None of the accepted formats can be produced.";
     RequestTimeout "request_timeout" 408 DeadlineExceeded 7 "The request did not arrive in time.";
     SeriesExists "series_exists" 409 AlreadyExists 4 "The series is registered with another definition.";
+    KindExists "kind_exists" 409 AlreadyExists 4 "The kind is defined differently, or its name is reserved.";
+    KindInUse "kind_in_use" 409 FailedPrecondition 4 "Series of the kind exist; nothing was changed.";
     SnapshotExists "snapshot_exists" 409 AlreadyExists 4 "A snapshot of this name exists.";
     RowsExist "rows_exist" 409 AlreadyExists 4 "Insert found rows that already exist; nothing was written.";
     OutOfOrder "out_of_order" 409 FailedPrecondition 4 "Append needs ascending timestamps after the last stored one; nothing was written.";
@@ -135,8 +137,9 @@ pub struct RowError {
     /// Column name.
     pub field: String,
     /// Stable reason: `missing`, `not_a_number`, `not_finite`, `overflow`, `precision_loss`, `bad_time`,
-    /// `time_out_of_range`, `implausible_ts`, `off_grid`, `ohlc`, `negative_volume`, `duplicate`, `out_of_order`,
-    /// `wrong_type`, `unknown_value`, `bad_text`, `too_long`, `dictionary_full`, `bad_bytes`.
+    /// `time_out_of_range`, `implausible_ts`, `off_grid`, `ohlc`, `negative_volume`, `at_least`, `at_most`,
+    /// `non_negative`, `duplicate`, `out_of_order`, `wrong_type`, `unknown_value`, `bad_text`, `too_long`,
+    /// `dictionary_full`, `bad_bytes`.
     pub reason: String,
     /// Human-readable message with the value.
     pub message: String,

@@ -6,12 +6,13 @@ use super::print;
 use super::target::{CommandTarget, TargetArgs};
 use crate::error::{Error, Result};
 use crate::service::operations::Register;
+use crate::types::key::KLINE;
 use crate::types::schema::ColumnSpec;
-use crate::types::{Kind, MergeRule, SeriesKey, SeriesSpec, TimeUnit};
+use crate::types::{MergeRule, SeriesKey, SeriesSpec, TimeUnit};
 
 #[derive(Debug, clap::Args)]
 pub struct RegisterArgs {
-    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}
+    /// kline/{symbol}/{timeframe}, scalar/{category}/{symbol}/{timeframe}/{name}, or a registered kind and its words.
     #[arg(required_unless_present = "file", conflicts_with = "file")]
     key: Option<String>,
     /// Registration as JSON, like the body of POST /v1/series; `-` reads standard input.
@@ -29,10 +30,10 @@ pub struct RegisterArgs {
     /// A further column: NAME:TYPE[:MERGE], where TYPE is a number of digits, float64 or int64 and MERGE is sum, min, max or last.
     #[arg(long, value_name = "COLUMN")]
     extra: Vec<String>,
-    /// Unit of timestamps: ms, us or ns.
-    #[arg(long, default_value = "ms")]
-    unit: String,
-    /// auto, day, month, year or all.
+    /// Unit of timestamps: s, ms, us or ns [default: ms, or that of the kind].
+    #[arg(long)]
+    unit: Option<String>,
+    /// auto, hour, day, month, year or all [default: that of the kind].
     #[arg(long)]
     partition: Option<String>,
     /// Length of an interval in milliseconds, for timeframes that do not define it.
@@ -69,7 +70,7 @@ pub fn run(args: RegisterArgs) -> Result<u8> {
 
 fn spec(args: &RegisterArgs, key: &SeriesKey) -> Result<SeriesSpec> {
     let mut spec = SeriesSpec::of_key(key);
-    if let (Kind::Kline, Some(_)) = (key.kind(), args.value_digits) {
+    if let (KLINE, Some(_)) = (key.kind(), args.value_digits) {
         return Err(Error::invalid("--value-digits is for scalars").with_hint("a kline takes --price-digits"));
     }
     spec.price_digits = args.price_digits;
@@ -77,7 +78,7 @@ fn spec(args: &RegisterArgs, key: &SeriesKey) -> Result<SeriesSpec> {
     spec.value =
         args.value_digits.map(|digits| ColumnSpec { name: None, kind: None, digits: Some(digits), merge: None });
     spec.extra_columns = args.extra.iter().map(|text| extra_column(text)).collect::<Result<_>>()?;
-    spec.unit = parse::<TimeUnit>("unit", &args.unit)?;
+    spec.unit = args.unit.as_deref().map(|unit| parse::<TimeUnit>("unit", unit)).transpose()?;
     spec.partition = args.partition.clone();
     spec.interval_ms = args.interval_ms;
     spec.origin = args.origin;

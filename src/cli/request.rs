@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 use super::remote::{Call, json_body, segment};
 use crate::error::{Error, Result};
 use crate::service::operations::{BodyKind, Method as RouteMethod, Route, Spec};
-use crate::types::{Kind, SeriesKey};
+use crate::types::SeriesKey;
+use crate::types::key::{KLINE, SCALAR};
 
 /// A request as JSON.
 pub fn value<T: serde::Serialize>(request: &T) -> Result<Value> {
@@ -58,7 +59,12 @@ fn fits(route: &Route, fields: &Map<String, Value>, series: Option<&SeriesKey>) 
         return false;
     }
     if route.names_series() {
-        return series.is_some_and(|key| (key.kind() == Kind::Scalar) == route.path.contains("{category}"));
+        return series.is_some_and(|key| match key.kind() {
+            _ if route.path.contains("{key}") => true,
+            SCALAR => route.path.contains("{category}"),
+            KLINE => !route.path.contains("{category}"),
+            _ => false,
+        });
     }
     placeholders(route).all(|name| name == "version" || fields.contains_key(name))
 }

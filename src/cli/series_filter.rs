@@ -1,14 +1,14 @@
 //! The flags that select series, and the pages of what they select.
 
 use super::target::{CommandTarget, PlainArgs};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::service::operations::{InventoryOf, ListSeries};
 use crate::service::{Inventory, SeriesFilter, SeriesPage};
-use crate::types::Kind;
+use crate::types::key::check_kind_name;
 
 #[derive(Debug, clap::Args)]
 pub struct FilterArgs {
-    /// kline or scalar.
+    /// kline, scalar, or a registered kind.
     #[arg(long)]
     kind: Option<String>,
     #[arg(long)]
@@ -28,14 +28,9 @@ pub struct FilterArgs {
 
 impl FilterArgs {
     pub fn filter(&self) -> Result<SeriesFilter> {
-        let kind = match self.kind.as_deref() {
-            None => None,
-            Some("kline") => Some(Kind::Kline),
-            Some("scalar") => Some(Kind::Scalar),
-            Some(other) => return Err(Error::invalid(format!("kind {other:?} is not kline or scalar"))),
-        };
+        self.kind.as_deref().map_or(Ok(()), check_kind_name)?;
         Ok(SeriesFilter {
-            kind,
+            kind: self.kind.clone(),
             symbol: self.symbol.clone(),
             timeframe: self.timeframe.clone(),
             category: self.category.clone(),

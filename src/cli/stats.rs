@@ -53,7 +53,7 @@ impl From<SeriesInfo> for SeriesCapabilities {
             has_zmap: true,
             has_vix: !info.value_index.is_empty(),
             has_coverage: info.interval_ms.is_some()
-                || crate::types::schema::timeframe_months(&info.timeframe).is_some(),
+                || info.timeframe.as_deref().and_then(crate::types::schema::timeframe_months).is_some(),
             value_index: info.value_index,
             series: info.series,
         }

@@ -247,6 +247,7 @@ pub const WIDE_DECIMAL_PRECISION: u8 = 38;
 /// Arrow type of `ts`.
 pub fn timestamp_type(unit: TimeUnit) -> DataType {
     let unit = match unit {
+        TimeUnit::S => ArrowUnit::Second,
         TimeUnit::Ms => ArrowUnit::Millisecond,
         TimeUnit::Us => ArrowUnit::Microsecond,
         TimeUnit::Ns => ArrowUnit::Nanosecond,

@@ -24,6 +24,7 @@ mod columns;
 mod csv_text;
 mod decode;
 mod depth;
+mod field_rules;
 mod format;
 mod guarded;
 mod header;

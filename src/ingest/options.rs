@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::types::{Kind, Rounding, SeriesDef};
+use crate::types::key::SCALAR;
+use crate::types::{Rounding, SeriesDef};
 
 /// Representation of cells of decimal columns in a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,8 +87,8 @@ impl DecodeOptions {
 
     /// Checks that the options fit the kind of a series.
     pub(super) fn check(&self, def: &SeriesDef) -> Result<()> {
-        if self.missing == MissingCells::Skip && def.kind() != Kind::Scalar {
-            return Err(Error::invalid(format!("missing=skip is for scalars, {} is a kline", def.key)));
+        if self.missing == MissingCells::Skip && def.kind() != SCALAR {
+            return Err(Error::invalid(format!("missing=skip is for scalars, {} is a {}", def.key, def.kind())));
         }
         Ok(())
     }

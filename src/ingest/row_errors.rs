@@ -9,7 +9,7 @@ use crate::types::{SeriesDef, SeriesKey, time};
 pub(super) const IMPLAUSIBLE_TS: &str = "implausible_ts";
 /// How the caller of a rejected write can fix it.
 pub(super) const IMPLAUSIBLE_TS_HINT: &str = "send ts in the unit of the series, or register the series with the unit of \
-    the data (unit=ms, us or ns; seconds are converted by the sender); implausible_ts=allow (--implausible-ts allow on \
+    the data (unit=s, ms, us or ns); implausible_ts=allow (--implausible-ts allow on \
     the command line) stores early 1970 as it is";
 
 /// Source text in quotes, truncated for messages.

@@ -1,10 +1,12 @@
-//! Rules between the cells of a row: the order of open, high, low and close, and the valid time range.
+//! Rules between the cells of a row: those of its kind, with a fast check of bars, and the valid time range.
 
 use crate::error::Result;
+use crate::types::kind::are_bar_rules;
 use crate::types::number::NumberError;
-use crate::types::{Column, ColumnCells, ColumnType, Kind, Rows, SeriesDef, time};
+use crate::types::{Column, ColumnCells, ColumnType, RowRule, Rows, SeriesDef, time};
 
 use super::cell::{CellError, raw_wide, raw_word, show_cell, show_word};
+use super::field_rules;
 use super::options::{DecodeOptions, RowRules};
 use super::parsed::{ParsedRows, TimeBounds};
 use super::row_errors::RowErrors;
@@ -26,7 +28,7 @@ pub fn validate(def: &SeriesDef, rows: &Rows, options: &DecodeOptions) -> Result
     for (at, (column, cells)) in def.columns.iter().zip(&rows.columns).enumerate() {
         check_column(def, rows, at, column, cells, &mut errors);
     }
-    check_ohlc(def, rows, options, &mut errors);
+    check_rules(def, rows, options, &mut errors);
     errors.into_result()
 }
 
@@ -80,7 +82,7 @@ pub(super) fn check_rows(
     errors: &mut RowErrors,
 ) {
     timestamp_rules::check(def, stored, parsed, options, errors);
-    check_ohlc(def, &parsed.rows, options, errors);
+    check_rules(def, &parsed.rows, options, errors);
 }
 
 fn double(word: i64) -> f64 {
@@ -92,7 +94,7 @@ pub(super) fn ordered(word: i64, kind: ColumnType) -> i64 {
     if kind == ColumnType::Float64 { double_order(word) } else { word }
 }
 
-fn double_order(word: i64) -> i64 {
+pub(super) fn double_order(word: i64) -> i64 {
     match word {
         i64::MIN => 0,
         // The magnitude bits of a negative double, inverted, order as its value does.
@@ -115,11 +117,37 @@ fn all_valid(
     })
 }
 
-/// Adds errors for kline rows that break the rules. Rows that already have an error are not checked.
-fn check_ohlc(def: &SeriesDef, rows: &Rows, options: &DecodeOptions, errors: &mut RowErrors) {
-    if def.kind() != Kind::Kline || options.validate == RowRules::None {
+/// Adds errors for rows that break the rules of their kind. Rows that already have an error are not checked.
+fn check_rules(def: &SeriesDef, rows: &Rows, options: &DecodeOptions, errors: &mut RowErrors) {
+    if def.rules.is_empty() || options.validate == RowRules::None {
         return;
     }
+    if !are_bar_rules(&def.rules) {
+        return field_rules::check(def, &rows.columns, errors, |rule| rule.name().into());
+    }
+    if has_plain_bars(def, rows) {
+        return check_bars(def, rows, errors);
+    }
+    field_rules::check(def, &rows.columns, errors, |rule| match rule {
+        RowRule::NonNegative { field } => format!("negative_{field}").into(),
+        _ => "ohlc".into(),
+    });
+}
+
+/// Whether the first columns are those of a bar, each with 8 bytes per cell and none null.
+fn has_plain_bars(def: &SeriesDef, rows: &Rows) -> bool {
+    let names = ["open", "high", "low", "close", "volume"];
+    let columns = def.columns.iter().zip(&rows.columns).zip(names);
+    let is_plain = |((column, cells), name): ((&Column, &ColumnCells), &str)| {
+        column.name == name
+            && matches!(column.kind, ColumnType::Decimal { .. } | ColumnType::Float64 | ColumnType::Int64)
+            && !cells.as_slice().has_validity()
+    };
+    rows.columns.len() >= names.len() && columns.map(is_plain).all(|plain| plain)
+}
+
+/// The rules of bars, for columns of 8 bytes.
+fn check_bars(def: &SeriesDef, rows: &Rows, errors: &mut RowErrors) {
     let ([open_at, high_at, low_at, close_at, volume_at], Some([open, high, low, close, volume])) =
         ([0, 1, 2, 3, 4], rows.columns.first_chunk::<5>())
     else {

@@ -74,7 +74,7 @@ mod tests {
 
     fn scalar(timeframe: &str, unit: TimeUnit) -> SeriesDef {
         let mut spec = SeriesSpec::of_key(&SeriesKey::scalar("c", "X", timeframe, "n").unwrap());
-        spec.unit = unit;
+        spec.unit = Some(unit);
         spec.resolve().unwrap()
     }
 

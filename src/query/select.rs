@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::store::{SeriesState, StoreState};
+use crate::types::SeriesKey;
+use crate::types::key::KEY_WORDS_MAX;
 use crate::types::schema::series_not_found;
-use crate::types::{Kind, SeriesKey};
 
 /// Maximum number of series of one query.
 pub const SERIES_MAX: usize = 10_000;
@@ -29,8 +30,8 @@ pub enum Selection {
 /// Whether the result has a `series` column depends only on the query, not on what a glob matches.
 ///
 /// # Errors
-/// `series_not_found` naming the key or the glob that matches nothing, `invalid_argument` for klines and scalars in one
-/// query or text that is neither key nor glob, `too_large` beyond [`SERIES_MAX`] series.
+/// `series_not_found` naming the key or the glob that matches nothing, `invalid_argument` for series of several kinds
+/// in one query or text that is neither key nor glob, `too_large` beyond [`SERIES_MAX`] series.
 pub fn select(state: &StoreState, selectors: &[String], sees: &dyn Fn(&SeriesKey) -> bool) -> Result<Selection> {
     let find = |text: &str| {
         let key = SeriesKey::parse(text)?;
@@ -70,10 +71,12 @@ pub fn select(state: &StoreState, selectors: &[String], sees: &dyn Fn(&SeriesKey
             check_count(found.len())?;
         }
     }
-    let of_kind = |kind: Kind| found.keys().find(|key| key.kind() == kind);
-    if let (Some(kline), Some(scalar)) = (of_kind(Kind::Kline), of_kind(Kind::Scalar)) {
-        return Err(Error::invalid(format!("{kline} and {scalar} are in one query"))
-            .with_hint("query klines and scalars separately"));
+    // The keys are in order, so the first and last one are of different kinds if any two are.
+    if let (Some((first, _)), Some((last, _))) = (found.first_key_value(), found.last_key_value())
+        && first.kind() != last.kind()
+    {
+        return Err(Error::invalid(format!("{first} and {last} are in one query"))
+            .with_hint("query each kind separately, such as klines and scalars"));
     }
     Ok(Selection::Many(found.into_values().collect()))
 }
@@ -100,12 +103,11 @@ impl<'t> Glob<'t> {
     fn parse(text: &'t str) -> Result<Self> {
         let parts: Vec<&str> = text.split('/').collect();
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-:@+=^$&*".contains(&b);
-        let is_legal = parts.iter().all(|part| !part.is_empty() && part.bytes().all(legal));
-        if text.len() > GLOB_BYTES_MAX || !is_legal || !matches!(parts.len(), 3 | 5) {
+        let is_legal = parts.iter().all(|part| !part.is_empty() && !part.starts_with('.') && part.bytes().all(legal));
+        if text.len() > GLOB_BYTES_MAX || !is_legal || !(2..=KEY_WORDS_MAX + 1).contains(&parts.len()) {
             let shown: String = text.chars().take(80).collect();
-            return Err(Error::invalid(format!("glob {shown:?} has neither form of a series key")).with_hint(
-                "kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}, * in any part",
-            ));
+            return Err(Error::invalid(format!("glob {shown:?} is not of the form of a series key"))
+                .with_hint("the kind and 1 to 4 words, * in any part, such as kline/*/1m"));
         }
         Ok(Self { text, parts })
     }
@@ -170,11 +172,14 @@ mod tests {
             ("scalar/feature/*/1h/rsi_*", "scalar/feature/BTCUSDT/1h/rsi_", true),
             ("scalar/feature/*/1h/rsi_*", "scalar/factor/BTCUSDT/1h/rsi_14", false),
             ("scalar/*/*/*/**4", "scalar/factor/BTCUSDT/1h/rsi_14", true),
+            ("greeks/*/C5000", "greeks/SPX/C5000", true),
+            ("greeks/*/*", "greeks/SPX/C5000", true),
+            ("greeks/*", "greeks/SPX/C5000", false),
             ("kline/*a*a*a*b/1m", "kline/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/1m", false),
         ] {
             assert_eq!(matches(glob, key), expected, "{glob} {key}");
         }
-        for bad in ["*", "kline/*", "kline/*/1m/x", "kline//*", "kline/a b*/1m", "kline/*/../1m"] {
+        for bad in ["*", "a/b/c/d/e/*", "kline//*", "kline/a b*/1m", "kline/*/../1m"] {
             assert_eq!(Glob::parse(bad).unwrap_err().code(), ErrorCode::InvalidArgument, "{bad}");
         }
     }

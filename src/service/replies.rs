@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::types::schema::{Column, Retention, ValueIndexSpec};
-use crate::types::{Kind, Partition, SeriesDef, SeriesKey, TimeUnit};
+use crate::types::{ColumnChange, OrderRule, Partition, RowRule, SeriesDef, SeriesKey, TimeUnit};
 
 /// How a write treats rows whose timestamp is already stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -134,9 +134,18 @@ pub struct SnapshotDropped {
 pub struct SeriesInfo {
     #[cfg_attr(feature = "server", schema(value_type = String, example = "kline/BTCUSDT/1m"))]
     pub series: SeriesKey,
-    pub kind: Kind,
-    pub symbol: String,
-    pub timeframe: String,
+    pub kind: String,
+    /// The words of the key after the kind.
+    #[serde(default)]
+    pub key: Vec<String>,
+    /// What they are.
+    #[serde(default)]
+    pub key_names: Vec<String>,
+    /// The word of the key of this name, as are the next fields; absent when the kind has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symbol: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeframe: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,7 +158,14 @@ pub struct SeriesInfo {
     pub retention: Option<Retention>,
     pub value_index: Vec<String>,
     pub description: Option<String>,
-    /// Number columns in order, without `ts`.
+    /// How rows are ordered and which replace others: `"arrival"`, or `{"unique": ["ts", …]}`.
+    #[serde(default)]
+    #[cfg_attr(feature = "server", schema(value_type = serde_json::Value, example = json!({"unique": ["ts"]})))]
+    pub order: OrderRule,
+    /// Rules that each row must follow.
+    #[serde(default)]
+    pub rules: Vec<RowRule>,
+    /// Columns in order, without `ts`.
     pub columns: Vec<Column>,
     pub version: u64,
     pub rows: u64,
@@ -188,6 +204,9 @@ pub struct SeriesPatch {
     #[serde(default, deserialize_with = "present_or_null", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
     pub description: Option<Option<String>>,
+    /// Columns to widen or to add.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<ColumnChange>,
 }
 
 /// A field that is present, `null` or not.
@@ -201,7 +220,7 @@ fn present_or_null<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(default, deny_unknown_fields)]
 pub struct SeriesFilter {
-    pub kind: Option<Kind>,
+    pub kind: Option<String>,
     pub symbol: Option<String>,
     pub timeframe: Option<String>,
     pub category: Option<String>,
@@ -418,11 +437,13 @@ impl SeriesInfo {
     pub fn new(def: &SeriesDef, version: u64, rows: u64, bounds: Option<(i64, i64)>, etag: String) -> Self {
         Self {
             series: def.key.clone(),
-            kind: def.kind(),
-            symbol: def.key.symbol().into(),
-            timeframe: def.key.timeframe().into(),
-            category: def.key.category().map(Into::into),
-            name: def.key.name().map(Into::into),
+            kind: def.kind().into(),
+            key: def.key.words().map(Into::into).collect(),
+            key_names: def.key_names.clone(),
+            symbol: def.key_word("symbol").map(Into::into),
+            timeframe: def.timeframe().map(Into::into),
+            category: def.key_word("category").map(Into::into),
+            name: def.key_word("name").map(Into::into),
             unit: def.unit,
             partition: def.partition,
             interval_ms: def.interval_ms,
@@ -431,6 +452,8 @@ impl SeriesInfo {
             retention: def.retention.clone(),
             value_index: def.value_index.clone(),
             description: def.description.clone(),
+            order: def.order.clone(),
+            rules: def.rules.clone(),
             columns: def.columns.clone(),
             version,
             rows,

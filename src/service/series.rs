@@ -33,7 +33,7 @@ impl Service {
         let def = spec.clone().resolve()?;
         self.caller.require_series(Scope::Write, &def.key)?;
         if self.store.snapshot().get(&def.key).is_none() {
-            check_timeframe(def.key.timeframe())?;
+            def.timeframe().map_or(Ok(()), check_timeframe)?;
         }
         let (series, created, commit) = self.store.register(def.clone())?;
         if !created {
@@ -53,7 +53,7 @@ impl Service {
         self.caller.require_series(Scope::Read, &def.key)?;
         match self.store.snapshot().get(&def.key) {
             None => {
-                check_timeframe(def.key.timeframe())?;
+                def.timeframe().map_or(Ok(()), check_timeframe)?;
                 Ok((Arc::new(def), None))
             }
             Some(series) => {
@@ -128,7 +128,7 @@ impl Service {
         Ok(SeriesPage { commit: state.commit, series, next_cursor })
     }
 
-    /// Changes retention, calendar, value index or description.
+    /// Changes retention, calendar, value index or description, and widens or adds columns.
     pub fn change(&self, key: &SeriesKey, patch: SeriesPatch, condition: &Precondition) -> Result<SeriesInfo> {
         self.caller.require_series(Scope::Write, key)?;
         let if_version = self.expected_version(key, condition)?;
@@ -144,6 +144,9 @@ impl Service {
             if let Some(description) = patch.description {
                 description.as_deref().map_or(Ok(()), check_description)?;
                 def.description = description;
+            }
+            if !patch.columns.is_empty() {
+                *def = def.evolved(&patch.columns)?;
             }
             if let Some(requested) = patch.value_index {
                 def.value_index = requested.map_or(Ok(Vec::new()), |requested| requested.resolve(&def.columns))?;

@@ -16,8 +16,9 @@ use crate::service::replies::{RowMode, WriteManyReply, WriteReply};
 use crate::service::series::Precondition;
 use crate::service::shared::Service;
 use crate::store::{DecidedWrite, Durability, ExpectedVersion, IfVersion, SeriesWrite, WriteMode, WriteOutcome};
+use crate::types::key::{KLINE, SCALAR};
 use crate::types::schema::MergeRule;
-use crate::types::{Kind, SeriesKey, SeriesSpec};
+use crate::types::{SeriesKey, SeriesSpec};
 
 /// Idempotency key of a write: 1 to [`IdempotencyKey::CHARS_MAX`] visible ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,10 +174,15 @@ impl WriteOptions {
     /// `invalid_argument` for a merge without an idempotency key, or with an `op` for a kline.
     pub fn check(&self, key: &SeriesKey) -> Result<()> {
         let WriteMethod::Merge(op) = self.method else { return Ok(()) };
-        if op.is_some() && key.kind() == Kind::Kline {
-            return Err(Error::invalid(format!("op is valid only for scalars, {key} is a kline")).with_hint(
-                "a kline keeps open, takes the largest high, the smallest low, the last close and the sum of volumes",
-            ));
+        if op.is_some() && key.kind() != SCALAR {
+            let error = Error::invalid(format!("op is valid only for scalars, {key} is a {}", key.kind()));
+            return Err(match key.kind() {
+                KLINE => error.with_hint(
+                    "a kline keeps open, takes the largest high, the smallest low, the last close and the sum of \
+                     volumes",
+                ),
+                _ => error.with_hint("each field is merged by the rule in its definition"),
+            });
         }
         if self.idempotency_key.is_none() {
             return Err(Error::invalid("a merge needs an Idempotency-Key, so that a retry is applied once").with_hint(

@@ -30,19 +30,21 @@ impl Grid {
     /// # Errors
     /// `invalid_argument` when neither the timeframe nor the registration defines the length of an interval.
     pub fn of(def: &SeriesDef, first_ts: Option<i64>) -> Result<Self> {
-        let label = def.key.timeframe();
+        let label = def.timeframe().unwrap_or_default();
         if let Some(months) = timeframe_months(label) {
             let length = i64::from(months);
             let phase = def.origin.map_or(0, |origin| month_of(origin, def.unit));
             return Ok(Grid::Months { length, phase: phase.rem_euclid(length), unit: def.unit });
         }
         let interval_ms = def.interval_ms.filter(|ms| *ms > 0).ok_or_else(|| {
-            Error::invalid(format!("timeframe {label:?} of {} has no fixed length", def.key))
-                .with_hint("register the series with interval_ms")
+            let error = match def.timeframe() {
+                Some(label) => Error::invalid(format!("timeframe {label:?} of {} has no fixed length", def.key)),
+                None => Error::invalid(format!("{} has no timeframe", def.key)),
+            };
+            error.with_hint("register the series with interval_ms")
         })?;
-        let length = interval_ms.checked_mul(def.unit.per_second() / 1_000).ok_or_else(|| {
-            Error::invalid(format!("interval_ms {interval_ms} of {} is too long for unit {}", def.key, def.unit.name()))
-        })?;
+        let length = interval_ticks(interval_ms, def.unit)
+            .map_err(|error| Error::invalid(format!("{} of {}", error.detail(), def.key)))?;
         let day = SECONDS_PER_DAY * def.unit.per_second();
         let week = timeframe_ms(label).is_some() && label.ends_with('w');
         let by_label = if week { MONDAY * day } else { 0 };
@@ -117,9 +119,19 @@ impl Grid {
     }
 }
 
+/// An interval in ticks of a unit.
+///
+/// # Errors
+/// `invalid_argument` for one that is too long, or no multiple of the unit.
+pub fn interval_ticks(interval_ms: i64, unit: TimeUnit) -> Result<i64> {
+    let invalid = |what: &str| Error::invalid(format!("interval_ms {interval_ms} is {what} unit {}", unit.name()));
+    let ticks = time::convert_wide(interval_ms, 1_000, unit).ok_or_else(|| invalid("no multiple of"))?;
+    i64::try_from(ticks).map_err(|_| invalid("too long for"))
+}
+
 /// Whether the first stored row decides the phase of the grid: bars of several days or weeks without an `origin`.
 pub fn starts_with_first_row(def: &SeriesDef) -> bool {
-    let label = def.key.timeframe();
+    let label = def.timeframe().unwrap_or_default();
     let is_days = timeframe_ms(label).is_some() && label.ends_with(['d', 'w']);
     def.origin.is_none() && is_days && !matches!(label, "1d" | "1w")
 }
@@ -136,7 +148,7 @@ pub fn off_grid_message(def: &SeriesDef, grid: &Grid, ts: i64) -> String {
     format!(
         "ts {ts} ({}) is not on the {} grid, the nearest grid point is {nearest} ({})",
         time::rfc3339(ts, def.unit),
-        def.key.timeframe(),
+        def.timeframe().unwrap_or("interval"),
         time::rfc3339(nearest, def.unit)
     )
 }
@@ -188,7 +200,7 @@ mod tests {
 
     fn def(timeframe: &str, unit: TimeUnit, origin: Option<i64>, interval_ms: Option<i64>) -> SeriesDef {
         let mut spec = SeriesSpec::of_key(&SeriesKey::kline("X", timeframe).unwrap());
-        (spec.unit, spec.origin, spec.interval_ms) = (unit, origin, interval_ms);
+        (spec.unit, spec.origin, spec.interval_ms) = (Some(unit), origin, interval_ms);
         spec.resolve().unwrap()
     }
 
@@ -208,7 +220,7 @@ mod tests {
 
     #[test]
     fn buckets_cover_the_axis_once_in_every_unit() {
-        for unit in [TimeUnit::Ms, TimeUnit::Us, TimeUnit::Ns] {
+        for unit in [TimeUnit::S, TimeUnit::Ms, TimeUnit::Us, TimeUnit::Ns] {
             for timeframe in ["1s", "7s", "1m", "45m", "4h", "1d", "3d", "1w", "2w", "1M", "3M", "12M"] {
                 let grid = Grid::of(&def(timeframe, unit, None, None), Some(-5 * DAY)).unwrap();
                 for seed in [unit.min_ts(), -1_234_567_890_123, -1, 0, 1, 1_706_745_600_000, unit.max_ts()] {

@@ -1,4 +1,4 @@
-//! Series keys: `kline/{symbol}/{timeframe}` and `scalar/{category}/{symbol}/{timeframe}/{name}`.
+//! Series keys: the name of a kind and 1 to 4 words, such as `kline/BTCUSDT/1m`.
 //!
 //! A key is validated at construction and never becomes a path: directories are named by numeric series ids.
 
@@ -7,27 +7,17 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-/// Preset of the columns of a series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub enum Kind {
-    /// Open, high, low, close, volume and the extra columns of the registration.
-    Kline,
-    /// One value per timestamp.
-    Scalar,
-}
+/// Kind of the bars of a symbol: `kline/{symbol}/{timeframe}`.
+pub const KLINE: &str = "kline";
+/// Kind of single values: `scalar/{category}/{symbol}/{timeframe}/{name}`.
+pub const SCALAR: &str = "scalar";
 
-impl Kind {
-    /// The first part of the key.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Kline => "kline",
-            Kind::Scalar => "scalar",
-        }
-    }
-}
-
+/// Maximum number of words of a key after the kind.
+pub const KEY_WORDS_MAX: usize = 4;
+/// Maximum length of the name of a kind in bytes.
+pub const KIND_BYTES_MAX: usize = 32;
+/// Words that keys of registered kinds cannot have, since paths of REST have them after the key.
+pub const RESERVED_WORDS: [&str; 3] = ["rows", "merge", "sequence"];
 /// Maximum length of a symbol or name in bytes.
 pub const SYMBOL_BYTES_MAX: usize = 64;
 /// Maximum length of a category in bytes.
@@ -56,14 +46,33 @@ impl SeriesKey {
         Ok(Self(format!("scalar/{category}/{symbol}/{timeframe}/{name}").into()))
     }
 
+    /// The key of a series of any kind, from the words after the kind.
+    pub fn new(kind: &str, words: &[&str]) -> Result<Self> {
+        match (kind, words) {
+            (KLINE, [symbol, timeframe]) => return Self::kline(symbol, timeframe),
+            (SCALAR, [category, symbol, timeframe, name]) => return Self::scalar(category, symbol, timeframe, name),
+            (KLINE | SCALAR, _) => return Err(malformed(&[&[kind], words].concat().join("/"))),
+            _ => {}
+        }
+        check_kind_name(kind)?;
+        if words.is_empty() || words.len() > KEY_WORDS_MAX {
+            return Err(malformed(&[&[kind], words].concat().join("/")));
+        }
+        for word in words {
+            check_word("key word", word)?;
+            if RESERVED_WORDS.contains(word) {
+                return Err(Error::invalid(format!("key word {word:?} is reserved")));
+            }
+        }
+        Ok(Self([&[kind], words].concat().join("/").into()))
+    }
+
     /// Parses a key.
     pub fn parse(text: &str) -> Result<Self> {
         let parts: Vec<&str> = text.split('/').collect();
-        match parts.as_slice() {
-            ["kline", symbol, timeframe] => Self::kline(symbol, timeframe),
-            ["scalar", category, symbol, timeframe, name] => Self::scalar(category, symbol, timeframe, name),
-            _ => Err(Error::invalid(format!("series key {} is malformed", quote(text)))
-                .with_hint("kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}")),
+        match parts.split_first() {
+            Some((kind, words)) if (1..=KEY_WORDS_MAX).contains(&words.len()) => Self::new(kind, words),
+            _ => Err(malformed(text)),
         }
     }
 
@@ -76,37 +85,63 @@ impl SeriesKey {
         &self.0
     }
 
-    pub fn kind(&self) -> Kind {
-        if self.0.starts_with("kline/") { Kind::Kline } else { Kind::Scalar }
+    /// The name of the kind.
+    pub fn kind(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
     }
 
-    fn part(&self, position: usize) -> &str {
-        self.0.split('/').nth(position).unwrap_or("")
+    /// The words after the kind.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/').skip(1)
+    }
+
+    /// The symbol of a kline or scalar.
+    pub fn symbol(&self) -> Option<&str> {
+        match self.kind() {
+            KLINE => self.words().next(),
+            SCALAR => self.words().nth(1),
+            _ => None,
+        }
+    }
+
+    /// The timeframe of a kline or scalar.
+    pub fn timeframe(&self) -> Option<&str> {
+        match self.kind() {
+            KLINE => self.words().nth(1),
+            SCALAR => self.words().nth(2),
+            _ => None,
+        }
     }
 
     /// The category of a scalar.
     pub fn category(&self) -> Option<&str> {
-        (self.kind() == Kind::Scalar).then(|| self.part(1))
-    }
-
-    pub fn symbol(&self) -> &str {
-        match self.kind() {
-            Kind::Kline => self.part(1),
-            Kind::Scalar => self.part(2),
-        }
-    }
-
-    pub fn timeframe(&self) -> &str {
-        match self.kind() {
-            Kind::Kline => self.part(2),
-            Kind::Scalar => self.part(3),
-        }
+        self.words().next().filter(|_| self.kind() == SCALAR)
     }
 
     /// The name of a scalar.
     pub fn name(&self) -> Option<&str> {
-        (self.kind() == Kind::Scalar).then(|| self.part(4))
+        self.words().nth(3).filter(|_| self.kind() == SCALAR)
     }
+}
+
+/// The error for a text that is not a key.
+fn malformed(text: &str) -> Error {
+    Error::invalid(format!("series key {} is malformed", quote(text))).with_hint(
+        "kline/{symbol}/{timeframe}, scalar/{category}/{symbol}/{timeframe}/{name}, or a registered kind and its words",
+    )
+}
+
+/// Rejects text that cannot be the name of a kind.
+///
+/// # Errors
+/// `invalid_argument`.
+pub fn check_kind_name(name: &str) -> Result<()> {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
+    if !first || name.len() > KIND_BYTES_MAX || !name.bytes().all(legal) {
+        return Err(Error::invalid(format!("kind {} is not [a-z][a-z0-9_]{{0,31}}", quote(name))));
+    }
+    Ok(())
 }
 
 impl fmt::Display for SeriesKey {
@@ -175,12 +210,12 @@ mod tests {
     fn market_symbols_are_accepted_and_split_into_parts() {
         for symbol in ["BTCUSDT", "BRK.B", "ES=F", "^GSPC", "BTC-USD", "A:B@C+D$E&F_"] {
             let key = SeriesKey::kline(symbol, "1m").unwrap();
-            assert_eq!((key.symbol(), key.timeframe(), key.kind()), (symbol, "1m", Kind::Kline));
+            assert_eq!((key.symbol(), key.timeframe(), key.kind()), (Some(symbol), Some("1m"), KLINE));
             assert_eq!(SeriesKey::parse(key.as_str()).unwrap(), key);
         }
         let key = SeriesKey::parse("scalar/feature/BTCUSDT/1M/rsi_14").unwrap();
         assert_eq!(key.category(), Some("feature"));
-        assert_eq!((key.symbol(), key.timeframe(), key.name()), ("BTCUSDT", "1M", Some("rsi_14")));
+        assert_eq!((key.symbol(), key.timeframe(), key.name()), (Some("BTCUSDT"), Some("1M"), Some("rsi_14")));
     }
 
     #[test]
@@ -195,8 +230,37 @@ mod tests {
             assert!(SeriesKey::kline("X", bad).is_err(), "{bad:?}");
         }
         assert!(SeriesKey::scalar("fea-ture", "X", "1m", "n").is_err());
-        for bad in ["kline/X", "kline/X/1m/extra", "scalar/a/b/c", "other/X/1m", ""] {
+        for bad in ["kline/X", "kline/X/1m/extra", "scalar/a/b/c", ""] {
             assert!(SeriesKey::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_key_of_any_kind_has_1_to_4_words() {
+        for good in ["greeks/SPX/C5000", "vix/front", "a_1/b/c/d/e", "chain/BRK.B/^GSPC/x@y"] {
+            let key = SeriesKey::parse(good).unwrap();
+            assert_eq!(key.as_str(), good);
+            assert_eq!(key.words().count() + 1, good.split('/').count());
+            assert_eq!((key.symbol(), key.timeframe(), key.category(), key.name()), (None, None, None, None));
+        }
+        for bad in [
+            "greeks",
+            "greeks/",
+            "/SPX",
+            "greeks//x",
+            "a/b/c/d/e/f",
+            "Greeks/SPX",
+            "1greeks/SPX",
+            "gr-eeks/SPX",
+            "greeks/../x",
+            "greeks/a b",
+            "greeks/SPX/rows",
+            "greeks/merge/SPX",
+            &format!("{}/x", "k".repeat(33)),
+        ] {
+            assert!(SeriesKey::parse(bad).is_err(), "{bad:?}");
+        }
+        // The presets have words of their own rules.
+        assert!(SeriesKey::parse("scalar/feature/X/1m/rows").is_ok());
     }
 }

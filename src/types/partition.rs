@@ -7,7 +7,7 @@ use super::time::TimeUnit;
 /// One partition of the time axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionSpan {
-    /// `2024-02-01`, `2024-02`, `2024` or `all`; sorts by time within the valid years.
+    /// `2024-02-01T05`, `2024-02-01`, `2024-02`, `2024` or `all`; sorts by time within the valid years.
     pub name: String,
     /// First and last timestamp inside.
     pub start: i64,
@@ -23,6 +23,17 @@ impl Partition {
         let (name, first_day, next_day) = match self {
             Partition::All => {
                 return PartitionSpan { name: "all".into(), start: i64::MIN, end: i64::MAX };
+            }
+            Partition::Hour => {
+                let ticks = 3_600 * unit.per_second();
+                let hour = ts.div_euclid(ticks);
+                let (year, month, dom) = civil_from_days(hour.div_euclid(24));
+                let start = hour.saturating_mul(ticks);
+                return PartitionSpan {
+                    name: format!("{year:04}-{month:02}-{dom:02}T{:02}", hour.rem_euclid(24)),
+                    start,
+                    end: start.saturating_add(ticks - 1),
+                };
             }
             Partition::Day => {
                 let (year, month, dom) = civil_from_days(day);
@@ -48,7 +59,7 @@ mod tests {
 
     #[test]
     fn partitions_are_contiguous_and_contain_their_timestamps() {
-        for kind in [Partition::Day, Partition::Month, Partition::Year] {
+        for kind in [Partition::Hour, Partition::Day, Partition::Month, Partition::Year] {
             let mut ts = -86_400_000 * 800;
             for _ in 0..40 {
                 let span = kind.span_of(ts, TimeUnit::Ms);
@@ -61,6 +72,8 @@ mod tests {
         }
         let leap = 1_709_164_800_000; // 2024-02-29
         assert_eq!(Partition::Day.span_of(leap, TimeUnit::Ms).name, "2024-02-29");
+        assert_eq!(Partition::Hour.span_of(leap + 5 * 3_600_000, TimeUnit::Ms).name, "2024-02-29T05");
+        assert_eq!(Partition::Hour.span_of(-1, TimeUnit::S).name, "1969-12-31T23");
         assert_eq!(Partition::Month.span_of(leap, TimeUnit::Ms).name, "2024-02");
         assert_eq!(Partition::Year.span_of(-1, TimeUnit::Ns).name, "1969");
     }

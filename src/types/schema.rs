@@ -1,19 +1,22 @@
 //! Registrations: columns, time unit, partitioning and other properties of a series.
 //!
-//! [`SeriesSpec`] is the input of a caller; [`SeriesDef`] is its validated and completed form. The engine works on any
-//! `SeriesDef`; `kline` and `scalar` only decide which columns a spec expands to.
+//! [`SeriesDef`] is a complete registration: it has everything that the engine needs of the kind of the series.
+//! [`SeriesSpec`](super::SeriesSpec) is the input of a caller, from which it is made.
 
 use serde::{Deserialize, Serialize};
 
 use super::cells;
 use super::column::CellLayout;
-use super::key::{Kind, SeriesKey};
+use super::key::SeriesKey;
 use super::number::DIGITS_MAX;
+use super::rules::RowRule;
 use super::time::TimeUnit;
 use crate::error::{Error, ErrorCode, Result};
 
 /// Maximum number of columns of a series, without `ts`.
 pub const COLUMNS_MAX: usize = 64;
+/// Names that columns cannot have: those of the time and of the series in results.
+const RESERVED_COLUMNS: [&str; 2] = ["ts", "series"];
 
 /// Type of the cells of a column. All cells of a type have the same width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -311,7 +314,7 @@ fn check_values(name: &str, values: &[String]) -> Result<()> {
 /// A column in the OpenAPI document: one object, since client generators do not support the union of [`ColumnType`].
 #[cfg(feature = "server")]
 mod document {
-    use super::{Column, MergeRule};
+    use super::{Column, MergeRule, TimeUnit};
 
     /// Type of a column.
     #[derive(utoipa::ToSchema)]
@@ -320,19 +323,47 @@ mod document {
     enum ColumnKind {
         Decimal,
         Float64,
+        Float32,
         Int64,
+        Int32,
+        Int16,
+        Int8,
+        UInt64,
+        UInt32,
+        UInt16,
+        UInt8,
+        Bool,
+        Timestamp,
+        Enum,
+        Text,
+        Bytes,
     }
 
-    /// One number column.
+    /// One column.
     #[derive(utoipa::ToSchema)]
     #[schema(as = Column)]
     #[allow(dead_code, reason = "documents a type")]
     struct ColumnObject {
         name: String,
         r#type: ColumnKind,
-        /// Digits after the decimal point, of a decimal column.
-        #[schema(required = false, value_type = u8, maximum = 18)]
+        /// Digits after the decimal point, of a decimal column: up to 18, or up to 38 when it is wide.
+        #[schema(required = false, value_type = u8, maximum = 38)]
         digits: Option<u8>,
+        /// Whether a decimal has 16 bytes, for |scaled integer| < 10^38 instead of 10^18.
+        #[schema(required = false)]
+        wide: bool,
+        /// Unit of a timestamp column.
+        #[schema(required = false, value_type = TimeUnit)]
+        unit: Option<TimeUnit>,
+        /// Bytes of a cell of a bytes column.
+        #[schema(required = false, value_type = u16, minimum = 1, maximum = 1024)]
+        length: Option<u16>,
+        /// The values of an enum, at most 256.
+        #[schema(required = false)]
+        values: Vec<String>,
+        /// Whether cells can be null.
+        #[schema(required = false)]
+        nullable: bool,
         #[schema(required = false)]
         merge: MergeRule,
     }
@@ -359,10 +390,75 @@ mod document {
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum Partition {
+    Hour,
     Day,
     Month,
     Year,
     All,
+}
+
+impl Partition {
+    /// The name in registrations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Partition::Hour => "hour",
+            Partition::Day => "day",
+            Partition::Month => "month",
+            Partition::Year => "year",
+            Partition::All => "all",
+        }
+    }
+}
+
+/// Partitioning as a kind or a caller gives it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PartitionRule {
+    /// The smallest partition that holds a block of intervals; a day where there are no intervals.
+    #[default]
+    Auto,
+    Fixed(Partition),
+}
+
+impl PartitionRule {
+    /// The names of all rules.
+    pub const NAMES: [&'static str; 6] = ["auto", "hour", "day", "month", "year", "all"];
+
+    /// The name in registrations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Fixed(partition) => partition.name(),
+        }
+    }
+}
+
+impl std::str::FromStr for PartitionRule {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let fixed = [Partition::Hour, Partition::Day, Partition::Month, Partition::Year, Partition::All];
+        fixed
+            .into_iter()
+            .find(|partition| partition.name() == text)
+            .map(Self::Fixed)
+            .ok_or_else(|| Error::invalid(format!("partition {text:?} is not one of {}", Self::NAMES.join(", "))))
+    }
+}
+
+impl Serialize for PartitionRule {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for PartitionRule {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|error: Error| serde::de::Error::custom(error.detail()))
+    }
 }
 
 /// How rows of one series are ordered, and which of them replace others.
@@ -388,6 +484,14 @@ impl OrderRule {
     /// Whether there is at most one row per timestamp.
     pub fn is_by_timestamp(&self) -> bool {
         matches!(self, Self::Unique(columns) if columns.is_empty())
+    }
+
+    /// The columns that tell rows of one timestamp apart.
+    pub fn key_columns(&self) -> &[String] {
+        match self {
+            Self::Unique(columns) => columns,
+            Self::Arrival => &[],
+        }
     }
 }
 
@@ -416,7 +520,7 @@ impl TryFrom<OrderJson> for OrderRule {
             OrderJson::Arrival => Ok(Self::Arrival),
             OrderJson::Unique(columns) => match columns.split_first() {
                 Some((first, rest)) if first == "ts" => Ok(Self::Unique(rest.to_vec())),
-                _ => Err(Error::invalid("order: unique must list ts first").with_hint(r#"such as {"unique":["ts"]}"#)),
+                _ => Err(Error::invalid(r#"order: unique must list ts first, such as {"unique":["ts"]}"#)),
             },
         }
     }
@@ -477,10 +581,16 @@ impl Retention {
     }
 }
 
+/// Name of the word of a key that states the interval between rows.
+pub const TIMEFRAME: &str = "timeframe";
+
 /// A complete registration. Its JSON form is stored in every chunk file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeriesDef {
     pub key: SeriesKey,
+    /// What the words of the key after the kind are, such as `symbol` and `timeframe`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key_names: Vec<String>,
     /// Unit of `ts`.
     pub unit: TimeUnit,
     pub partition: Partition,
@@ -506,7 +616,10 @@ pub struct SeriesDef {
     /// One row per timestamp when absent.
     #[serde(default, skip_serializing_if = "OrderRule::is_by_timestamp")]
     pub order: OrderRule,
-    /// Number columns in order; `ts` comes before them and is not listed.
+    /// Rules that each row must follow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RowRule>,
+    /// Columns in order; `ts` comes before them and is not listed.
     pub columns: Vec<Column>,
 }
 
@@ -530,8 +643,20 @@ impl SeriesDef {
         }
     }
 
-    pub fn kind(&self) -> Kind {
+    /// Name of the kind: the first word of the key.
+    pub fn kind(&self) -> &str {
         self.key.kind()
+    }
+
+    /// The word of the key that has this name, such as `symbol`.
+    pub fn key_word(&self, name: &str) -> Option<&str> {
+        let at = self.key_names.iter().position(|known| known == name)?;
+        self.key.words().nth(at)
+    }
+
+    /// The label of the timeframe, for kinds with a `timeframe` in their key.
+    pub fn timeframe(&self) -> Option<&str> {
+        self.key_word(TIMEFRAME)
     }
 
     /// How the cells of a column lie in memory; `ts` is column 0.
@@ -559,26 +684,6 @@ impl SeriesDef {
             Error::new(ErrorCode::SchemaMismatch, format!("series {} has no column {name:?}", self.key))
                 .with_hint(format!("it has ts, {}", known.join(", ")))
         })
-    }
-
-    /// Whether two registrations describe the same rows. Fields that `PATCH` can change are ignored.
-    pub fn same_rows_as(&self, other: &SeriesDef) -> bool {
-        self.key == other.key
-            && self.unit == other.unit
-            && self.partition == other.partition
-            && self.interval_ms == other.interval_ms
-            && self.origin == other.origin
-            && self.columns == other.columns
-    }
-
-    /// # Errors
-    /// `series_exists` unless this registered definition describes the same rows as the requested one.
-    pub fn check_same_rows_as(&self, requested: &SeriesDef) -> Result<()> {
-        if self.same_rows_as(requested) {
-            return Ok(());
-        }
-        Err(Error::new(ErrorCode::SeriesExists, format!("series {} is registered with another definition", self.key))
-            .with_hint("GET the series to compare; drop it first to register it again"))
     }
 }
 
@@ -628,196 +733,6 @@ impl ValueIndexSpec {
     }
 }
 
-/// A registration request: the body of `POST /v1/series`, `create` of a Flight write, and the flags of the command
-/// line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub struct SeriesSpec {
-    pub kind: Kind,
-    pub symbol: String,
-    pub timeframe: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub category: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Digits of open, high, low and close; without them these columns are float64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub price_digits: Option<u8>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub volume_digits: Option<u8>,
-    /// 10^price_digits, the form of the fastk_bridge contract 0.1.0-rc.1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub price_scale: Option<i64>,
-    /// 10^volume_digits, the form of the fastk_bridge contract 0.1.0-rc.1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub volume_scale: Option<i64>,
-    /// The value column of a scalar.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value: Option<ColumnSpec>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub extra_columns: Vec<ColumnSpec>,
-    #[serde(default)]
-    pub unit: TimeUnit,
-    /// `auto`, `day`, `month`, `year` or `all`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub partition: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval_ms: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub calendar: Option<serde_json::Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retention: Option<Retention>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value_index: Option<ValueIndexSpec>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub description: Option<String>,
-}
-
-impl SeriesSpec {
-    /// A spec with only the parts of the key.
-    pub fn of_key(key: &SeriesKey) -> Self {
-        Self {
-            kind: key.kind(),
-            symbol: key.symbol().into(),
-            timeframe: key.timeframe().into(),
-            category: key.category().map(Into::into),
-            name: key.name().map(Into::into),
-            price_digits: None,
-            volume_digits: None,
-            price_scale: None,
-            volume_scale: None,
-            value: None,
-            extra_columns: Vec::new(),
-            unit: TimeUnit::default(),
-            partition: None,
-            interval_ms: None,
-            origin: None,
-            calendar: None,
-            retention: None,
-            value_index: None,
-            description: None,
-        }
-    }
-
-    /// Validates the spec and completes it.
-    ///
-    /// # Errors
-    /// `invalid_argument`, naming the field.
-    pub fn resolve(self) -> Result<SeriesDef> {
-        let key = match self.kind {
-            Kind::Kline => {
-                if self.category.is_some() || self.name.is_some() || self.value.is_some() {
-                    return Err(Error::invalid("a kline has no category, name or value"));
-                }
-                SeriesKey::kline(&self.symbol, &self.timeframe)?
-            }
-            Kind::Scalar => {
-                let needed = |what: &str| Error::invalid(format!("a scalar needs a {what}"));
-                let category = self.category.as_deref().ok_or_else(|| needed("category"))?;
-                let name = self.name.as_deref().ok_or_else(|| needed("name"))?;
-                SeriesKey::scalar(category, &self.symbol, &self.timeframe, name)?
-            }
-        };
-        let columns = self.columns()?;
-        let interval_ms = match (self.interval_ms, timeframe_ms(&self.timeframe)) {
-            (Some(given), _) if given <= 0 => {
-                return Err(Error::invalid(format!("interval_ms {given} is not positive")));
-            }
-            (Some(given), Some(implied)) if given != implied => {
-                return Err(Error::invalid(format!(
-                    "interval_ms {given} contradicts timeframe {} ({implied} ms)",
-                    self.timeframe
-                )));
-            }
-            (given, implied) => given.or(implied),
-        };
-        let partition = match self.partition.as_deref() {
-            None | Some("auto") => auto_partition(&self.timeframe, interval_ms),
-            Some("day") => Partition::Day,
-            Some("month") => Partition::Month,
-            Some("year") => Partition::Year,
-            Some("all") => Partition::All,
-            Some(other) => {
-                return Err(Error::invalid(format!("partition {other:?} is not one of auto, day, month, year, all")));
-            }
-        };
-        let value_index = match self.value_index {
-            None => Vec::new(),
-            Some(requested) => requested.resolve(&columns)?,
-        };
-        if let Some(retention) = &self.retention {
-            retention.check()?;
-        }
-        super::calendar::Calendar::of(self.calendar.as_ref())?;
-        self.description.as_deref().map_or(Ok(()), check_description)?;
-        Ok(SeriesDef {
-            key,
-            unit: self.unit,
-            partition,
-            interval_ms,
-            origin: self.origin,
-            calendar: self.calendar,
-            retention: self.retention,
-            value_index,
-            description: self.description,
-            schema_version: 0,
-            order: OrderRule::default(),
-            columns,
-        })
-    }
-
-    fn columns(&self) -> Result<Vec<Column>> {
-        let mut columns = Vec::new();
-        match self.kind {
-            Kind::Kline => {
-                let price = number_kind("price", self.price_digits, self.price_scale)?;
-                let volume = number_kind("volume", self.volume_digits, self.volume_scale)?;
-                for (name, kind, merge) in [
-                    ("open", price, MergeRule::First),
-                    ("high", price, MergeRule::Max),
-                    ("low", price, MergeRule::Min),
-                    ("close", price, MergeRule::Last),
-                    ("volume", volume, MergeRule::Sum),
-                ] {
-                    columns.push(Column { merge, ..Column::new(name, kind) });
-                }
-            }
-            Kind::Scalar => {
-                if self.price_digits.or(self.volume_digits).is_some()
-                    || self.price_scale.or(self.volume_scale).is_some()
-                {
-                    return Err(Error::invalid("the digits of a scalar belong in value, not in price_digits"));
-                }
-                let value =
-                    self.value.clone().unwrap_or(ColumnSpec { name: None, kind: None, digits: None, merge: None });
-                if value.name.as_deref().is_some_and(|name| name != "value") {
-                    return Err(Error::invalid("the column of a scalar must be named value"));
-                }
-                columns.push(Column {
-                    merge: value.merge.unwrap_or_default(),
-                    ..Column::new("value", column_kind("value", &value)?)
-                });
-            }
-        }
-        for extra in &self.extra_columns {
-            let name = extra.name.clone().ok_or_else(|| Error::invalid("an extra column needs a name"))?;
-            check_column_name(&name)?;
-            if name == "ts" || name == "series" || columns.iter().any(|column| column.name == name) {
-                return Err(Error::invalid(format!("extra column {name:?} already exists")));
-            }
-            let kind = column_kind(&name, extra)?;
-            columns.push(Column { merge: extra.merge.unwrap_or_default(), ..Column::new(name, kind) });
-        }
-        if columns.len() > COLUMNS_MAX {
-            return Err(Error::invalid(format!("{} columns are more than {COLUMNS_MAX}", columns.len())));
-        }
-        Ok(columns)
-    }
-}
-
 /// Rejects a description that is too long to be stored in every file.
 ///
 /// # Errors
@@ -829,48 +744,20 @@ pub fn check_description(text: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_column_name(name: &str) -> Result<()> {
+/// Rejects names that columns cannot have.
+///
+/// # Errors
+/// `invalid_argument`.
+pub fn check_column_name(name: &str) -> Result<()> {
+    if RESERVED_COLUMNS.contains(&name) {
+        return Err(Error::invalid(format!("column name {name:?} is reserved")));
+    }
     let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|b| b.is_ascii_lowercase());
     if !first || name.len() > 32 || !bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
         return Err(Error::invalid(format!("column name {:?} is not [a-z][a-z0-9_]{{0,31}}", name)));
     }
     Ok(())
-}
-
-fn check_digits(what: &str, digits: u8) -> Result<u8> {
-    if digits > DIGITS_MAX {
-        return Err(Error::invalid(format!("{what}: {digits} digits are more than {DIGITS_MAX}")));
-    }
-    Ok(digits)
-}
-
-fn number_kind(what: &str, digits: Option<u8>, scale: Option<i64>) -> Result<ColumnType> {
-    let from_scale = match scale {
-        None => None,
-        Some(scale) => {
-            let digits = (0..=DIGITS_MAX).find(|digits| 10_i64.checked_pow(u32::from(*digits)) == Some(scale));
-            Some(digits.ok_or_else(|| Error::invalid(format!("{what}_scale {scale} is not a power of ten")))?)
-        }
-    };
-    match (digits, from_scale) {
-        (Some(given), Some(implied)) if given != implied => {
-            Err(Error::invalid(format!("{what}_digits {given} contradicts {what}_scale of {implied} digits")))
-        }
-        (Some(digits), _) | (None, Some(digits)) => {
-            Ok(ColumnType::Decimal { digits: check_digits(&format!("{what}_digits"), digits)? })
-        }
-        (None, None) => Ok(ColumnType::Float64),
-    }
-}
-
-fn column_kind(name: &str, spec: &ColumnSpec) -> Result<ColumnType> {
-    let kind = spec.kind.as_deref();
-    if kind.is_some_and(|kind| !["decimal", "float64", "int64"].contains(&kind)) {
-        let shown = kind.unwrap_or_default();
-        return Err(Error::invalid(format!("column {name}: type {shown:?} is not one of decimal, float64, int64")));
-    }
-    column_type(name, &ColumnParameters { kind, digits: spec.digits, ..ColumnParameters::default() })
 }
 
 /// Milliseconds of a timeframe label with a fixed length: `<n>` + `s m h d w`. Months have no fixed length.
@@ -936,29 +823,6 @@ pub fn check_timeframe(label: &str) -> Result<()> {
     })
 }
 
-/// The smallest partition that holds at least one full block of intervals.
-fn auto_partition(timeframe: &str, interval_ms: Option<i64>) -> Partition {
-    const DAY_MS: i64 = 86_400_000;
-    if timeframe_months(timeframe).is_some() {
-        return Partition::All;
-    }
-    let Some(interval_ms) = interval_ms else { return Partition::Month };
-    if interval_ms >= DAY_MS {
-        return Partition::All;
-    }
-    let span_min = interval_ms.saturating_mul(16_384);
-    // By the shortest month and year, so that every partition is long enough.
-    if span_min <= DAY_MS {
-        Partition::Day
-    } else if span_min <= 28 * DAY_MS {
-        Partition::Month
-    } else if span_min <= 365 * DAY_MS {
-        Partition::Year
-    } else {
-        Partition::All
-    }
-}
-
 /// The error for a series that is not registered.
 pub fn series_not_found(key: &SeriesKey) -> Error {
     Error::new(ErrorCode::SeriesNotFound, format!("series {key} is not registered"))
@@ -968,38 +832,6 @@ pub fn series_not_found(key: &SeriesKey) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn spec(json: &str) -> Result<SeriesDef> {
-        serde_json::from_str::<SeriesSpec>(json).unwrap().resolve()
-    }
-
-    #[test]
-    fn digits_and_scales_are_equivalent() {
-        let a =
-            spec(r#"{"kind":"kline","symbol":"BTCUSDT","timeframe":"1m","price_digits":2,"volume_digits":8}"#).unwrap();
-        let b =
-            spec(r#"{"kind":"kline","symbol":"BTCUSDT","timeframe":"1m","price_scale":100,"volume_scale":100000000}"#)
-                .unwrap();
-        assert_eq!(a, b);
-        assert_eq!(a.columns[0].kind, ColumnType::Decimal { digits: 2 });
-        assert!(spec(r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_scale":7}"#).is_err());
-        assert!(spec(r#"{"kind":"kline","symbol":"X","timeframe":"1m","price_digits":19}"#).is_err());
-    }
-
-    #[test]
-    fn the_automatic_partition_holds_a_block_of_intervals() {
-        let partition_of = |timeframe: &str| {
-            spec(&format!(r#"{{"kind":"kline","symbol":"X","timeframe":"{timeframe}"}}"#)).unwrap().partition
-        };
-        assert_eq!(partition_of("1s"), Partition::Day);
-        assert_eq!(partition_of("1m"), Partition::Month);
-        assert_eq!(partition_of("5m"), Partition::Year);
-        assert_eq!(partition_of("1h"), Partition::All);
-        assert_eq!(partition_of("1d"), Partition::All);
-        assert_eq!(partition_of("3d"), Partition::All);
-        assert_eq!(partition_of("1M"), Partition::All);
-        assert_eq!(partition_of("tick"), Partition::Month);
-    }
 
     #[test]
     fn other_spellings_of_a_timeframe_are_rejected_with_the_right_one() {
@@ -1032,18 +864,10 @@ mod tests {
     }
 
     #[test]
-    fn a_definition_survives_its_json_form() {
-        let def = spec(
-            r#"{"kind":"kline","symbol":"BTCUSDT","timeframe":"1m","price_digits":2,"unit":"us","value_index":["close"],
-                "extra_columns":[{"name":"quote_volume","type":"decimal","digits":4,"merge":"sum"},{"name":"trades","type":"int64"}]}"#,
-        )
-        .unwrap();
-        let text = serde_json::to_string(&def).unwrap();
-        assert_eq!(serde_json::from_str::<SeriesDef>(&text).unwrap(), def);
-        for bad in ["ts", "close", "Trades", "1x", ""] {
-            let json =
-                format!(r#"{{"kind":"kline","symbol":"X","timeframe":"1m","extra_columns":[{{"name":"{bad}"}}]}}"#);
-            assert!(spec(&json).is_err(), "{bad}");
+    fn every_partition_rule_has_a_name() {
+        for name in PartitionRule::NAMES {
+            assert_eq!(name.parse::<PartitionRule>().unwrap().name(), name);
         }
+        assert!("week".parse::<PartitionRule>().is_err());
     }
 }

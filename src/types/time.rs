@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum TimeUnit {
+    S,
     #[default]
     Ms,
     Us,
@@ -25,6 +26,7 @@ impl TimeUnit {
     /// Ticks in a second.
     pub fn per_second(self) -> i64 {
         match self {
+            TimeUnit::S => 1,
             TimeUnit::Ms => 1_000,
             TimeUnit::Us => 1_000_000,
             TimeUnit::Ns => 1_000_000_000,
@@ -33,6 +35,7 @@ impl TimeUnit {
 
     pub fn name(self) -> &'static str {
         match self {
+            TimeUnit::S => "s",
             TimeUnit::Ms => "ms",
             TimeUnit::Us => "us",
             TimeUnit::Ns => "ns",
@@ -309,12 +312,17 @@ pub fn in_range(ts: i64, unit: TimeUnit) -> bool {
 
 /// Converts a timestamp from a unit with `from_per_second` ticks per second; `None` unless exact.
 pub fn convert(ts: i64, from_per_second: i64, to: TimeUnit) -> Option<i64> {
+    convert_wide(ts, from_per_second, to).and_then(|ts| i64::try_from(ts).ok())
+}
+
+/// As [`convert`], of any magnitude.
+pub fn convert_wide(ts: i64, from_per_second: i64, to: TimeUnit) -> Option<i128> {
     let wide = i128::from(ts) * i128::from(to.per_second());
     let from = i128::from(from_per_second);
     if wide.checked_rem(from)? != 0 {
         return None;
     }
-    i64::try_from(wide / from).ok()
+    Some(wide / from)
 }
 
 /// Two decimal digits of a number below 100.

@@ -154,7 +154,7 @@ impl Bench {
         let store = Store::open(root.path(), true, options()).unwrap();
         let key = SeriesKey::scalar("c", "S", case.timeframe, "n").unwrap();
         let mut spec = SeriesSpec::of_key(&key);
-        spec.unit = case.unit;
+        spec.unit = Some(case.unit);
         spec.interval_ms = case.interval_ms;
         spec.origin = case.origin.map(|ms| ms * ticks(case.unit));
         spec.partition = Some(case.partition.into());

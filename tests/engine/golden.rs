@@ -88,7 +88,7 @@ fn float_def() -> SeriesDef {
 
 fn scalar_def() -> SeriesDef {
     let mut spec = SeriesSpec::of_key(&SeriesKey::scalar("funding", "BTCUSDT", "8h", "rate").unwrap());
-    spec.unit = TimeUnit::Us;
+    spec.unit = Some(TimeUnit::Us);
     let value = |digits| ColumnSpec { name: None, kind: None, digits, merge: Some(MergeRule::Last) };
     spec.value = Some(value(Some(6)));
     spec.resolve().unwrap()
@@ -105,7 +105,7 @@ fn extra_def() -> SeriesDef {
             merge: Some(MergeRule::Sum),
         })
         .to_vec();
-    spec.unit = TimeUnit::Ns;
+    spec.unit = Some(TimeUnit::Ns);
     spec.resolve().unwrap()
 }
 

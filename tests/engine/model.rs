@@ -55,7 +55,7 @@ fn register(store: &Store, key: &SeriesKey, partition: &str) {
     spec.price_digits = Some(2);
     spec.volume_digits = Some(0);
     spec.partition = Some(partition.into());
-    if key.symbol() == "S1" {
+    if key.symbol() == Some("S1") {
         spec.value_index = Some(ValueIndexSpec::Columns(vec!["open".into(), "close".into()]));
     }
     store.register(spec.resolve().unwrap()).unwrap();

@@ -137,7 +137,7 @@ impl FileProfile {
             profile.fold(ColumnProfile::default(), |sum, (_, profile)| sum.join(*profile)).digits()
         };
         let mut spec = SeriesSpec::of_key(&settings.key);
-        spec.unit = self.unit;
+        spec.unit = Some(self.unit);
         if settings.key.name().is_none() {
             spec.price_digits = settings.price_digits.or_else(|| of(NumberRole::Price));
             spec.volume_digits = settings.volume_digits.or_else(|| of(NumberRole::Volume));

@@ -84,7 +84,7 @@ impl RefusedImport<'_> {
             OFF_GRID => format!(
                 "--off-grid allow stores rows that start no interval of {}; for intervals with another start, register \
                  the series with fastk register --origin TS; for another timeframe, use another --series",
-                self.settings.key.timeframe()
+                self.settings.key.timeframe().unwrap_or("the series")
             ),
             "ohlc" | "negative_volume" => "--validate none imports rows with inconsistent high, low or volume".into(),
             "bad_time" => "set the format of times by --time-format, --time-unit and --base-date".into(),

@@ -218,7 +218,10 @@ impl ImportSummary {
             let (count, first) = (checked.off_grid.count, first(&checked.off_grid));
             warn(
                 "off_grid",
-                format!("{count} rows are not at the start of an interval of {}, {first}", settings.key.timeframe()),
+                format!(
+                    "{count} rows are not at the start of an interval of {}, {first}",
+                    settings.key.timeframe().unwrap_or("the series")
+                ),
             );
         }
         for file in plan.files.iter().filter(|file| file.lacks_date) {
@@ -239,7 +242,7 @@ impl ImportSummary {
             let message = format!(
                 "{} says {}, and the most common step between rows is {} ({} of {} steps)",
                 settings.key,
-                settings.key.timeframe(),
+                settings.key.timeframe().unwrap_or("the series"),
                 other.step,
                 other.count,
                 other.total

@@ -12,7 +12,7 @@ use crate::format::chunk::chunk_schema;
 use crate::ingest::ParsedRows;
 use crate::service::operations::{Compact, DropRequest, DropSeries, Register};
 use crate::service::{CompactRequest, Precondition, RowMode, SeriesInfo, WriteMethod, WriteOptions};
-use crate::types::{ColumnCells, ColumnType, OrderRule, Rows, SeriesDef, SeriesKey, SeriesSpec, SharedCells};
+use crate::types::{ColumnCells, ColumnType, Rows, SeriesDef, SeriesKey, SeriesSpec, SharedCells};
 
 use super::super::rows::BodyOptions;
 use super::super::target::{CommandTarget, TargetArgs};
@@ -130,6 +130,7 @@ impl Sink for StoreSink {
 fn definition(info: SeriesInfo) -> SeriesDef {
     SeriesDef {
         key: info.series,
+        key_names: info.key_names,
         unit: info.unit,
         partition: info.partition,
         interval_ms: info.interval_ms,
@@ -139,7 +140,8 @@ fn definition(info: SeriesInfo) -> SeriesDef {
         value_index: info.value_index,
         description: info.description,
         schema_version: 0,
-        order: OrderRule::default(),
+        order: info.order,
+        rules: info.rules,
         columns: info.columns,
     }
 }

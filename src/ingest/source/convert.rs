@@ -11,10 +11,11 @@ use super::cell::SourceCell;
 use super::mapped::MappedRow;
 use super::number_forms::flags_for;
 use crate::types::grid::OFF_GRID;
+use crate::types::kind::are_bar_rules;
 use crate::types::number::{DIGITS_MAX, NumberError, parse_decimal, shortest_digits};
 use crate::types::time::{convert, in_range, rfc3339};
 use crate::types::width::to_usize;
-use crate::types::{Column, ColumnType, Dictionary, Grid, Kind, Rounding, Rows, SeriesDef};
+use crate::types::{Column, ColumnType, Dictionary, Grid, Rounding, Rows, SeriesDef};
 
 /// Why a row is refused, or what is inconsistent in an accepted one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +127,7 @@ impl<'a> Converter<'a> {
     /// `first_stored` is the earliest stored time of the series.
     pub fn new(def: &'a SeriesDef, options: DecodeOptions, first_stored: Option<i64>) -> Self {
         let at = |name| def.column(name);
-        let bar = (def.kind() == Kind::Kline)
+        let bar = are_bar_rules(&def.rules)
             .then(|| Some([at("open")?, at("high")?, at("low")?, at("close")?, at("volume")?]))
             .flatten();
         let readings = def.columns.iter().map(ColumnReading::new).collect();
@@ -168,7 +169,7 @@ impl<'a> Converter<'a> {
         let message = format!(
             "{} is not the start of an interval of {}",
             rfc3339(out.ts, self.def.unit),
-            self.def.key.timeframe()
+            self.def.timeframe().unwrap_or("the series")
         );
         Err(Issue::new("ts", OFF_GRID, message))
     }
