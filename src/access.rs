@@ -27,6 +27,7 @@ use crate::clock::Clock;
 use crate::disk::local::{self, FileState};
 use crate::error::{Error, ErrorCode, Result};
 use crate::service::{Caller, Scope};
+use crate::types::key::check_kind_name;
 
 /// Target of audit log lines: who deleted or administered what.
 pub const AUDIT: &str = "fastk::audit";
@@ -230,13 +231,13 @@ pub fn check_new(name: &str, prefixes: &[String]) -> Result<()> {
         return Err(Error::invalid(format!("{} prefixes, more than {PREFIXES_MAX}", prefixes.len())));
     }
     let is_key_prefix = |prefix: &str| {
-        let is_kind = ["kline/", "scalar/"].iter().any(|kind| prefix.starts_with(kind) || kind.starts_with(prefix));
+        let is_kind = prefix.split('/').next().is_some_and(|kind| check_kind_name(kind).is_ok());
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-:@+=^$&/".contains(&b);
         is_kind && !prefix.is_empty() && prefix.len() <= PREFIX_BYTES_MAX && prefix.bytes().all(legal)
     };
     if let Some(prefix) = prefixes.iter().find(|prefix| !is_key_prefix(prefix)) {
         return Err(Error::invalid(format!("prefix {prefix:?} is not the start of a series key"))
-            .with_hint("such as kline/BTC or scalar/risk/"));
+            .with_hint("such as kline/BTC, scalar/risk/ or greeks/"));
     }
     Ok(())
 }

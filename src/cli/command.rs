@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::{
-    admin, bridge, coverage, dataset, definition, demo, files, import, inspect, log, print, read, register, serve,
-    snapshot, write,
+    admin, bridge, coverage, dataset, definition, demo, files, import, inspect, kind, log, print, read, register,
+    serve, snapshot, write,
 };
 use crate::error::{ErrorCode, Result};
 use crate::registry::RecordKind;
@@ -40,6 +40,8 @@ enum Command {
     Query(read::QueryArgs),
     /// Read rows of a series into a file.
     Export(read::ExportArgs),
+    /// Register, list and drop kinds of series.
+    Kind(kind::KindArgs),
     /// Create, list and drop named snapshots of the whole store.
     Snapshot(snapshot::SnapshotArgs),
     /// Register datasets: immutable, versioned sets of series under a snapshot.
@@ -128,6 +130,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Drop(args) => write::drop(args),
         Command::Query(args) => read::query(args),
         Command::Export(args) => read::export(args),
+        Command::Kind(args) => kind::run(args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Dataset(args) => dataset::run(args),
         Command::Feature(args) => definition::run(RecordKind::Feature, args),

@@ -13,6 +13,7 @@ mod definition;
 mod files;
 mod inspect;
 mod job;
+mod kind;
 mod listeners;
 mod log;
 mod open_store;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::remote::{Call, json_body, segment};
 use crate::error::{Error, Result};
-use crate::service::operations::{BodyKind, Method as RouteMethod, Route, Spec};
+use crate::service::operations::{ANY_KEY, BodyKind, Method as RouteMethod, Route, Spec};
 use crate::types::SeriesKey;
 use crate::types::key::{KLINE, SCALAR};
 
@@ -60,7 +60,7 @@ fn fits(route: &Route, fields: &Map<String, Value>, series: Option<&SeriesKey>) 
     }
     if route.names_series() {
         return series.is_some_and(|key| match key.kind() {
-            _ if route.path.contains("{key}") => true,
+            _ if route.path.contains(ANY_KEY) => true,
             SCALAR => route.path.contains("{category}"),
             KLINE => !route.path.contains("{category}"),
             _ => false,
@@ -83,6 +83,12 @@ fn path(route: &Route, fields: &Map<String, Value>, series: Option<&SeriesKey>) 
             continue;
         };
         let text = match fields.get(name) {
+            _ if part == ANY_KEY => {
+                let words: Vec<String> =
+                    series.map_or("", SeriesKey::as_str).split('/').map(|word| segment(word).to_string()).collect();
+                path.push_str(&words.join("/"));
+                continue;
+            }
             _ if route.names_series() => key_parts.next().unwrap_or_default().to_owned(),
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),

@@ -199,6 +199,10 @@ fn inspect_operation(operation: &wal::LoggedChange) -> Value {
         wal::LoggedChange::Drop { series_id } => json!({"drop": {"series_id": series_id}}),
         wal::LoggedChange::CreateSnapshot { name } => json!({"create_snapshot": {"name": name}}),
         wal::LoggedChange::DropSnapshot { name } => json!({"drop_snapshot": {"name": name}}),
+        wal::LoggedChange::RegisterKind { def } => {
+            json!({"register_kind": serde_json::from_str::<Value>(def).unwrap_or_default()})
+        }
+        wal::LoggedChange::DropKind { name } => json!({"drop_kind": {"name": name}}),
     }
 }
 
@@ -288,6 +292,8 @@ fn inspect_manifest(kind: &str, edit: &manifest::Edit) -> Value {
         "runs_removed": edit.runs_removed,
         "snapshots": edit.snapshots.iter().map(|s| json!({"name": s.name, "commit": s.commit})).collect::<Vec<_>>(),
         "snapshots_removed": edit.snapshots_removed,
+        "kinds": edit.kinds.iter().map(|k| json!({"name": k.name, "commit": k.commit})).collect::<Vec<_>>(),
+        "kinds_removed": edit.kinds_removed,
         "receipts": edit.receipts.iter().map(|r| json!({"id": r.id, "bytes": r.bytes})).collect::<Vec<_>>(),
         "receipts_removed": edit.receipts_removed, "chunks_unlinked": edit.chunks_unlinked,
         "chunks_waiting": edit.chunks_waiting.iter().map(|c| c.id).collect::<Vec<_>>(),

@@ -85,6 +85,12 @@ pub struct Edit {
     /// In a checkpoint: removed chunks whose files may still exist.
     #[prost(message, repeated, tag = "21")]
     pub chunks_waiting: Vec<ChunkRecord>,
+    /// New kinds of series.
+    #[prost(message, repeated, tag = "22")]
+    pub kinds: Vec<KindRecord>,
+    /// Names of dropped kinds.
+    #[prost(string, repeated, tag = "23")]
+    pub kinds_removed: Vec<String>,
     /// Texts added to the dictionaries of series.
     #[prost(message, repeated, tag = "24")]
     pub texts: Vec<TextsRecord>,
@@ -101,6 +107,19 @@ pub struct TextsRecord {
     /// Number of texts of the series with these.
     #[prost(uint64, tag = "3")]
     pub total: u64,
+}
+
+/// A registered kind of series.
+#[derive(Clone, PartialEq, Message)]
+pub struct KindRecord {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Commit of the registration.
+    #[prost(uint64, tag = "2")]
+    pub commit: u64,
+    /// The definition as JSON.
+    #[prost(string, tag = "3")]
+    pub def: String,
 }
 
 /// A series as of the commit up to which it is sealed.

@@ -98,6 +98,13 @@ pub enum LoggedChange {
     DropSnapshot {
         name: String,
     },
+    /// A kind of series; the definition as JSON.
+    RegisterKind {
+        def: String,
+    },
+    DropKind {
+        name: String,
+    },
 }
 
 /// The payload of a commit frame.
@@ -245,6 +252,8 @@ const OP_REGISTER: u8 = 3;
 const OP_DROP: u8 = 4;
 const OP_CREATE_SNAPSHOT: u8 = 5;
 const OP_DROP_SNAPSHOT: u8 = 6;
+const OP_REGISTER_KIND: u8 = 7;
+const OP_DROP_KIND: u8 = 8;
 
 /// Appends rows: column count, row count, `ts`, then each column: bytes per cell (0 for flags), 1 where cells can be null,
 /// the cells, and a byte per row that says which are present.
@@ -340,6 +349,14 @@ pub fn encode_commit(commit: &Commit) -> Vec<u8> {
                 out.push(OP_DROP_SNAPSHOT);
                 put_blob(&mut out, name.as_bytes());
             }
+            LoggedChange::RegisterKind { def } => {
+                out.push(OP_REGISTER_KIND);
+                put_blob(&mut out, def.as_bytes());
+            }
+            LoggedChange::DropKind { name } => {
+                out.push(OP_DROP_KIND);
+                put_blob(&mut out, name.as_bytes());
+            }
         }
     }
     out
@@ -380,6 +397,8 @@ pub fn decode_commit(payload: &[u8]) -> Result<Commit> {
             OP_DROP => LoggedChange::Drop { series_id: reader.u64()? },
             OP_CREATE_SNAPSHOT => LoggedChange::CreateSnapshot { name: text(&mut reader, "snapshot name")? },
             OP_DROP_SNAPSHOT => LoggedChange::DropSnapshot { name: text(&mut reader, "snapshot name")? },
+            OP_REGISTER_KIND => LoggedChange::RegisterKind { def: text(&mut reader, "kind")? },
+            OP_DROP_KIND => LoggedChange::DropKind { name: text(&mut reader, "kind name")? },
             other => return Err(Error::corrupt(format!("commit has an unknown operation {other}"))),
         });
     }
@@ -408,6 +427,8 @@ mod tests {
                 LoggedChange::Drop { series_id: 1 },
                 LoggedChange::CreateSnapshot { name: "monday".into() },
                 LoggedChange::DropSnapshot { name: "monday".into() },
+                LoggedChange::RegisterKind { def: "{}".into() },
+                LoggedChange::DropKind { name: "greeks".into() },
             ],
         }
     }

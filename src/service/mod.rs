@@ -14,6 +14,7 @@ mod health;
 mod health_state;
 mod inventory;
 pub mod jobs;
+mod kinds;
 mod limits;
 mod months;
 pub mod operations;

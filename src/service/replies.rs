@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::schema::{Column, Retention, ValueIndexSpec};
-use crate::types::{ColumnChange, OrderRule, Partition, RowRule, SeriesDef, SeriesKey, TimeUnit};
+use crate::types::schema::{Column, PartitionRule, Retention, ValueIndexSpec};
+use crate::types::{ColumnChange, KindDef, OrderRule, Partition, RowRule, SeriesDef, SeriesKey, TimeUnit};
 
 /// How a write treats rows whose timestamp is already stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -185,6 +185,87 @@ pub struct Registered {
     pub commit: u64,
     #[serde(flatten)]
     pub info: SeriesInfo,
+}
+
+/// A kind of series.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct KindInfo {
+    pub kind: String,
+    /// Names of the words of a key after the kind.
+    pub key: Vec<String>,
+    /// Unit of `ts`, unless a series has another.
+    pub unit: TimeUnit,
+    /// How rows are ordered and which replace others: `"arrival"`, or `{"unique": ["ts", …]}`.
+    #[cfg_attr(feature = "server", schema(value_type = serde_json::Value, example = json!({"unique": ["ts"]})))]
+    pub order: OrderRule,
+    /// The fields of a row after `ts`. Those of klines and scalars have the digits of the registration of a series.
+    pub fields: Vec<Column>,
+    /// Rules that each row must follow.
+    pub rules: Vec<RowRule>,
+    /// `auto`, `hour`, `day`, `month`, `year` or `all`, unless a series has another.
+    #[cfg_attr(feature = "server", schema(value_type = String))]
+    pub partition: PartitionRule,
+    /// Name of its table in SQL.
+    pub sql_name: String,
+    /// Whether every store has the kind.
+    pub built_in: bool,
+    /// Commit of the registration; absent for a built-in kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<u64>,
+}
+
+impl KindInfo {
+    fn new(kind: &KindDef, commit: Option<u64>) -> Self {
+        Self {
+            kind: kind.name.clone(),
+            key: kind.key.clone(),
+            unit: kind.unit,
+            order: kind.order.clone(),
+            fields: kind.fields.clone(),
+            rules: kind.rules.clone(),
+            partition: kind.partition,
+            sql_name: kind.table().to_owned(),
+            built_in: commit.is_none(),
+            commit,
+        }
+    }
+
+    /// A kind of every store.
+    pub fn built_in(kind: &KindDef) -> Self {
+        Self::new(kind, None)
+    }
+
+    /// A kind that was registered at a commit.
+    pub fn registered(kind: &KindDef, commit: u64) -> Self {
+        Self::new(kind, Some(commit))
+    }
+}
+
+/// Every kind of series.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct KindList {
+    pub kinds: Vec<KindInfo>,
+}
+
+/// Reply to the registration of a kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct KindRegistered {
+    /// False when the same definition was already registered.
+    pub created: bool,
+    #[serde(flatten)]
+    pub info: KindInfo,
+}
+
+/// Reply to dropping a kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct KindDropped {
+    pub kind: String,
+    /// Commit of the drop.
+    pub commit: u64,
 }
 
 /// Changes to a registration; absent fields are unchanged, `null` clears a field.

@@ -30,8 +30,7 @@ pub struct Precondition {
 impl Service {
     /// Registers a series; the same definition again is no error, a different one is `series_exists`.
     pub fn register(&self, spec: SeriesSpec) -> Result<Registered> {
-        let def = spec.clone().resolve()?;
-        self.caller.require_series(Scope::Write, &def.key)?;
+        let def = self.resolve(&spec)?;
         if self.store.snapshot().get(&def.key).is_none() {
             def.timeframe().map_or(Ok(()), check_timeframe)?;
         }
@@ -48,8 +47,7 @@ impl Service {
     /// # Errors
     /// Those of [`Service::register`].
     pub fn resolve_or_new(&self, spec: &SeriesSpec) -> Result<Known> {
-        let def = spec.clone().resolve()?;
-        self.caller.require_series(Scope::Write, &def.key)?;
+        let def = self.resolve(spec)?;
         self.caller.require_series(Scope::Read, &def.key)?;
         match self.store.snapshot().get(&def.key) {
             None => {
@@ -62,6 +60,12 @@ impl Service {
                 Ok((Arc::clone(&series.def), series.bounds))
             }
         }
+    }
+
+    /// The definition that a request describes, of a series that the caller can write.
+    fn resolve(&self, spec: &SeriesSpec) -> Result<SeriesDef> {
+        self.caller.require_series(Scope::Write, &spec.series_key()?)?;
+        spec.clone().resolve_as(self.store.kind(&spec.kind)?.as_ref())
     }
 
     pub(super) fn series_info(&self, series: &SeriesState) -> SeriesInfo {

@@ -26,12 +26,13 @@ use crate::store::read::files::{SeriesFiles, series_files};
 use crate::store::read::precondition::IfVersion;
 use crate::store::read::retained_commits::RetainedCommits;
 use crate::store::read::series_state::{SeriesId, SeriesState};
-use crate::store::read::store_state::{Snapshot, StoreState};
+use crate::store::read::store_state::{RegisteredKind, Snapshot, StoreState};
 use crate::store::task_control::TaskControl;
 use crate::store::write::delete::DeleteOutcome;
 use crate::store::write::request::{DecidedWrite, SeriesWrite, WriteMode, WriteOutcome};
+use crate::types::kind::built_in_named;
 use crate::types::schema::series_not_found;
-use crate::types::{Rows, SeriesDef, SeriesKey};
+use crate::types::{KindDef, Rows, SeriesDef, SeriesKey};
 
 /// An open store. Dropping it syncs the log and releases the directory.
 pub struct Store {
@@ -254,6 +255,35 @@ impl Store {
     /// `corrupt_data` when a chunk itself is damaged; those before it are done.
     pub fn rebuild_sidecars(&self) -> Result<SidecarReport> {
         self.engine.maintenance.rebuild_sidecars()
+    }
+
+    /// Registers a kind of series. False when the same definition exists already. Durable on return as a write is.
+    ///
+    /// # Errors
+    /// `invalid_argument`; `kind_exists` when it is defined otherwise, or its name is one of FastK; `too_large`, and
+    /// those of a write.
+    pub fn register_kind(&self, kind: KindDef) -> Result<(RegisteredKind, bool)> {
+        self.engine.writes.register_kind(kind)
+    }
+
+    /// Drops a kind without series. Returns the commit of the drop.
+    ///
+    /// # Errors
+    /// `not_found`; `kind_in_use` while series of it exist, also those that only snapshots show.
+    pub fn drop_kind(&self, name: &str) -> Result<u64> {
+        self.engine.writes.drop_kind(name)
+    }
+
+    /// The kind of this name: a built-in or a registered one.
+    ///
+    /// # Errors
+    /// `not_found`, naming similar kinds.
+    pub fn kind(&self, name: &str) -> Result<Arc<KindDef>> {
+        if let Some(kind) = built_in_named(name) {
+            return Ok(Arc::new(kind.clone()));
+        }
+        let state = self.snapshot();
+        state.kinds.get(name).map(|kind| Arc::clone(&kind.def)).ok_or_else(|| state.kind_not_found(name))
     }
 
     /// Every named snapshot, by name.

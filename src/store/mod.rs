@@ -46,7 +46,7 @@ pub use read::presence::{BucketRanges, Buckets, Presence};
 pub use read::pruning::{MergeStats, WantedKeys};
 pub use read::retained_commits::RetainedCommits;
 pub use read::series_state::{SeriesId, SeriesState};
-pub use read::store_state::{Snapshot, StoreState};
+pub use read::store_state::{RegisteredKind, Snapshot, StoreState};
 pub use task_control::TaskControl;
 pub use write::delete::DeleteOutcome;
 pub use write::idempotency::{RECEIPT_RETENTION_MS, RECEIPTS_MAX};

@@ -93,11 +93,18 @@ fn the_log_is_laid_out_as_documented() {
         ("drop", wal::LoggedChange::Drop { series_id: 5 }),
         ("create snapshot", wal::LoggedChange::CreateSnapshot { name: "x".into() }),
         ("drop snapshot", wal::LoggedChange::DropSnapshot { name: "x".into() }),
+        ("register kind", wal::LoggedChange::RegisterKind { def: "x".into() }),
+        ("drop kind", wal::LoggedChange::DropKind { name: "x".into() }),
     ];
     assert_eq!(table("what follows").len(), operations.len());
     for (row, (name, operation)) in table("what follows").iter().zip(operations) {
-        let named =
-            matches!(operation, wal::LoggedChange::CreateSnapshot { .. } | wal::LoggedChange::DropSnapshot { .. });
+        let named = matches!(
+            operation,
+            wal::LoggedChange::CreateSnapshot { .. }
+                | wal::LoggedChange::DropSnapshot { .. }
+                | wal::LoggedChange::RegisterKind { .. }
+                | wal::LoggedChange::DropKind { .. }
+        );
         let payload = wal::encode_commit(&wal::Commit { operations: vec![operation], ..wal::Commit::default() });
         assert_eq!((row[0].as_str(), row[1].as_str()), (payload[16].to_string().as_str(), name));
         if named {
@@ -367,7 +374,8 @@ fn check_tags(title: &str, messages: Vec<(&str, Vec<u8>)>) {
 #[test]
 fn manifest_fields_have_the_documented_tags() {
     use manifest::{
-        ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TextsRecord, TombstoneRecord,
+        ChunkRecord, Edit, KindRecord, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TextsRecord,
+        TombstoneRecord,
         ViewRecord,
     };
     macro_rules! one {
@@ -385,6 +393,8 @@ fn manifest_fields_have_the_documented_tags() {
             snapshots = vec![SnapshotRecord::default()], snapshots_removed = vec!["x".into()],
             receipts = vec![ReceiptsRecord::default()], receipts_removed = vec![1], chunks_unlinked = vec![1],
             chunks_waiting = vec![ChunkRecord::default()], texts = vec![TextsRecord::default()]),
+            chunks_waiting = vec![ChunkRecord::default()], kinds = vec![KindRecord::default()],
+            kinds_removed = vec!["x".into()]),
     );
     check_tags("field of texts", one!(TextsRecord: series_id = 1, texts = vec![1], total = 1));
     check_tags(
@@ -399,6 +409,7 @@ fn manifest_fields_have_the_documented_tags() {
             last_ts = Some(1)),
     );
     check_tags("field of a snapshot", one!(SnapshotRecord: name = "x".into(), commit = 1, created_ms = 1));
+    check_tags("field of a kind", one!(KindRecord: name = "x".into(), commit = 1, def = "x".into()));
     check_tags("field of a run record", one!(RunRecord: id = 1, bytes = 1, crc = 1, level = 1, base_commit = 1));
     check_tags("field of a receipts record", one!(ReceiptsRecord: id = 1, bytes = 1, newest_ms = 1));
     check_tags(

@@ -348,7 +348,8 @@ fn a_log_segment_of_version_2_is_read_and_written_as_it_was() {
 /// An edit with every field set.
 fn edit() -> Edit {
     use manifest::{
-        ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TextsRecord, TombstoneRecord, ViewRecord,
+        ChunkRecord, KindRecord, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TextsRecord, TombstoneRecord,
+        ViewRecord,
     };
     let def = serde_json::to_string(&decimal_def()).unwrap();
     let chunk = |id| ChunkRecord {
@@ -413,6 +414,8 @@ fn edit() -> Edit {
         chunks_unlinked: vec![21],
         chunks_waiting: vec![chunk(22)],
         texts: vec![TextsRecord { series_id: 1, texts: vec![0, 0, 0, 0], total: 3 }],
+        kinds: vec![KindRecord { name: "greeks".into(), commit: 23, def: "{}".into() }],
+        kinds_removed: vec!["chains".into()],
     }
 }
 

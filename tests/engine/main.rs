@@ -21,6 +21,7 @@ mod golden;
 mod golden_damage;
 mod guarantees;
 mod kills;
+mod kinds;
 mod known_defects;
 mod maintenance_crashes;
 mod model;

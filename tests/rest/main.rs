@@ -11,6 +11,7 @@ mod fuzz;
 mod hooked_disk;
 mod invalid_input;
 mod jobs;
+mod kinds;
 mod limits;
 mod merges;
 mod multi_series;

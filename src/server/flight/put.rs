@@ -89,7 +89,7 @@ impl PutTarget {
             idempotency_key: command.idempotency_key.as_deref().map(str::parse).transpose()?,
             create: command.create.clone().map(Box::new),
         };
-        let created = command.create.clone().map(|spec| spec.resolve()).transpose()?.map(|def| def.key);
+        let created = command.create.as_ref().map(SeriesSpec::series_key).transpose()?;
         let key = match (command.series, created) {
             (Some(key), Some(created)) if key != created => {
                 return Err(Error::invalid(format!("series {key} differs from the series of create, {created}")));

@@ -30,12 +30,15 @@ impl<S: Send + Sync> FromRequestParts<S> for PathFields {
 }
 
 impl PathFields {
-    /// The series in the path: of two segments a kline, of four a scalar.
+    /// The series in the path: a kline, a scalar, or a key of any kind.
     ///
     /// # Errors
     /// `invalid_argument`.
     pub fn series(&self) -> Result<SeriesKey> {
         let parts: Vec<&str> = self.segments.iter().map(|(_, value)| value.as_str()).collect();
+        if self.segments.first().is_some_and(|(name, _)| name == "key") {
+            return SeriesKey::parse(&parts.join("/"));
+        }
         match parts.as_slice() {
             [symbol, timeframe] => SeriesKey::kline(symbol, timeframe),
             [category, symbol, timeframe, name] => SeriesKey::scalar(category, symbol, timeframe, name),

@@ -19,6 +19,7 @@ use crate::server::blocking::{PERMIT, panicked};
 use crate::server::ids::{REQUEST_ID, request_id};
 use crate::server::{AUDIT, metrics};
 use crate::service::Caller;
+use crate::service::operations::documented_path;
 
 /// Handles a request.
 pub async fn handle(State(app): State<RequestState>, mut request: Request, next: Next) -> Response {
@@ -84,7 +85,7 @@ pub async fn handle(State(app): State<RequestState>, mut request: Request, next:
         metrics::rejected("rest");
     }
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    metrics::http_request(route, known_method(&method), status, started.elapsed());
+    metrics::http_request(&documented_path(route), known_method(&method), status, started.elapsed());
     if let Some(audit) = &mut audit {
         audit.status = status;
     }

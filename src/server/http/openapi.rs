@@ -49,6 +49,7 @@ use crate::service::operations::{
     )),
     tags(
         (name = "series", description = "Register, list, change and drop series"),
+        (name = "kinds", description = "Register, list and drop kinds of series"),
         (name = "rows", description = "Write, read and delete rows"),
         (name = "snapshots", description = "Named snapshots of the whole store that stay readable"),
         (name = "registry", description = "Datasets, features and factors: versioned metadata of series"),
@@ -211,6 +212,8 @@ fn path_parameter(route: &Route, name: &str) -> Parameter {
         "category" => (reference("Category"), "Category"),
         "name" if route.names_series() => (reference("Symbol"), "Name"),
         "name" => (String::schema(), "Name"),
+        "key" => (String::schema(), "Key, such as `greeks/SPX/C5000`; its slashes as they are, or as %2F"),
+        "kind" => (String::schema(), "Name of the kind"),
         "version" => (String::schema(), "Version, or `latest`: the highest that is not archived"),
         _ => (String::schema(), "Id of the job"),
     };

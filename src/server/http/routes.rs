@@ -32,8 +32,10 @@ pub fn health() -> Router<RequestState> {
 fn router(is_served: fn(&Route) -> bool) -> Router<RequestState> {
     let routes = OPERATIONS.iter().flat_map(|entry| entry.spec.rest.bindings().iter().map(move |route| (entry, route)));
     let served = routes.filter(|(_, route)| is_served(route));
-    let handled = served.filter_map(|(entry, route)| Some((route.path, handler(entry, route)?)));
-    handled.fold(Router::new(), |router, (path, handler)| router.route(path, handler))
+    let handled = served.filter_map(|(entry, route)| Some((route, handler(entry, route)?)));
+    handled.fold(Router::new(), |router, (route, handler)| {
+        route.served_paths().iter().fold(router, |router, path| router.route(path, handler.clone()))
+    })
 }
 
 fn handler(entry: &'static Entry, route: &'static Route) -> Option<MethodRouter<RequestState>> {
@@ -48,12 +50,12 @@ fn handler(entry: &'static Entry, route: &'static Route) -> Option<MethodRouter<
 fn special(route: &Route) -> Option<MethodRouter<RequestState>> {
     let method = ordinary::filter(route.method);
     Some(match route.id {
-        "readKlines" | "readScalars" => on(method, read::read),
+        "readKlines" | "readScalars" | "readRows" => on(method, read::read),
         "readMany" => on(method, read::read_many),
         "queryRows" => on(method, read::query),
-        "writeKlines" | "writeScalars" => on(method, write::write),
+        "writeKlines" | "writeScalars" | "writeRows" => on(method, write::write),
         "writeMany" => on(method, write::write_many),
-        "mergeKlines" | "mergeScalars" => on(method, write::merge),
+        "mergeKlines" | "mergeScalars" | "mergeRows" => on(method, write::merge),
         "getLiveness" => on(method, monitoring::live),
         "getMetrics" => on(method, monitoring::scrape),
         "getOpenapi" => on(method, openapi),

@@ -14,12 +14,12 @@ use crate::service::operations::Route;
 /// The parts of a route.
 pub fn parts(route: &Route) -> Parts {
     match route.id {
-        "readKlines" | "readScalars" => rows(query::<ReadParams>(), None),
+        "readKlines" | "readScalars" | "readRows" => rows(query::<ReadParams>(), None),
         "readMany" => rows([query::<ReadManyParams>(), query::<ReadParams>()].concat(), None),
         "queryRows" => rows(query::<QueryParams>(), Some(body("application/json", "Query"))),
-        "writeKlines" | "writeScalars" => write(query::<WriteParams>(), "RowsBody", "WriteReply"),
+        "writeKlines" | "writeScalars" | "writeRows" => write(query::<WriteParams>(), "RowsBody", "WriteReply"),
         "writeMany" => write(query::<WriteParams>(), "WritesBody", "WriteManyReply"),
-        "mergeKlines" => write(query::<MergeKlineParams>(), "RowsBody", "WriteReply"),
+        "mergeKlines" | "mergeRows" => write(query::<MergeKlineParams>(), "RowsBody", "WriteReply"),
         "mergeScalars" => write(query::<MergeScalarParams>(), "RowsBody", "WriteReply"),
         "getLiveness" => content("application/json", named("StatusReply")),
         "getMetrics" => content("text/plain", String::schema()),

@@ -16,6 +16,8 @@ use crate::query::TimeValue;
 use crate::service::{CoverageReply, CoverageRequest, DeleteReply, Scope, Service};
 use crate::types::SeriesKey;
 
+/// The path of rows of a series of any kind.
+const ROWS: &str = "/v1/series/{key}/rows";
 /// The paths of rows.
 const KLINES: &str = "/v1/klines/{symbol}/{timeframe}";
 const SCALARS: &str = "/v1/scalars/{category}/{symbol}/{timeframe}/{name}";
@@ -35,6 +37,7 @@ pub(super) const WRITE: Spec = Spec::new("write", Scope::Write)
     .rest(&[
         WRITE_ROUTE.at(KLINES, "writeKlines", "Write klines"),
         WRITE_ROUTE.at(SCALARS, "writeScalars", "Write a scalar series"),
+        WRITE_ROUTE.at(ROWS, "writeRows", "Write rows of a series of any kind"),
         Route {
             headers: &[Header::IdempotencyKey, Header::ContentEncoding],
             writes: true,
@@ -76,6 +79,10 @@ pub(super) const MERGE: Spec = Spec::new("merge", Scope::Write)
                  registration. A row without a stored one is stored as it is. Atomic with any number of concurrent \
                  writers.",
             ),
+        MERGE_ROUTE.at("/v1/series/{key}/rows/merge", "mergeRows", "Merge rows of a series of any kind").about(
+            "Merges each sent row into the stored row of its timestamp, each field by the `merge` of its definition. A \
+             row without a stored one is stored as it is. Atomic with any number of concurrent writers.",
+        ),
     ])
     .flight(&[FlightBinding::Method("DoPut")])
     .cli(&["write"]);
@@ -102,6 +109,7 @@ pub(super) const READ: Spec = Spec::new("read", Scope::Read)
     .rest(&[
         READ_ROUTE.at(KLINES, "readKlines", "Read klines"),
         READ_ROUTE.at(SCALARS, "readScalars", "Read a scalar series"),
+        READ_ROUTE.at(ROWS, "readRows", "Read rows of a series of any kind"),
         READ_ROUTE.at("/v1/query", "readMany", "Read rows of several series").about(
             "Like `POST /v1/query` with the query in parameters, for clients that cache responses: the entity tag \
              changes when any of the series does, and `If-None-Match` returns 304 when none did.",
@@ -181,6 +189,7 @@ impl Operation for Delete {
     const SPEC: Spec = Spec::new("delete", Scope::Write).rest(&[
             Self::ROUTE.at(KLINES, "deleteKlines", "Delete klines"),
             Self::ROUTE.at(SCALARS, "deleteScalars", "Delete rows of a scalar series"),
+            Self::ROUTE.at(ROWS, "deleteRows", "Delete rows of a series of any kind"),
         ]).flight(&[FlightBinding::Action(
             "delete_range",
             "deletes the closed range of rows; body: {\"series\": key, \"start\": t, \"end\": t} or {\"series\": key, \"all\": true}; \
@@ -230,6 +239,7 @@ impl Operation for ReadCoverage {
                 "getScalarCoverage",
                 "Coverage of a scalar series",
             ),
+            Self::ROUTE.at("/v1/coverage/{key}", "getCoverage", "Coverage of a series of any kind"),
         ]).flight(&[FlightBinding::Action(
             "coverage",
             "returns which intervals have rows; body: {\"series\": key}; optional: start, end, calendar, min_missing, limit, times, as_of",

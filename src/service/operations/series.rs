@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::operation::{Context, EntityTag, Operation, RequestSchemas};
 use super::spec::{BodyKind, FlightBinding, Header, Method, Route, Spec};
 use crate::error::ErrorCode::{
-    CommitConflict, RequestTimeout, SeriesExists, SeriesNotFound, TooLarge, UnsupportedMediaType,
+    CommitConflict, KindExists, NotFound, RequestTimeout, SeriesExists, SeriesNotFound, TooLarge, UnsupportedMediaType,
 };
 use crate::error::{ErrorCode, Result};
 use crate::service::{DropReply, Registered, Scope, SeriesFilter, SeriesInfo, SeriesPage, SeriesPatch, Service};
@@ -14,6 +14,8 @@ use crate::types::{SeriesKey, SeriesSpec};
 
 /// The paths of a series.
 const KLINE: &str = "/v1/series/kline/{symbol}/{timeframe}";
+/// The path of a series of any kind.
+const ANY: &str = "/v1/series/{key}";
 const SCALAR: &str = "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}";
 
 /// Errors of a change.
@@ -36,7 +38,7 @@ impl Operation for Register {
             success: &[(201, "Registered"), (200, "Already registered with the same definition")],
             location: "Path of the series",
             writes: true,
-            errors: &[SeriesExists],
+            errors: &[NotFound, SeriesExists, KindExists],
             ..Route::new(Method::Post, "series")
         }
         .at("/v1/series", "registerSeries", "Register a series")
@@ -115,6 +117,7 @@ impl Operation for DescribeSeries {
         .rest(&[
             Self::ROUTE.at(KLINE, "getKlineSeries", "Get a kline series"),
             Self::ROUTE.at(SCALAR, "getScalarSeries", "Get a scalar series"),
+            Self::ROUTE.at(ANY, "getSeries", "Get a series of any kind"),
         ])
         .flight(&[FlightBinding::Method("GetSchema")])
         .not_in_cli("`admin list-series --prefix KEY --json` prints it");
@@ -149,7 +152,7 @@ impl ChangeSeries {
         success: &[(200, "The changed series")],
         writes: true,
         errors: CHANGE_ERRORS,
-        about: "Changes retention, calendar, value index or description; absent fields are unchanged.",
+        about: "Changes retention, calendar, value index or description, and widens or adds columns; absent fields are unchanged.",
         ..Route::new(Method::Patch, "series")
     };
 }
@@ -159,6 +162,7 @@ impl Operation for ChangeSeries {
         .rest(&[
             Self::ROUTE.at(KLINE, "changeKlineSeries", "Change a kline series"),
             Self::ROUTE.at(SCALAR, "changeScalarSeries", "Change a scalar series"),
+            Self::ROUTE.at(ANY, "changeSeries", "Change a series of any kind"),
         ])
         .not_in_flight("rare administration; REST has it")
         .not_in_cli("rare administration; REST has it");
@@ -204,6 +208,7 @@ impl Operation for DropSeries {
         .rest(&[
             Self::ROUTE.at(KLINE, "dropKlineSeries", "Drop a kline series"),
             Self::ROUTE.at(SCALAR, "dropScalarSeries", "Drop a scalar series"),
+            Self::ROUTE.at(ANY, "dropSeries", "Drop a series of any kind"),
         ])
         .flight(&[FlightBinding::Action(
             "drop_series",

@@ -153,9 +153,23 @@ pub enum Guard {
     Public,
 }
 
+/// The path in the table of one that a router serves.
+pub fn documented_path(served: &str) -> std::borrow::Cow<'_, str> {
+    match (served.find("/{word1}"), served.rfind("/{word")) {
+        (Some(first), Some(last)) => {
+            let (head, tail) = (served.get(..first), served.get(last + "/{word1}".len()..));
+            format!("{}{}", head.unwrap_or_default(), tail.unwrap_or_default()).into()
+        }
+        _ => served.into(),
+    }
+}
+
+/// Placeholder of a whole key, of a series of any kind.
+pub const ANY_KEY: &str = "{key}";
+
 /// One request of REST.
 ///
-/// A path with `{timeframe}` names a series: the field `series` of the request. Its other placeholders are fields of
+/// A path with `{timeframe}` or `{key}` names a series: the field `series` of the request. Its other placeholders are fields of
 /// their own names. The rest of the request is in the query string or in the body.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
@@ -228,12 +242,43 @@ impl Route {
 
     /// Whether the path names a series.
     pub fn names_series(&self) -> bool {
-        self.path.contains("{timeframe}")
+        self.path.contains("{timeframe}") || self.path.contains(ANY_KEY)
+    }
+
+    /// The paths that a router serves: those of a key of any kind with its slashes encoded, and as segments.
+    pub fn served_paths(&self) -> Vec<String> {
+        if !self.path.contains(ANY_KEY) {
+            return vec![self.path.to_owned()];
+        }
+        let segments = ["{key}", "{word1}", "{word2}", "{word3}", "{word4}"];
+        (1..=segments.len())
+            .map(|count| {
+                let key: Vec<&str> = segments.into_iter().take(count).collect();
+                self.path.replace(ANY_KEY, &key.join("/"))
+            })
+            .collect()
     }
 
     /// Whether requests leave a line in the audit log.
     pub fn is_audited(&self) -> bool {
         matches!(self.method, Method::Delete | Method::Patch)
             || (self.path.starts_with("/v1/admin/") && self.method != Method::Get)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_any_kind_is_one_segment_or_several() {
+        let route = Route::new(Method::Get, "rows").at("/v1/series/{key}/rows", "readRows", "Read");
+        let served = route.served_paths();
+        assert_eq!(
+            (served.len(), served.last().unwrap().as_str()),
+            (5, "/v1/series/{key}/{word1}/{word2}/{word3}/{word4}/rows")
+        );
+        assert!(served.iter().all(|path| documented_path(path) == route.path));
+        assert_eq!(documented_path("/v1/klines/{symbol}/{timeframe}"), "/v1/klines/{symbol}/{timeframe}");
     }
 }

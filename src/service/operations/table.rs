@@ -9,6 +9,7 @@ use super::admin::{
 use super::datasets::{ChangeDataset, CreateDataset, DescribeDataset, ListDatasetVersions, ListDatasets, ReadLineage};
 use super::definitions::{ChangeDefinition, Define, DescribeDefinition, ListDefinitionVersions, ListDefinitions};
 use super::entry::Entry;
+use super::kinds::{DescribeKind, DropKind, ListKinds, RegisterKind};
 use super::rows::{Delete, MERGE, PLAN, READ, ReadCoverage, WRITE};
 use super::series::{ChangeSeries, DescribeSeries, DropSeries, ListSeries, Register};
 use super::snapshots::{CreateSnapshot, DropSnapshot, ListSnapshots};
@@ -17,6 +18,10 @@ use super::tools::{INSPECT, LOG_IN, REBUILD_MANIFEST, REPAIR, RESTORE, SERVE, TO
 
 /// Every operation.
 pub static OPERATIONS: &[Entry] = &[
+    Entry::json::<RegisterKind>(),
+    Entry::json::<ListKinds>(),
+    Entry::json::<DescribeKind>(),
+    Entry::json::<DropKind>(),
     Entry::json::<Register>(),
     Entry::json::<ListSeries>(),
     Entry::json::<DescribeSeries>(),

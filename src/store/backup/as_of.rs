@@ -14,6 +14,7 @@ pub fn as_of(contents: &Contents, name: &str) -> Result<Contents> {
     let mut then = contents.clone();
     then.base_commit = commit;
     then.snapshots.retain(|_, snapshot| snapshot.commit <= commit);
+    then.kinds.retain(|_, kind| kind.commit <= commit);
     let mut snapshot_commits: Vec<u64> = then.snapshots.values().map(|snapshot| snapshot.commit).collect();
     snapshot_commits.sort_unstable();
     then.series = contents

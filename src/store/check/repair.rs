@@ -34,7 +34,7 @@ use crate::store::open::engine::{Engine, fresh_epoch};
 use crate::store::open::recover::{ManifestTrust, RecoveredStore, highest_commit, read_store};
 use crate::store::open::salvage;
 use crate::store::options::StoreOptions;
-use crate::store::publish::records::{new_texts, series_record};
+use crate::store::publish::records::{kind_record, new_texts, series_record};
 use crate::store::publish::series_files::{self, DROP_MARKER, REGISTRATION, tombstone_name};
 use crate::store::read::chunk::ChunkFile;
 use crate::store::read::chunk_paths::{chunk_name, series_dir};
@@ -290,14 +290,22 @@ impl<'a> RepairPlan<'a> {
     fn list_forgotten(&mut self) {
         let (old, new, state) = (&self.read.known, &self.read.manifest.contents, &self.read.state);
         if old.epoch.is_empty() || self.options.rebuild_manifest {
-            self.forgotten
-                .push("snapshots that are no longer in the log, and the state of the series at them".to_owned());
+            self.forgotten.push(
+                "snapshots that are no longer in the log, the state of the series at them, and kinds without series"
+                    .to_owned(),
+            );
         }
         for (name, record) in &old.snapshots {
             let commit = record.commit;
             if state.snapshots.get(name).is_none_or(|snapshot| snapshot.commit != commit) {
                 self.lost_snapshots.push(LostSnapshot { name: name.clone(), commit });
             }
+        }
+        for name in old.kinds.keys().filter(|name| !state.kinds.contains_key(*name)) {
+            self.forgotten.push(format!("kind {name}, of which no series exists"));
+        }
+        for name in &self.read.report.recovered_kinds {
+            self.forgotten.push(format!("the definition of kind {name}, but for what its series have of it"));
         }
         for (id, record) in &old.series {
             let series = parse_def(&record.def).map_or_else(|_| format!("series {id}"), |def| def.key.to_string());
@@ -810,6 +818,9 @@ impl<'a> RepairPlan<'a> {
         for (name, snapshot) in &state.snapshots {
             let (commit, created_ms) = (snapshot.commit, snapshot.created_ms);
             contents.snapshots.insert(name.clone(), SnapshotRecord { name: name.clone(), commit, created_ms });
+        }
+        for (name, kind) in &state.kinds {
+            contents.kinds.insert(name.clone(), kind_record(kind)?);
         }
         if let Some(run) = self.write_tail(&mut next_file_id)? {
             contents.runs.insert(run.id, run);

@@ -17,7 +17,7 @@ use crate::format::receipt::{Receipt, encode_receipts};
 use crate::format::run::{RunOrigin, RunWriter};
 use crate::store::maintain::maintenance::Maintenance;
 use crate::store::publish::publisher::PublishedFiles;
-use crate::store::publish::records::{new_texts, series_record};
+use crate::store::publish::records::{kind_record, new_texts, series_record};
 use crate::store::publish::series_files::{self, DropMarker};
 use crate::store::read::run::Run;
 use crate::store::read::run_files::{load_run, receipts_path, run_path};
@@ -140,6 +140,12 @@ impl Maintenance {
         }
         edit.snapshots_removed =
             contents.snapshots.keys().filter(|name| !state.snapshots.contains_key(*name)).cloned().collect();
+        for (name, kind) in &state.kinds {
+            if contents.kinds.get(name).is_none_or(|known| known.commit != kind.commit) {
+                edit.kinds.push(kind_record(kind)?);
+            }
+        }
+        edit.kinds_removed = contents.kinds.keys().filter(|name| !state.kinds.contains_key(*name)).cloned().collect();
         let gone_receipts = self.move_receipts(contents, state, &mut edit)?;
         let entries = state.series.values().map(|series| (series.as_ref(), series.frozen.clone()));
         let filed = self.write_runs(entries, (0, state.commit), &mut edit)?;

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{
-    ChunkRecord, Edit, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TextsRecord, TombstoneRecord,
+    ChunkRecord, Edit, KindRecord, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TextsRecord,
+    TombstoneRecord,
     decode_checkpoint, decode_edit, encode_checkpoint, encode_edit,
 };
 
@@ -25,6 +26,7 @@ pub struct Contents {
     pub tombstones: BTreeSet<(u64, u64, i64, i64)>,
     pub runs: BTreeMap<u64, RunRecord>,
     pub snapshots: BTreeMap<String, SnapshotRecord>,
+    pub kinds: BTreeMap<String, KindRecord>,
     pub receipts: BTreeMap<u64, ReceiptsRecord>,
     /// Texts of the dictionaries, by series.
     pub texts: BTreeMap<u64, TextsRecord>,
@@ -101,6 +103,10 @@ impl Contents {
             self.snapshots.remove(&name);
         }
         self.snapshots.extend(edit.snapshots.into_iter().map(|snapshot| (snapshot.name.clone(), snapshot)));
+        for name in edit.kinds_removed {
+            self.kinds.remove(&name);
+        }
+        self.kinds.extend(edit.kinds.into_iter().map(|kind| (kind.name.clone(), kind)));
         for id in edit.receipts_removed {
             self.receipts.remove(&id);
         }
@@ -178,6 +184,7 @@ impl Contents {
                 .collect(),
             runs: self.runs.values().cloned().collect(),
             snapshots: self.snapshots.values().cloned().collect(),
+            kinds: self.kinds.values().cloned().collect(),
             receipts: self.receipts.values().cloned().collect(),
             texts: self.texts.values().cloned().collect(),
             chunks_waiting: self.waiting.values().cloned().collect(),

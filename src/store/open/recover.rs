@@ -24,9 +24,9 @@ use crate::store::read::retained_commits::ReplayedCommits;
 use crate::store::read::run::Run;
 use crate::store::read::run_files::{load_receipts, load_run, receipts_path, run_path};
 use crate::store::read::series_state::{SeriesId, SeriesState, SeriesView};
-use crate::store::read::store_state::{Snapshot, StoreState};
+use crate::store::read::store_state::{RegisteredKind, Snapshot, StoreState};
 use crate::store::read::tombstone::Tombstone;
-use crate::store::registration::parse_def;
+use crate::store::registration::{parse_def, parse_kind};
 use crate::store::wal::segments::{RecoveredLog, ReplayStart, read_log};
 
 /// Result of opening a store.
@@ -51,6 +51,8 @@ pub struct RecoveryReport {
     pub lost_snapshots: Vec<(String, u64)>,
     /// Numbers of series whose registration the log lost: later commits to them cannot be applied.
     pub lost_series: Vec<u64>,
+    /// Kinds whose definition is lost, and is what the series of them tell.
+    pub recovered_kinds: Vec<String>,
     /// Damage without loss: another file holds the same information.
     pub redundant_damage: Vec<String>,
     /// Files of unfinished work that were removed.
@@ -229,6 +231,8 @@ pub fn read_store_with_progress(
         // Not every commit is in the log: the next number must be above those in all files.
         state.commit = state.commit.max(highest_commit(&known)).max(highest_commit(&found.contents));
     }
+    // A lost manifest or log can leave series without their kind.
+    report.recovered_kinds = state.add_kinds_of_series();
     replayed.until = state.commit;
     if salvaged || !damage.is_empty() {
         // Earlier commits lack the lost data too, and reads of them would not fail.
@@ -309,7 +313,8 @@ pub fn highest_commit(contents: &Contents) -> u64 {
     let tombstones = contents.tombstones.iter().map(|(_, commit, ..)| *commit);
     let snapshots = contents.snapshots.values().map(|snapshot| snapshot.commit);
     let runs = contents.runs.values().map(|run| run.base_commit);
-    let all = chunks.chain(series).chain(tombstones).chain(snapshots).chain(runs);
+    let kinds = contents.kinds.values().map(|kind| kind.commit);
+    let all = chunks.chain(kinds).chain(series).chain(tombstones).chain(snapshots).chain(runs);
     all.max().unwrap_or(0).max(contents.base_commit)
 }
 
@@ -325,6 +330,10 @@ pub fn state_of(root: &DiskPath, contents: &Contents, snapshots_until: u64) -> R
     for record in contents.snapshots.values().filter(|record| record.commit <= snapshots_until) {
         let snapshot = Snapshot { commit: record.commit, created_ms: record.created_ms };
         state.create_snapshot(record.name.clone(), snapshot);
+    }
+    for record in contents.kinds.values() {
+        let kind = RegisteredKind { def: parse_kind(&record.def)?, commit: record.commit };
+        state.kinds.insert(record.name.clone(), kind);
     }
     let mut chunks: HashMap<u64, Vec<Arc<ChunkFile>>> = HashMap::new();
     for record in contents.chunks.values() {

@@ -11,8 +11,8 @@ use crate::store::open::covered::CoveredCommits;
 use crate::store::read::retained_commits::ReplayedCommits;
 use crate::store::read::run::Run;
 use crate::store::read::series_state::{SeriesId, SeriesState};
-use crate::store::read::store_state::{Snapshot, StoreState};
-use crate::store::registration::parse_def;
+use crate::store::read::store_state::{RegisteredKind, Snapshot, StoreState};
+use crate::store::registration::{parse_def, parse_kind};
 use crate::types::{OrderRule, Rows};
 
 /// Rows of one series that were read from the log one after the other and are not yet a run: as many as follow each
@@ -117,6 +117,15 @@ impl Replay<'_> {
                     self.state.drop_snapshot(name, number);
                     continue;
                 }
+                LoggedChange::RegisterKind { def } => {
+                    let def = parse_kind(def)?;
+                    self.state.kinds.insert(def.name.clone(), RegisteredKind { def, commit: number });
+                    continue;
+                }
+                LoggedChange::DropKind { name } => {
+                    self.state.kinds.remove(name);
+                    continue;
+                }
             };
             self.next_series_id = self.next_series_id.max(id + 1);
             if !matches!(operation, LoggedChange::Write { .. }) {
@@ -194,7 +203,11 @@ impl Replay<'_> {
             LoggedChange::Drop { .. } => {
                 self.state.drop_series(id, number);
             }
-            LoggedChange::Write { .. } | LoggedChange::CreateSnapshot { .. } | LoggedChange::DropSnapshot { .. } => {}
+            LoggedChange::Write { .. }
+            | LoggedChange::CreateSnapshot { .. }
+            | LoggedChange::DropSnapshot { .. }
+            | LoggedChange::RegisterKind { .. }
+            | LoggedChange::DropKind { .. } => {}
         }
         Ok(())
     }

@@ -62,6 +62,7 @@ pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -
         epoch: known.epoch.clone(),
         snapshots: known.snapshots.clone(),
         texts: known.texts.clone(),
+        kinds: known.kinds.clone(),
         next_series_id: known.next_series_id,
         next_file_id: known.next_file_id,
         ..Contents::default()

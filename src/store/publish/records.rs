@@ -2,11 +2,12 @@
 
 use crate::error::Result;
 use crate::format::chunk::ChunkSummary;
-use crate::format::manifest::{ChunkRecord, SeriesRecord, TextsRecord, ViewRecord};
+use crate::format::manifest::{ChunkRecord, KindRecord, SeriesRecord, TextsRecord, ViewRecord};
 use crate::format::texts::{ColumnTexts, add_all, put_texts};
 use crate::store::manifest::edits::Contents;
 use crate::store::read::series_state::SeriesState;
-use crate::store::registration::def_json;
+use crate::store::read::store_state::RegisteredKind;
+use crate::store::registration::{def_json, kind_json};
 use crate::types::Dictionary;
 
 /// A series as the manifest keeps it.
@@ -75,4 +76,9 @@ pub fn new_texts(series: &SeriesState, contents: &Contents) -> Result<Option<Tex
     let mut texts = Vec::new();
     put_texts(&mut texts, &ColumnTexts::added(&series.dictionaries, &known));
     Ok(Some(TextsRecord { series_id: series.id, texts, total }))
+}
+
+/// A kind as the manifest has it.
+pub fn kind_record(kind: &RegisteredKind) -> Result<KindRecord> {
+    Ok(KindRecord { name: kind.def.name.clone(), commit: kind.commit, def: kind_json(&kind.def)? })
 }

@@ -3,14 +3,17 @@
 //! States share everything that did not change (persistent maps, shared runs and chunks), so making the next one
 //! costs the logarithm of the number of series, and taking one costs nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::HashMap;
 use imbl::OrdMap;
 
+use crate::error::{Error, Result};
 use crate::format::receipt::Receipt;
 use crate::store::read::series_state::{SeriesId, SeriesState};
-use crate::types::SeriesKey;
+use crate::types::kind::{built_in_named, kind_not_found};
+use crate::types::{KindDef, SeriesDef, SeriesKey};
 
 /// The store at one commit.
 #[derive(Clone, Debug, Default)]
@@ -26,8 +29,18 @@ pub struct StoreState {
     pub snapshots: OrdMap<String, Snapshot>,
     /// Ascending commits of the snapshots: rows on both sides of one are never merged.
     pub snapshot_commits: Arc<Vec<u64>>,
+    /// Registered kinds of series, by name.
+    pub kinds: OrdMap<String, RegisteredKind>,
     /// Whether existing series are left out: such a state serves one read and is not retained.
     pub is_partial: bool,
+}
+
+/// A registered kind of series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisteredKind {
+    pub def: Arc<KindDef>,
+    /// Commit of the registration.
+    pub commit: u64,
 }
 
 /// A named view of the store at one commit.
@@ -106,6 +119,42 @@ impl StoreState {
         };
         let gone: Vec<SeriesId> = self.series.values().filter(gone).map(|series| series.id).collect();
         gone.into_iter().filter_map(|id| self.series.remove(&id)).collect()
+    }
+
+    /// Checks that the kind of a series that is to be registered exists, and defines it so.
+    ///
+    /// # Errors
+    /// `not_found`, `kind_exists`.
+    pub fn check_kind(&self, def: &SeriesDef) -> Result<()> {
+        if built_in_named(def.kind()).is_some() {
+            return Ok(());
+        }
+        let known = self.kinds.get(def.kind());
+        known.ok_or_else(|| self.kind_not_found(def.kind()))?.def.check_series(def)
+    }
+
+    /// The error for a kind that is not registered.
+    pub fn kind_not_found(&self, name: &str) -> Error {
+        kind_not_found(name, self.kinds.keys().map(String::as_str))
+    }
+
+    /// Adds kinds of which only series are known, as far as they tell. Returns their names.
+    pub fn add_kinds_of_series(&mut self) -> Vec<String> {
+        let mut unknown: BTreeMap<String, Vec<Arc<SeriesState>>> = BTreeMap::new();
+        for series in self.series.values() {
+            let name = series.def.kind();
+            if built_in_named(name).is_none() && !self.kinds.contains_key(name) {
+                unknown.entry(name.to_owned()).or_default().push(Arc::clone(series));
+            }
+        }
+        for (name, series) in &unknown {
+            let commit = series.iter().map(|series| series.created_commit).min().unwrap_or_default();
+            let def = KindDef::of_series(series.iter().map(|series| series.def.as_ref()));
+            if let Some(def) = def {
+                self.kinds.insert(name.clone(), RegisteredKind { def: Arc::new(def), commit });
+            }
+        }
+        unknown.into_keys().collect()
     }
 
     fn set_snapshot_commits(&mut self) {

@@ -4,6 +4,7 @@ pub mod adopt_texts;
 pub mod bulk_load;
 pub mod delete;
 pub mod idempotency;
+pub mod kinds;
 pub mod merge_rows;
 pub mod prepare;
 pub mod request;

@@ -77,6 +77,7 @@ impl Writes {
                 Some(def) => match state.get(&write.key) {
                     Some(known) => known.def.check_same_rows_as(&def).map(|()| false)?,
                     None => {
+                        state.check_kind(&def)?;
                         let series_id = self.take_series_id();
                         operations.push(LoggedChange::Register { series_id, def: def_json(&def)? });
                         state.put(SeriesState::new(series_id, def, commit));

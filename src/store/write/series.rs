@@ -31,6 +31,7 @@ impl Writes {
             return Ok((existing, false, commit));
         }
         pending.check_writable()?;
+        pending.state.check_kind(&def)?;
         let id = self.take_series_id();
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
