@@ -6,7 +6,16 @@ use crate::types::column::CellSlice;
 use crate::types::{Column, ColumnCells, ColumnType, RowRule, SeriesDef, cells, time};
 
 use super::row_errors::RowErrors;
-use super::row_rules::double_order;
+
+/// An integer that orders as a double does, by its bits; zeros are equal.
+pub(super) fn double_order(word: i64) -> i64 {
+    match word {
+        i64::MIN => 0,
+        // The magnitude bits of a negative double, inverted, order as its value does.
+        word if word < 0 => word ^ i64::MAX,
+        word => word,
+    }
+}
 
 /// A column that a rule names.
 struct Field<'a> {

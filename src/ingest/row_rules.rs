@@ -6,7 +6,7 @@ use crate::types::number::NumberError;
 use crate::types::{Column, ColumnCells, ColumnType, RowRule, Rows, SeriesDef, time};
 
 use super::cell::{CellError, raw_wide, raw_word, show_cell, show_word};
-use super::field_rules;
+use super::field_rules::{self, double_order};
 use super::options::{DecodeOptions, RowRules};
 use super::parsed::{ParsedRows, TimeBounds};
 use super::row_errors::RowErrors;
@@ -92,15 +92,6 @@ fn double(word: i64) -> f64 {
 /// A comparable key of a word: doubles by value (all finite, zeros equal), integers unchanged.
 pub(super) fn ordered(word: i64, kind: ColumnType) -> i64 {
     if kind == ColumnType::Float64 { double_order(word) } else { word }
-}
-
-pub(super) fn double_order(word: i64) -> i64 {
-    match word {
-        i64::MIN => 0,
-        // The magnitude bits of a negative double, inverted, order as its value does.
-        word if word < 0 => word ^ i64::MAX,
-        word => word,
-    }
 }
 
 /// Whether all rows follow the rules. No early exit, so that the loop is vectorized.

@@ -23,6 +23,7 @@ const SCALAR: &str = "/v1/scalars/feature/BTCUSDT/1m/rsi";
 const KLINE_SERIES: &str = "/v1/series/kline/BTCUSDT/1m";
 const SCALAR_SERIES: &str = "/v1/series/scalar/feature/BTCUSDT/1m/rsi";
 const SPEC: &str = r#"{"kind":"kline","symbol":"BTCUSDT","timeframe":"1m"}"#;
+const KIND: &str = r#"{"kind":"greeks","key":["contract"],"fields":[{"name":"delta","type":"float64"}]}"#;
 const QUERY: &str = r#"{"series":["kline/BTCUSDT/1m"]}"#;
 const BARS: &str = r#"[{"ts":60000,"open":1,"high":1,"low":1,"close":1,"volume":1}]"#;
 const MANY: &str = r#"{"writes":[{"series":"kline/BTCUSDT/1m","rows":[{"ts":60000,"open":1,"high":1,"low":1,"close":1,"volume":1}]}]}"#;
@@ -46,6 +47,17 @@ const ROUTES: &[Route] = {
         ("get", "/inventory", "/inventory", "", Some(Read), Part),
         ("get", "/v1/series", "/v1/series", "", Some(Read), Part),
         ("get", "/v1/snapshots", "/v1/snapshots", "", Some(Read), Part),
+        ("get", "/v1/kinds", "/v1/kinds", "", Some(Read), Part),
+        ("get", "/v1/kinds/{kind}", "/v1/kinds/kline", "", Some(Read), Part),
+        ("post", "/v1/kinds", "/v1/kinds", KIND, Some(Write), Refused),
+        ("delete", "/v1/kinds/{kind}", "/v1/kinds/greeks", "", Some(Admin), Refused),
+        ("get", "/v1/series/{key}", "/v1/series/kline%2FBTCUSDT%2F1m", "", Some(Read), Refused),
+        ("patch", "/v1/series/{key}", "/v1/series/kline%2FBTCUSDT%2F1m", "{\"description\":\"x\"}", Some(Write), Refused),
+        ("get", "/v1/series/{key}/rows", "/v1/series/kline/BTCUSDT/1m/rows", "", Some(Read), Refused),
+        ("post", "/v1/series/{key}/rows", "/v1/series/kline/BTCUSDT/1m/rows", BARS, Some(Write), Refused),
+        ("post", "/v1/series/{key}/rows/merge", "/v1/series/kline/BTCUSDT/1m/rows/merge", BARS, Some(Write), Refused),
+        ("delete", "/v1/series/{key}/rows", "/v1/series/kline/BTCUSDT/1m/rows?all=true", "", Some(Write), Refused),
+        ("get", "/v1/coverage/{key}", "/v1/coverage/kline%2FBTCUSDT%2F1m", "", Some(Read), Refused),
         ("get", "/v1/series/kline/{symbol}/{timeframe}", KLINE_SERIES, "", Some(Read), Refused),
         ("get", "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}", SCALAR_SERIES, "", Some(Read), Refused),
         ("get", "/v1/klines/{symbol}/{timeframe}", KLINE, "", Some(Read), Refused),
@@ -91,6 +103,7 @@ const ROUTES: &[Route] = {
         ("patch", "/v1/factors/{name}/versions/{version}", "/v1/factors/x/versions/1", "{\"status\":\"deprecated\"}", Some(Write), Part),
         ("post", "/v1/snapshots", "/v1/snapshots", "{\"name\":\"s\"}", Some(Write), Refused),
         ("delete", "/v1/snapshots/{name}", "/v1/snapshots/s", "", Some(Admin), Refused),
+        ("delete", "/v1/series/{key}", "/v1/series/kline%2FBTCUSDT%2F1m", "", Some(Admin), Refused),
         ("delete", "/v1/series/kline/{symbol}/{timeframe}", KLINE_SERIES, "", Some(Admin), Refused),
         ("delete", "/v1/series/scalar/{category}/{symbol}/{timeframe}/{name}", SCALAR_SERIES, "", Some(Admin), Refused),
         ("post", "/v1/admin/verify", "/v1/admin/verify", "", Some(Admin), Refused),
