@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 /// A condition on the fields of each row. A null fulfils every rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all = "snake_case", deny_unknown_fields)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum RowRule {
     /// The field is at least as large as each of the others, such as `high`.
     AtLeast { field: String, of: Vec<String> },
@@ -37,6 +36,51 @@ impl RowRule {
         match self {
             Self::AtLeast { of, .. } | Self::AtMost { of, .. } => of,
             Self::NonNegative { .. } => &[],
+        }
+    }
+}
+
+/// A rule in the OpenAPI document: one object, since client generators do not support the union of [`RowRule`].
+#[cfg(feature = "server")]
+mod document {
+    use super::RowRule;
+
+    /// Name of a rule.
+    #[derive(utoipa::ToSchema)]
+    #[schema(as = RowRuleName, rename_all = "snake_case")]
+    #[allow(dead_code, reason = "documents a field")]
+    enum RowRuleName {
+        AtLeast,
+        AtMost,
+        NonNegative,
+    }
+
+    /// A condition on the fields of each row. A null fulfils every rule.
+    #[derive(utoipa::ToSchema)]
+    #[schema(as = RowRule)]
+    #[allow(dead_code, reason = "documents a type")]
+    struct RowRuleObject {
+        rule: RowRuleName,
+        /// The field that the rule limits.
+        field: String,
+        /// The fields that it is compared with, of `at_least` and `at_most`.
+        #[schema(required = false)]
+        of: Vec<String>,
+    }
+
+    impl utoipa::PartialSchema for RowRule {
+        fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+            RowRuleObject::schema()
+        }
+    }
+
+    impl utoipa::ToSchema for RowRule {
+        fn name() -> std::borrow::Cow<'static, str> {
+            "RowRule".into()
+        }
+
+        fn schemas(schemas: &mut Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::Schema>)>) {
+            RowRuleObject::schemas(schemas);
         }
     }
 }

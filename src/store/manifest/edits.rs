@@ -9,8 +9,7 @@ use crate::disk::{self, DiskPath};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::manifest::{
     ChunkRecord, Edit, KindRecord, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TextsRecord,
-    TombstoneRecord,
-    decode_checkpoint, decode_edit, encode_checkpoint, encode_edit,
+    TombstoneRecord, decode_checkpoint, decode_edit, encode_checkpoint, encode_edit,
 };
 
 /// Edits between two checkpoints.
