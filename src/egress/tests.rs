@@ -237,3 +237,273 @@ fn options_the_format_does_not_support_are_rejected() {
         assert_eq!(EncodeOptions { format, times, shape }.check().is_ok(), is_fine, "{format:?} {times:?} {shape:?}");
     }
 }
+
+/// Every type, each nullable.
+const TYPES: [(&str, ColumnType); 17] = [
+    ("dec", ColumnType::Decimal { digits: 2 }),
+    ("wide", ColumnType::WideDecimal { digits: 3 }),
+    ("f64", ColumnType::Float64),
+    ("f32", ColumnType::Float32),
+    ("i64", ColumnType::Int64),
+    ("i32", ColumnType::Int32),
+    ("i16", ColumnType::Int16),
+    ("i8", ColumnType::Int8),
+    ("u64", ColumnType::UInt64),
+    ("u32", ColumnType::UInt32),
+    ("u16", ColumnType::UInt16),
+    ("u8", ColumnType::UInt8),
+    ("flag", ColumnType::Bool),
+    ("at", ColumnType::Timestamp { unit: TimeUnit::Us }),
+    ("side", ColumnType::Enum),
+    ("note", ColumnType::Text),
+    ("id", ColumnType::Bytes { length: 3 }),
+];
+const SIDES: [&str; 2] = ["buy", "sell short"];
+const NOTES: [&str; 6] = ["", "a,b", "say \"hi\"\n", "ünï\u{1}\\", " x", "plain"];
+const NOTES_CSV: [&str; 6] = ["\"\"", "\"a,b\"", "\"say \"\"hi\"\"\n\"", "ünï\u{1}\\", "\" x\"", "plain"];
+
+pub(crate) fn typed_shape(numbers: NumberFormat) -> ResultSchema {
+    let column = |(name, kind): (&str, ColumnType)| {
+        let labels = match kind {
+            ColumnType::Enum => Some(SIDES.iter().map(|text| (*text).into()).collect()),
+            ColumnType::Text => Some(NOTES.iter().map(|text| (*text).into()).collect()),
+            _ => None,
+        };
+        ResultColumn { name: name.into(), kind, nullable: true, labels }
+    };
+    ResultSchema { columns: TYPES.map(column).to_vec(), ..shape(numbers) }
+}
+
+fn is_null(column: usize, row: usize) -> bool {
+    row % 7 == column % 7
+}
+
+/// `rows` rows from `first` on, in memory as chunk files have it, of which the block is a part at an odd offset.
+pub(crate) fn typed_block(first: usize, rows: usize) -> Block {
+    let before = 3;
+    let all = || (first..first + before + rows).map(|row| row.wrapping_sub(before));
+    let mut columns: Vec<SharedCells> = vec![ColumnCells::from(all().map(|row| row as i64).collect::<Vec<_>>()).into()];
+    for (column, (_, kind)) in TYPES.into_iter().enumerate() {
+        let mut cells = ColumnCells::new(kind.layout());
+        for row in all() {
+            if is_null(column, row) {
+                cells.push_null();
+                continue;
+            }
+            let n = row as i64;
+            match kind {
+                ColumnType::Decimal { .. } => cells.push(n * 101 - 500),
+                ColumnType::WideDecimal { .. } => cells.push(i128::from(n - 2) * 10_i128.pow(30) + 7),
+                ColumnType::Float64 => cells.push(row as f64 + 0.5),
+                ColumnType::Float32 => cells.push(row as f32 * 1.1),
+                ColumnType::Int64 => cells.push(i64::MIN.wrapping_add(n)),
+                ColumnType::Int32 => cells.push(i32::MIN.wrapping_add(n as i32)),
+                ColumnType::Int16 => cells.push(i16::MIN.wrapping_add(n as i16)),
+                ColumnType::Int8 => cells.push(i8::MIN.wrapping_add(n as i8)),
+                ColumnType::UInt64 => cells.push(u64::MAX - n as u64),
+                ColumnType::UInt32 => cells.push(u32::MAX - n as u32),
+                ColumnType::UInt16 => cells.push(u16::MAX - n as u16),
+                ColumnType::UInt8 => cells.push(u8::MAX.wrapping_sub(n as u8)),
+                ColumnType::Bool => cells.push(u8::from(row.is_multiple_of(3))),
+                ColumnType::Timestamp { .. } => cells.push(1_700_000_000_000_000 + n),
+                ColumnType::Enum => cells.push((row % SIDES.len()) as u8),
+                ColumnType::Text => cells.push((row % NOTES.len()) as u32),
+                ColumnType::Bytes { .. } => {
+                    let all = vec![row as u8, 0xAB, 0xFF].into();
+                    cells.extend(SharedCells::packed(CellLayout::Bytes(3), all, None).slice(0, 1));
+                }
+            }
+        }
+        columns.push(SharedCells::from(cells).packed_slice(0, before + rows));
+    }
+    Block::new(before + rows, columns).unwrap().slice(before, rows)
+}
+
+/// A cell as text, under `numbers=stored`; `None` for a null.
+pub(crate) fn typed_text(column: usize, row: usize) -> Option<String> {
+    let n = row as i64;
+    let with_point = |raw: i128, digits: usize| {
+        let text = format!("{:0>width$}", raw.unsigned_abs(), width = digits + 1);
+        let (before, after) = text.split_at(text.len() - digits);
+        format!("{}{before}.{after}", if raw < 0 { "-" } else { "" })
+    };
+    (!is_null(column, row)).then(|| match TYPES[column].1 {
+        ColumnType::Decimal { .. } => with_point(i128::from(n * 101 - 500), 2),
+        ColumnType::WideDecimal { .. } => with_point(i128::from(n - 2) * 10_i128.pow(30) + 7, 3),
+        ColumnType::Float64 => format!("{:?}", row as f64 + 0.5),
+        ColumnType::Float32 => format!("{:?}", row as f32 * 1.1),
+        ColumnType::Int64 => (i64::MIN + n).to_string(),
+        ColumnType::Int32 => (i32::MIN + n as i32).to_string(),
+        ColumnType::Int16 => (i16::MIN + n as i16).to_string(),
+        ColumnType::Int8 => i8::MIN.wrapping_add(n as i8).to_string(),
+        ColumnType::UInt64 => (u64::MAX - n as u64).to_string(),
+        ColumnType::UInt32 => (u32::MAX - n as u32).to_string(),
+        ColumnType::UInt16 => (u16::MAX - n as u16).to_string(),
+        ColumnType::UInt8 => u8::MAX.wrapping_sub(n as u8).to_string(),
+        ColumnType::Bool => row.is_multiple_of(3).to_string(),
+        ColumnType::Timestamp { .. } => (1_700_000_000_000_000 + n).to_string(),
+        ColumnType::Enum => SIDES[row % SIDES.len()].into(),
+        ColumnType::Text => NOTES[row % NOTES.len()].into(),
+        ColumnType::Bytes { .. } => format!("{:02x}abff", row as u8),
+    })
+}
+
+fn typed_json(column: usize, row: usize, is_quoted: impl Fn(ColumnType) -> bool) -> String {
+    match typed_text(column, row) {
+        None => "null".into(),
+        Some(text) if is_quoted(TYPES[column].1) => serde_json::to_string(&text).unwrap(),
+        Some(text) => text,
+    }
+}
+
+fn is_text(kind: ColumnType) -> bool {
+    matches!(kind, ColumnType::Enum | ColumnType::Text | ColumnType::Bytes { .. })
+}
+
+#[test]
+fn json_has_every_cell_of_every_type() {
+    let is_long = |kind| {
+        matches!(
+            kind,
+            ColumnType::Decimal { .. }
+                | ColumnType::WideDecimal { .. }
+                | ColumnType::Int64
+                | ColumnType::UInt64
+                | ColumnType::Timestamp { .. }
+        )
+    };
+    for (numbers, quotes_long) in
+        [(NumberFormat::Stored, false), (NumberFormat::Decimal128, false), (NumberFormat::String, true)]
+    {
+        let is_quoted = |kind| is_text(kind) || quotes_long && is_long(kind);
+        let blocks = || vec![typed_block(0, 13), typed_block(13, 40)];
+        let lines: Vec<String> = (0..53)
+            .map(|row| {
+                let ts = if quotes_long { format!("\"{row}\"") } else { row.to_string() };
+                let cells = (0..TYPES.len())
+                    .map(|column| format!(",\"{}\":{}", TYPES[column].0, typed_json(column, row, is_quoted)));
+                format!("{{\"ts\":{ts}{}}}", cells.collect::<String>())
+            })
+            .collect();
+        let found = String::from_utf8(body(&typed_shape(numbers), of(OutFormat::Ndjson), blocks())).unwrap();
+        assert_eq!(found.lines().collect::<Vec<_>>(), lines, "{numbers:?}");
+        let json = body(&typed_shape(numbers), of(OutFormat::Json), blocks());
+        let parsed: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(parsed["rows"].as_array().unwrap().len(), 53);
+        assert_eq!(parsed["rows"][4]["note"].as_str(), typed_text(15, 4).as_deref());
+        let options = EncodeOptions { shape: JsonShape::Columns, ..of(OutFormat::Json) };
+        let columns = String::from_utf8(body(&typed_shape(numbers), options, blocks())).unwrap();
+        for (column, (name, _)) in TYPES.into_iter().enumerate() {
+            let cells: Vec<String> = (0..53).map(|row| typed_json(column, row, is_quoted)).collect();
+            assert!(columns.contains(&format!(",\"{name}\":[{}]", cells.join(","))), "{numbers:?} {name}");
+        }
+    }
+    let line =
+        String::from_utf8(body(&typed_shape(NumberFormat::Float64), of(OutFormat::Ndjson), vec![typed_block(2, 1)]));
+    assert!(line.unwrap().starts_with("{\"ts\":2,\"dec\":-2.98,\"wide\":0.007,"));
+    let line = String::from_utf8(body(&typed_shape(NumberFormat::Raw), of(OutFormat::Ndjson), vec![typed_block(2, 1)]));
+    assert!(line.unwrap().starts_with("{\"ts\":2,\"dec\":-298,\"wide\":7,"));
+    let options = EncodeOptions { times: TimeFormat::Rfc3339, ..of(OutFormat::Ndjson) };
+    let line = String::from_utf8(body(&typed_shape(NumberFormat::Stored), options, vec![typed_block(2, 1)])).unwrap();
+    assert!(line.contains("\"at\":\"2023-11-14T22:13:20.000002Z\""), "{line}");
+}
+
+#[test]
+fn csv_tells_nulls_from_empty_texts_and_quotes_what_needs_it() {
+    let found =
+        body(&typed_shape(NumberFormat::Stored), of(OutFormat::Csv), vec![typed_block(0, 13), typed_block(13, 40)]);
+    let names: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
+    let mut expected = format!("ts,{}\n", names.join(","));
+    for row in 0..53 {
+        expected += &row.to_string();
+        for (column, (_, kind)) in TYPES.into_iter().enumerate() {
+            expected.push(',');
+            match typed_text(column, row) {
+                Some(_) if kind == ColumnType::Text => expected += NOTES_CSV[row % NOTES.len()],
+                text => expected += &text.unwrap_or_default(),
+            }
+        }
+        expected.push('\n');
+    }
+    assert_eq!(std::str::from_utf8(&found).unwrap(), expected);
+    let mut reader = csv::Reader::from_reader(found.as_slice());
+    for (row, record) in reader.records().enumerate() {
+        let record = record.unwrap();
+        assert_eq!(&record[16], typed_text(15, row).unwrap_or_default(), "{row}");
+    }
+}
+
+/// Checks cells that an independent reader decoded.
+pub(crate) fn assert_typed(batch: &RecordBatch, first: usize) {
+    use arrow::util::display::array_value_to_string;
+    for (column, (name, kind)) in TYPES.into_iter().enumerate() {
+        let cells = &batch[name];
+        for row in 0..batch.num_rows() {
+            let expected = typed_text(column, first + row);
+            assert_eq!(cells.is_null(row), expected.is_none(), "{name} {row}");
+            let Some(expected) = expected else { continue };
+            let found = match kind {
+                ColumnType::Timestamp { .. } => {
+                    cells.as_primitive::<arrow::datatypes::TimestampMicrosecondType>().value(row).to_string()
+                }
+                _ => array_value_to_string(cells, row).unwrap(),
+            };
+            assert_eq!(found, expected, "{name} {row}");
+        }
+    }
+}
+
+#[test]
+fn arrow_and_parquet_have_every_cell_of_every_type() {
+    for numbers in NUMBERS {
+        let shape = typed_shape(numbers);
+        let schema = shape.arrow_schema();
+        let blocks = [typed_block(0, 13), typed_block(13, 40)];
+        let expected: Vec<RecordBatch> =
+            blocks.iter().map(|block| shape.record_batch(&schema, block).unwrap()).collect();
+        let bytes = body(&shape, of(OutFormat::Arrow), blocks.to_vec());
+        let reader = StreamReader::try_new(bytes.as_slice(), None).unwrap();
+        assert_eq!(reader.schema(), schema, "{numbers:?}");
+        let found: Vec<RecordBatch> = reader.map(|batch| batch.unwrap()).collect();
+        assert_eq!(found, expected, "{numbers:?}");
+        let file = Bytes::from(body(&shape, of(OutFormat::Parquet), blocks.to_vec()));
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        assert_eq!(builder.schema().fields(), schema.fields(), "{numbers:?}");
+        let stored: Vec<RecordBatch> = builder.build().unwrap().map(|batch| batch.unwrap()).collect();
+        assert_eq!(stored.iter().map(RecordBatch::num_rows).sum::<usize>(), 53);
+        if matches!(numbers, NumberFormat::Stored | NumberFormat::Decimal128 | NumberFormat::String) {
+            assert_typed(&found[0], 0);
+            assert_typed(&found[1], 13);
+            assert_typed(&stored[0], 0);
+        }
+        let empty = body(&shape, of(OutFormat::Arrow), vec![]);
+        assert_eq!(StreamReader::try_new(empty.as_slice(), None).unwrap().schema(), schema);
+        assert_eq!(shape.bytes_of(53), None, "columns with nulls");
+    }
+}
+
+#[test]
+fn bytes_of_a_result_are_those_of_its_buffers() {
+    for numbers in NUMBERS {
+        let mut shape = typed_shape(numbers);
+        shape.columns.retain(|column| column.kind != ColumnType::Bool);
+        shape.columns.iter_mut().for_each(|column| column.nullable = false);
+        let kept: Vec<usize> = std::iter::once(0).chain((1..=TYPES.len()).filter(|column| *column != 13)).collect();
+        // Rows 0 to 6 have nulls; without their bitmaps their cells are zeros.
+        let block = typed_block(0, 7).select(&kept);
+        let cells: usize = shape.column_buffers(&block).map(|column| column.cells.len()).sum();
+        let texts: usize = shape.dictionaries().map(|texts| texts.value_data().len() + 4 * (texts.len() + 1)).sum();
+        let expected = (numbers != NumberFormat::String).then_some((cells + texts) as u64);
+        assert_eq!(shape.bytes_of(7), expected, "{numbers:?}");
+    }
+}
+
+#[test]
+fn a_position_outside_of_the_dictionary_is_damage_and_no_text() {
+    let mut shape = typed_shape(NumberFormat::Stored);
+    shape.columns[15].labels = Some(["only".into()].into_iter().collect());
+    for format in [OutFormat::Json, OutFormat::Csv, OutFormat::Parquet] {
+        let pieces = pieces(&shape, of(format), vec![Ok(typed_block(0, 13))]);
+        assert_eq!(pieces.last().unwrap().as_ref().unwrap_err().code(), crate::ErrorCode::CorruptData, "{format:?}");
+    }
+}

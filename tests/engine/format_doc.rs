@@ -375,8 +375,7 @@ fn check_tags(title: &str, messages: Vec<(&str, Vec<u8>)>) {
 fn manifest_fields_have_the_documented_tags() {
     use manifest::{
         ChunkRecord, Edit, KindRecord, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord, TextsRecord,
-        TombstoneRecord,
-        ViewRecord,
+        TombstoneRecord, ViewRecord,
     };
     macro_rules! one {
         ($type:ident: $($field:ident = $value:expr),* $(,)?) => {
@@ -392,9 +391,8 @@ fn manifest_fields_have_the_documented_tags() {
             next_series_id = 1, next_file_id = 1, epoch = "x".into(), runs_removed = vec![1],
             snapshots = vec![SnapshotRecord::default()], snapshots_removed = vec!["x".into()],
             receipts = vec![ReceiptsRecord::default()], receipts_removed = vec![1], chunks_unlinked = vec![1],
-            chunks_waiting = vec![ChunkRecord::default()], texts = vec![TextsRecord::default()]),
             chunks_waiting = vec![ChunkRecord::default()], kinds = vec![KindRecord::default()],
-            kinds_removed = vec!["x".into()]),
+            kinds_removed = vec!["x".into()], texts = vec![TextsRecord::default()]),
     );
     check_tags("field of texts", one!(TextsRecord: series_id = 1, texts = vec![1], total = 1));
     check_tags(

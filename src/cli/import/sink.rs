@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch, StringArray, make_array};
-use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::chunk_schema;
 use crate::ingest::ParsedRows;
+use crate::query::{Block, NumberFormat, ResultSchema};
 use crate::service::operations::{Compact, DropRequest, DropSeries, Register};
 use crate::service::{CompactRequest, Precondition, RowMode, SeriesInfo, WriteMethod, WriteOptions};
-use crate::types::{ColumnCells, ColumnType, Rows, SeriesDef, SeriesKey, SeriesSpec, SharedCells};
+use crate::types::{ColumnCells, Rows, SeriesDef, SeriesKey, SeriesSpec, SharedCells};
 
 use super::super::rows::BodyOptions;
 use super::super::target::{CommandTarget, TargetArgs};
@@ -165,20 +164,6 @@ fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
         writer.write(&batch.slice(first, MESSAGE_ROWS.min(count - first))).map_err(broken)?;
     }
     writer.into_inner().map_err(broken)
-}
-
-/// The cells of a column as an array of its Arrow type; `values` are those of a dictionary.
-fn array(kind: &DataType, cells: ColumnCells, values: &[Arc<str>]) -> std::result::Result<ArrayRef, ArrowError> {
-    let count = cells.len();
-    let cells = SharedCells::from(cells).packed_slice(0, count);
-    let of = |kind: &DataType| {
-        let data = ArrayData::builder(kind.clone()).len(count).add_buffer(cells.buffer().clone());
-        data.null_bit_buffer(cells.validity().cloned()).build()
-    };
-    let DataType::Dictionary(index, _) = kind else { return Ok(make_array(of(kind)?)) };
-    let words = StringArray::from_iter_values(values).to_data();
-    let keys = of(index)?.into_builder().data_type(kind.clone());
-    Ok(make_array(keys.add_child_data(words).build()?))
 }
 
 #[cfg(test)]
