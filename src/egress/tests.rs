@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::query::result::ResultColumn;
 use crate::query::{Block, ResultSchema};
 use crate::query::{NumberFormat, StoredMessage, Subject};
-use crate::types::{ColumnCells, ColumnType, SeriesKey, SharedCells, TimeUnit};
+use crate::types::{CellLayout, ColumnCells, ColumnType, SeriesKey, SharedCells, TimeUnit};
 
 fn shape(numbers: NumberFormat) -> ResultSchema {
     let column = |name: &str, kind| ResultColumn { name: name.into(), kind, nullable: false, labels: None };

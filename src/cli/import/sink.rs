@@ -170,7 +170,7 @@ fn arrow_stream(def: &SeriesDef, rows: Rows) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::ingest;
-    use crate::types::Column;
+    use crate::types::{Column, ColumnType};
 
     #[test]
     fn the_stream_for_a_server_decodes_to_the_same_rows() {
