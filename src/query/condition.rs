@@ -334,7 +334,8 @@ fn bounds_u8(low: i64, high: i64) -> (u8, u8) {
 
 // Branch-free loops that the compiler vectorizes, for the widest vectors of the processor, which is detected once. One
 // subtraction and one comparison decide whether a key is within a range. The sums are of the width of the cells, so that
-// as many cells are counted at a time as are compared.
+// as many cells are counted at a time as are compared. No closures: they would be compiled for the same vectors, and then
+// not be inlined into the adapters of iterators, which are not.
 
 #[inline(always)]
 fn within(key: i64, (low, high): (i64, i64)) -> bool {
@@ -353,12 +354,20 @@ fn float_within(float: f32, (low, high): (u32, u32)) -> bool {
 
 #[multiversion(targets = "simd")]
 fn count_words(words: &[i64], range: (i64, i64)) -> usize {
-    words.iter().map(|word| usize::from(within(*word, range))).sum()
+    let mut count = 0;
+    for word in words {
+        count += usize::from(within(*word, range));
+    }
+    count
 }
 
 #[multiversion(targets = "simd")]
 fn count_doubles(words: &[i64], range: (i64, i64)) -> usize {
-    words.iter().map(|word| usize::from(within(double_key(*word), range))).sum()
+    let mut count = 0;
+    for word in words {
+        count += usize::from(within(double_key(*word), range));
+    }
+    count
 }
 
 #[multiversion(targets = "simd")]
@@ -391,8 +400,15 @@ fn unmark_doubles_inside(words: &[i64], range: (i64, i64), marks: &mut [bool]) {
 
 #[multiversion(targets = "simd")]
 fn count_floats(floats: &[f32], range: (u32, u32)) -> usize {
-    let count = |floats: &[f32]| floats.iter().map(|float| u32::from(float_within(*float, range))).sum::<u32>();
-    floats.chunks(1 << 16).map(|floats| count(floats) as usize).sum()
+    let mut count = 0;
+    for floats in floats.chunks(1 << 16) {
+        let mut part = 0_u32;
+        for float in floats {
+            part += u32::from(float_within(*float, range));
+        }
+        count += part as usize;
+    }
+    count
 }
 
 #[multiversion(targets = "simd")]
@@ -413,9 +429,15 @@ macro_rules! narrow_loops {
     ($count:ident, $outside:ident, $inside:ident, $int:ty, $rows:expr) => {
         #[multiversion(targets = "simd")]
         fn $count(cells: &[$int], (low, span): ($int, $int)) -> usize {
-            let is_within = |cell: &$int| <$int>::from(cell.wrapping_sub(low) <= span);
-            let count = |cells: &[$int]| cells.iter().map(is_within).sum::<$int>();
-            cells.chunks($rows).map(|cells| count(cells) as usize).sum()
+            let mut count = 0;
+            for cells in cells.chunks($rows) {
+                let mut part: $int = 0;
+                for cell in cells {
+                    part += <$int>::from(cell.wrapping_sub(low) <= span);
+                }
+                count += part as usize;
+            }
+            count
         }
 
         #[multiversion(targets = "simd")]
@@ -436,7 +458,7 @@ macro_rules! narrow_loops {
 
 narrow_loops!(count_u32, unmark_u32_outside, unmark_u32_inside, u32, 1 << 16);
 narrow_loops!(count_u16, unmark_u16_outside, unmark_u16_inside, u16, 1 << 15);
-narrow_loops!(count_u8, unmark_u8_outside, unmark_u8_inside, u8, 128);
+narrow_loops!(count_u8, unmark_u8_outside, unmark_u8_inside, u8, 192);
 
 fn keep_table(bytes: &[u8], table: &[bool; 256], marks: &mut [bool]) {
     for (mark, byte) in marks.iter_mut().zip(bytes) {

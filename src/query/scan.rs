@@ -21,14 +21,14 @@ use crate::types::{CellSlice, ColumnCells, SharedCells};
 /// Pieces of fewer rows are copied together into one block.
 const GATHER_ROWS: usize = 512;
 
-/// Bytes of a column whose matches are counted together before any row is checked individually.
-const CHECK_BYTES: usize = 2048;
+/// Rows whose matches are counted together before any is checked individually.
+const CHECK_ROWS: usize = 256;
 
-/// Fewest rows that are checked together.
-const CHECK_ROWS_MIN: usize = 256;
+/// Bytes of a column of narrow cells that are checked together: more rows, for as little time on each.
+const NARROW_CHECK_BYTES: usize = 8192;
 
-/// Matches, of that many rows together, that are looked for instead of deciding on every row.
-const RARE_ROWS: usize = 64;
+/// At most one match in so many rows is looked for, instead of deciding on every row.
+const RARE_ROWS: usize = 16;
 
 /// Rows checked at a time where thousands of scans are merged, so that each holds little memory.
 const SMALL_STEP_ROWS: usize = 4096;
@@ -202,8 +202,10 @@ impl Scan {
             unchecked: None,
             picked: Vec::new(),
             marks: Vec::new(),
-            // Of narrow columns as many bytes are checked together as of wide ones.
-            check_rows: (CHECK_BYTES / narrowest.unwrap_or(CHECK_BYTES)).max(CHECK_ROWS_MIN),
+            check_rows: match narrowest {
+                Some(width @ 1..8) => NARROW_CHECK_BYTES / width,
+                _ => CHECK_ROWS,
+            },
             last_block: None,
             blocks_scanned: 0,
             rows_checked: 0,
@@ -474,13 +476,22 @@ fn pick(filter: &[Condition], block: &Block, rows: Range<usize>, marks: &mut Vec
     for condition in filter {
         condition.keep(column(condition), marks);
     }
-    if count.is_some_and(|count| count * RARE_ROWS <= rows.len()) {
-        for (first, marks) in positions.step_by(RARE_ROWS).zip(marks.chunks(RARE_ROWS)) {
-            if marks.iter().fold(false, |any, mark| any | mark) {
-                picked.extend((first..).zip(marks).filter(|(_, mark)| **mark).map(|(position, _)| position));
+    let bytes: &[u8] = bytemuck::cast_slice(marks.as_slice());
+    let count = count.unwrap_or_else(|| bytes.iter().map(|mark| usize::from(*mark)).sum());
+    if count == rows.len() {
+        return picked.extend(positions);
+    }
+    if count * RARE_ROWS <= rows.len() {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let last = width::narrow::<u32, _>(rows.end - rest.len());
+        for (first, word) in positions.step_by(8).zip(words) {
+            let mut word = u64::from_le_bytes(*word);
+            while word != 0 {
+                picked.push(first + word.trailing_zeros() / 8);
+                word &= word - 1;
             }
         }
-        return;
+        return picked.extend((last..).zip(rest).filter(|(_, mark)| **mark == 1).map(|(position, _)| position));
     }
     // Every position is written and only a match advances: no branch to mispredict on random matches.
     let mut at = picked.len();
