@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::store::{SeriesState, StoreState};
 use crate::types::SeriesKey;
 use crate::types::key::KEY_WORDS_MAX;
+use crate::types::kind::built_in_named;
 use crate::types::schema::series_not_found;
 
 /// Maximum number of series of one query.
@@ -104,7 +105,10 @@ impl<'t> Glob<'t> {
         let parts: Vec<&str> = text.split('/').collect();
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-:@+=^$&*".contains(&b);
         let is_legal = parts.iter().all(|part| !part.is_empty() && !part.starts_with('.') && part.bytes().all(legal));
-        if text.len() > GLOB_BYTES_MAX || !is_legal || !(2..=KEY_WORDS_MAX + 1).contains(&parts.len()) {
+        let built_in = parts.first().and_then(|kind| built_in_named(kind));
+        let words = parts.len().saturating_sub(1);
+        let has_words = built_in.map_or((1..=KEY_WORDS_MAX).contains(&words), |kind| kind.key.len() == words);
+        if text.len() > GLOB_BYTES_MAX || !is_legal || !has_words {
             let shown: String = text.chars().take(80).collect();
             return Err(Error::invalid(format!("glob {shown:?} is not of the form of a series key"))
                 .with_hint("the kind and 1 to 4 words, * in any part, such as kline/*/1m"));
@@ -179,7 +183,7 @@ mod tests {
         ] {
             assert_eq!(matches(glob, key), expected, "{glob} {key}");
         }
-        for bad in ["*", "a/b/c/d/e/*", "kline//*", "kline/a b*/1m", "kline/*/../1m"] {
+        for bad in ["*", "kline/*", "kline/*/1m/x", "a/b/c/d/e/*", "kline//*", "kline/a b*/1m", "kline/*/../1m"] {
             assert_eq!(Glob::parse(bad).unwrap_err().code(), ErrorCode::InvalidArgument, "{bad}");
         }
     }

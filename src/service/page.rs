@@ -7,6 +7,7 @@ use crate::service::caller::Caller;
 use crate::service::replies::SeriesFilter;
 use crate::store::{SeriesState, StoreState};
 use crate::types::key::check_kind_name;
+use crate::types::kind::built_in_named;
 use crate::types::schema::TIMEFRAME;
 use crate::types::{SeriesDef, SeriesKey};
 
@@ -29,7 +30,12 @@ pub fn select(
         Error::invalid(format!("cursor {:?} is not a cursor of this server", filter.cursor.as_deref().unwrap_or("")))
     })?;
     let matches = |expected: &Option<String>, found: Option<&str>| expected.as_deref().is_none_or(|w| Some(w) == found);
-    filter.kind.as_deref().map_or(Ok(()), check_kind_name)?;
+    if let Some(kind) = filter.kind.as_deref().filter(|kind| built_in_named(kind).is_none()) {
+        check_kind_name(kind)?;
+        if !state.kinds.contains_key(kind) {
+            return Err(state.kind_not_found(kind));
+        }
+    }
     let by_word = [
         ("symbol", &filter.symbol),
         (TIMEFRAME, &filter.timeframe),

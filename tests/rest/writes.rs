@@ -43,7 +43,7 @@ fn lists_are_filtered_and_paged() {
     let page = server.get("/v1/series?limit=3").expect(200).json();
     let cursor = page["next_cursor"].as_str().unwrap();
     assert_eq!(keys(&format!("/v1/series?limit=3&cursor={cursor}")), ["scalar/signal/A/1m/s"]);
-    server.get("/v1/series?kind=tick").refused("invalid_argument");
+    server.get("/v1/series?kind=tick").refused("not_found");
     server.get("/v1/series?limit=0").refused("invalid_argument");
 }
 
