@@ -78,6 +78,9 @@ pub struct ImportArgs {
     /// Whether open, high, low, close and volume must be consistent
     #[arg(long, value_enum, default_value = "ohlc")]
     pub validate: ValidateFlag,
+    /// Widen columns of a registered series to the digits and integers of the files
+    #[arg(long)]
+    pub widen: bool,
     /// How to handle invalid rows: refuse the whole import, or skip them
     #[arg(long, value_enum, default_value = "reject")]
     pub on_invalid: OnInvalid,
@@ -234,6 +237,8 @@ pub struct ImportSettings {
     /// The rules of the validation.
     pub rules: DecodeOptions,
     pub mode: RowMode,
+    /// Whether columns of a registered series may be widened.
+    pub widen: bool,
     pub on_invalid: OnInvalid,
     pub on_duplicate: OnDuplicate,
     pub dry_run: bool,
@@ -300,6 +305,7 @@ impl ImportSettings {
             },
             mode: args.mode.into(),
             on_invalid: args.on_invalid,
+            widen: args.widen,
             on_duplicate: args.on_duplicate,
             dry_run: args.dry_run,
         })

@@ -1,6 +1,6 @@
 //! The pass that converts every row without writing, and finds every problem of the input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use indicatif::ProgressBar;
@@ -73,6 +73,8 @@ pub struct InputSummary {
     pub rounded_list: Vec<Rounded>,
     /// Digits that the numbers of the column need, if more than the column has.
     pub digits_needed: BTreeMap<String, u8>,
+    /// Columns with numbers out of their range.
+    pub overflows: BTreeSet<String>,
     /// Imported rows that start no interval of the timeframe.
     pub off_grid: RowGroup,
     /// Rows before 1990.
@@ -121,6 +123,9 @@ pub fn check(
                 if let Some(digits) = issue.digits {
                     let most = found.digits_needed.entry(issue.field.clone()).or_default();
                     *most = digits.max(*most);
+                }
+                if issue.reason == "overflow" {
+                    found.overflows.insert(issue.field.clone());
                 }
                 found.invalid.add(place(&row), issue);
             }

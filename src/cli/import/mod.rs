@@ -3,7 +3,7 @@
 //! [`crate::ingest::source`] reads and validates the rows. The phases here: [`stdin`] stages standard input; [`mapping`]
 //! resolves the source of each column; [`plan`] has the mapping of each file; [`profile`] reads every file for the
 //! digits its numbers use; [`check`] validates every row without writing and finds every invalid, inconsistent or
-//! repeated one; [`refusal`] says why no row is written; [`deliver`] writes to a [`sink`]; [`report`] prints the
+//! repeated one; [`widen`] finds wider columns for them; [`refusal`] says why no row is written; [`deliver`] writes to a [`sink`]; [`report`] prints the
 //! findings and the summary.
 //!
 //! Invariants:
@@ -28,6 +28,7 @@ pub mod stdin;
 pub mod steps;
 #[cfg(test)]
 mod tests;
+pub mod widen;
 
 pub use args::ImportArgs;
 pub use run::{ImportOutcome, import, run};

@@ -130,6 +130,11 @@ pub fn profile(plan: &ImportPlan, bar: &ProgressBar) -> Result<FileProfile> {
 }
 
 impl FileProfile {
+    /// Most digits after and before the point of the numbers of a column.
+    pub fn digits_used(&self, column: usize) -> Option<(u8, u8)> {
+        self.columns.get(column).map(|profile| (profile.after, profile.before()))
+    }
+
     /// The registration for these rows: from the flags, else from the source.
     pub fn spec(&self, settings: &ImportSettings, plan: &ImportPlan) -> SeriesSpec {
         let of = |role: NumberRole| {

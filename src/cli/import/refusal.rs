@@ -78,6 +78,9 @@ impl RefusedImport<'_> {
     fn hint(&self, reason: &str) -> String {
         match reason {
             "precision_loss" => self.more_digits(),
+            "overflow" if self.known && !super::widen::narrow_columns(self.checked, self.def).is_empty() => {
+                "--widen makes the columns of the registered series wide enough for these files".into()
+            }
             "overflow" => "a decimal column holds numbers of up to 18 digits: fewer digits after the point \
                            (--price-digits, --volume-digits, --extra NAME:DIGITS of a new series) leave more before it"
                 .into(),
@@ -140,8 +143,7 @@ impl RefusedImport<'_> {
             let (narrow, flags) = (narrow.join(", "), flags.join(" "));
             hints.push(match self.known {
                 true => format!(
-                    "{narrow}, and the digits of a registered series are fixed: to keep every digit, import all files \
-                     into a new series with {flags}"
+                    "{narrow}: --widen gives the columns of the registered series the digits that these files need"
                 ),
                 false => format!("{narrow}: {flags} keeps them"),
             });

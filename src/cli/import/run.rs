@@ -11,12 +11,13 @@ use super::refusal::RefusedImport;
 use super::report::{self, ImportSummary};
 use super::sink::{self, RegisteredSeries, Sink, SinkReply};
 use super::stdin::{STAGED_BYTES_MAX, STDIN, StagedInput};
-use super::{check, mapping, profile};
+use super::{check, mapping, profile, widen};
 use crate::cli::print;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::source::Converter;
 use crate::service::RowMode;
-use crate::types::SeriesDef;
+use crate::types::schema::series_not_found;
+use crate::types::{ColumnChange, SeriesDef};
 
 /// The outcome of an import.
 #[derive(Debug)]
@@ -74,6 +75,10 @@ pub fn import(
         Some(sink) => sink.registered(&settings.key)?,
         None => None,
     };
+    if registered.is_none() && !["kline", "scalar"].contains(&settings.key.kind()) {
+        // The columns of other kinds follow from their registration alone.
+        return Err(series_not_found(&settings.key));
+    }
     let targets = mapping::targets(settings, registered.as_ref().map(|known| &known.def))?;
     let plan = ImportPlan::of(settings, targets, staged)?;
     let known = registered.is_some();
@@ -92,8 +97,35 @@ pub fn import(
     };
     report_findings(&report::findings(&plan, &def, known));
     let bar = progress(&plan, "checking");
-    let checked = check::check(&plan, &Converter::new(&def, settings.rules, first_stored), settings, &bar)?;
+    let mut checked = check::check(&plan, &Converter::new(&def, settings.rules, first_stored), settings, &bar)?;
     bar.finish_and_clear();
+    let mut changes: Vec<ColumnChange> = Vec::new();
+    if known && settings.widen {
+        let registered = def.clone();
+        let mut profiled = None;
+        // A row shows only the first of its cells that does not fit.
+        loop {
+            let narrow = widen::narrow_columns(&checked, &def);
+            let profile = match &profiled {
+                _ if narrow.is_empty() => break,
+                Some(profile) => profile,
+                None => profiled.insert(profile::profile(&plan, &progress(&plan, "profiling"))?),
+            };
+            let more = widen::changes(&def, &narrow, &plan.targets, profile);
+            changes.retain(|change| !more.iter().any(|newer| newer.name == change.name));
+            changes.extend(more);
+            let wider = registered.evolved(&changes)?;
+            if wider.columns == def.columns {
+                break;
+            }
+            def = wider;
+            let converter = Converter::new(&def, settings.rules, first_stored);
+            checked = check::check(&plan, &converter, settings, &progress(&plan, "checking"))?;
+        }
+        if !changes.is_empty() {
+            report_findings(&report::findings(&plan, &def, known));
+        }
+    }
     let mut summary = ImportSummary::of(settings, &plan, &def, known, &checked);
     summary.target = sink.as_ref().map(|sink| sink.name());
     let case = RefusedImport { settings, plan: &plan, def: &def, known, checked: &checked };
@@ -106,6 +138,9 @@ pub fn import(
     };
     if let Some(spec) = &spec {
         def = sink.register(spec)?;
+    }
+    if !changes.is_empty() {
+        def = sink.change(&settings.key, changes)?;
     }
     let mut written = SinkReply::default();
     let bar = progress(&plan, "writing");

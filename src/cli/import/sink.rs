@@ -9,9 +9,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::chunk_schema;
 use crate::ingest::ParsedRows;
 use crate::query::{Block, NumberFormat, ResultSchema};
-use crate::service::operations::{Compact, DropRequest, DropSeries, Register};
-use crate::service::{CompactRequest, Precondition, RowMode, SeriesInfo, WriteMethod, WriteOptions};
-use crate::types::{ColumnCells, Rows, SeriesDef, SeriesKey, SeriesSpec, SharedCells};
+use crate::service::operations::{ChangeRequest, ChangeSeries, Compact, DropRequest, DropSeries, Register};
+use crate::service::{CompactRequest, Precondition, RowMode, SeriesInfo, SeriesPatch, WriteMethod, WriteOptions};
+use crate::types::{ColumnCells, ColumnChange, Rows, SeriesDef, SeriesKey, SeriesSpec, SharedCells};
 
 use super::super::rows::BodyOptions;
 use super::super::target::{CommandTarget, TargetArgs};
@@ -43,6 +43,9 @@ pub trait Sink {
 
     /// Registers a series; repeating the same definition is no error.
     fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef>;
+
+    /// Changes columns of a registered series.
+    fn change(&mut self, key: &SeriesKey, columns: Vec<ColumnChange>) -> Result<SeriesDef>;
 
     /// Drops the series if this sink registered it and it has not changed since. Best effort: the caller reports the
     /// error that made it necessary.
@@ -92,6 +95,11 @@ impl Sink for StoreSink {
         let reply = self.target.run::<Register>(spec.clone())?;
         self.created = reply.created.then(|| reply.info.etag.clone());
         Ok(definition(reply.info))
+    }
+
+    fn change(&mut self, key: &SeriesKey, columns: Vec<ColumnChange>) -> Result<SeriesDef> {
+        let patch = SeriesPatch { columns, ..SeriesPatch::default() };
+        Ok(definition(self.target.run::<ChangeSeries>(ChangeRequest { series: key.clone(), patch })?))
     }
 
     fn unregister(&mut self, key: &SeriesKey) {

@@ -7,7 +7,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::show_cell;
 use crate::ingest::source::file::tests::{file, gzip};
 use crate::service::RowMode;
-use crate::types::{CellLayout, Column, ColumnType, OrderRule, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
+use crate::types::{
+    CellLayout, Column, ColumnChange, ColumnType, OrderRule, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit,
+};
 
 use super::args::{ImportSettings, tests::args};
 use super::sink::{RegisteredSeries, Sink, SinkReply};
@@ -38,6 +40,12 @@ impl Sink for MemorySink {
     fn unregister(&mut self, _key: &SeriesKey) {
         assert!(self.rows.is_empty());
         self.def = None;
+    }
+
+    fn change(&mut self, _key: &SeriesKey, columns: Vec<ColumnChange>) -> Result<SeriesDef> {
+        let def = self.def.as_ref().unwrap().evolved(&columns)?;
+        self.def = Some(def.clone());
+        Ok(def)
     }
 
     fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef> {
@@ -131,7 +139,7 @@ fn trades() -> SeriesDef {
         column("iv", ColumnType::Float32),
     ];
     let key = SeriesKey::parse("kline/X/1m").unwrap();
-    SeriesDef { columns, order: OrderRule::Arrival, ..SeriesSpec::of_key(&key).resolve().unwrap() }
+    SeriesDef { columns, rules: Vec::new(), order: OrderRule::Arrival, ..SeriesSpec::of_key(&key).resolve().unwrap() }
 }
 
 /// The rows as text, in the order of arrival.
@@ -170,6 +178,30 @@ fn cells_of_every_type_are_imported_into_a_registered_series_in_their_order() {
         ];
         assert_eq!(shown(&memory.batches[0], &def), expected, "{text}");
     }
+}
+
+#[test]
+fn a_series_is_widened_only_on_request_and_only_when_every_row_is_accepted_then() {
+    let (_folder, path) = file("x.csv", b"ts,price,quote,size\n60000,1.2345,1.00005,300\n");
+    let run_on = |flags: &str, path: &Path| {
+        let mut memory = MemorySink { def: Some(trades()), ..MemorySink::default() };
+        let outcome = run(&mut memory, &[path], &format!("--time-unit ms {flags}")).unwrap();
+        (memory, outcome)
+    };
+    let (memory, refused) = run_on("", &path);
+    assert!(refused.error.unwrap().hint().unwrap().contains("--widen"));
+    assert_eq!(memory.def.unwrap(), trades());
+    let (memory, widened) = run_on("--widen", &path);
+    assert!(widened.error.is_none(), "{:?}", widened.error);
+    let kinds: Vec<String> = memory.def.as_ref().unwrap().columns.iter().map(|column| column.kind.text()).collect();
+    assert_eq!(kinds[..3], ["decimal(4)", "decimal(5, wide)", "uint16"]);
+    assert!(shown(&memory.batches[0], memory.def.as_ref().unwrap())[0].starts_with("60000 1.2345 1.00005 300 null"));
+    // A dry run and a row that stays invalid change nothing.
+    assert_eq!(run_on("--widen --dry-run", &path).0.def.unwrap(), trades());
+    let (_folder, path) = file("x.csv", b"ts,price,side\n60000,1.2345,buy\n60000,1,hold\n");
+    let (memory, refused) = run_on("--widen", &path);
+    assert!(refused.error.is_some() && memory.batches.is_empty());
+    assert_eq!(memory.def.unwrap(), trades());
 }
 
 #[test]
@@ -333,7 +365,7 @@ fn a_registered_series_keeps_its_digits() {
     assert_eq!(error.code(), ErrorCode::InvalidRows);
     let hint = error.hint().unwrap();
     assert!(hint.contains("open has 1 of the 3 digits it needs"), "{hint}");
-    assert!(hint.contains("new series with --price-digits 3") && hint.contains("--rounding nearest"), "{hint}");
+    assert!(hint.contains("--widen") && hint.contains("--rounding nearest"), "{hint}");
     assert!(memory.rows.is_empty() && !hint.contains("--validate"));
     let outcome = run(&mut memory, &[&path], "--rounding nearest").unwrap();
     assert_eq!(outcome.summary.rounded["open"], 1);

@@ -12,7 +12,8 @@ use super::mapped::MappedRow;
 use super::number_forms::flags_for;
 use crate::types::grid::OFF_GRID;
 use crate::types::kind::are_bar_rules;
-use crate::types::number::{DIGITS_MAX, NumberError, parse_decimal, shortest_digits};
+use crate::types::number::{NumberError, parse_wide_decimal, shortest_digits};
+use crate::types::schema::WIDE_DIGITS_MAX;
 use crate::types::time::{convert, in_range, rfc3339};
 use crate::types::width::to_usize;
 use crate::types::{Column, ColumnType, Dictionary, Grid, Rounding, Rows, SeriesDef};
@@ -322,8 +323,9 @@ fn digits_needed(cell: SourceCell<'_>) -> u8 {
     match cell {
         SourceCell::Float(value) => shortest_digits(value),
         SourceCell::Text(text) => {
-            let exact = |digits: &u8| parse_decimal(text, *digits, Rounding::Exact) != Err(NumberError::PrecisionLoss);
-            (0..=DIGITS_MAX).find(exact).unwrap_or(u8::MAX)
+            let loss = Err(NumberError::PrecisionLoss);
+            let exact = |digits: &u8| parse_wide_decimal(text, *digits, Rounding::Exact) != loss;
+            (0..=WIDE_DIGITS_MAX).find(exact).unwrap_or(u8::MAX)
         }
         _ => 0,
     }
@@ -415,7 +417,8 @@ mod tests {
             (SourceCell::Text(b"1.50500"), 3),
             (SourceCell::Text(b"8e-8"), 8),
             (SourceCell::Float(0.1 + 0.2), 17),
-            (SourceCell::Text(b"0.1234567890123456789"), u8::MAX),
+            (SourceCell::Text(b"0.1234567890123456789"), 19),
+            (SourceCell::Text(b"0.123456789012345678901234567890123456789"), u8::MAX),
         ] {
             assert_eq!(digits_needed(cell), expected, "{cell:?}");
         }
