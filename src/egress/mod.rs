@@ -15,4 +15,4 @@ pub(crate) use writer::OutputBuffer;
 pub use writer::{PIECE_BYTES, Trailer};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

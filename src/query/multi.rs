@@ -602,3 +602,155 @@ fn gather_cells<'s, 'a>(
     }
     Ok(gathered)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::{Query, ResultSchema};
+    use crate::store::{Store, StoreOptions, WriteMode};
+    use crate::types::{Column, ColumnType, Dictionary, Rows, SeriesDef, SeriesKey, SeriesSpec};
+    use arrow::array::Array;
+
+    /// A series of two rows, the second of nulls where a column can have them.
+    fn write(store: &Store, symbol: &str, first_ts: i64, columns: Vec<(Column, ColumnCells)>, texts: &[&str]) {
+        let key = SeriesKey::scalar("c", symbol, "tick", "n").unwrap();
+        let (columns, mut cells): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+        for (column, cells) in columns.iter().zip(&mut cells) {
+            match column.nullable {
+                true => cells.push_null(),
+                false => cells.extend_picked(cells.clone().as_slice(), [0].into_iter()),
+            }
+        }
+        let all: Dictionary = texts.iter().map(|text| (*text).into()).collect();
+        let texts = vec![all; columns.len()];
+        let def = SeriesDef { columns, ..SeriesSpec::of_key(&key).resolve().unwrap() };
+        store.register(def).unwrap();
+        store
+            .write(&key, Rows { ts: vec![first_ts, first_ts + 10], columns: cells, texts }, WriteMode::Upsert, None)
+            .unwrap();
+    }
+
+    fn nullable(column: Column) -> Column {
+        Column { nullable: true, ..column }
+    }
+
+    fn side(values: &[&str]) -> Column {
+        let values = values.iter().map(|value| (*value).to_owned()).collect();
+        Column { values, ..Column::new("side", ColumnType::Enum) }
+    }
+
+    fn table(store: &Store, fields: &str) -> Vec<String> {
+        let query: Query = serde_json::from_str(&format!(r#"{{"series":["scalar/c/*/tick/n"]{fields}}}"#)).unwrap();
+        let (shape, scan): (ResultSchema, _) = store.reader().plan(&query).unwrap().into_result();
+        let schema = shape.arrow_schema();
+        let mut lines = Vec::new();
+        for block in scan {
+            let batch = shape.record_batch(&schema, &block.unwrap()).unwrap();
+            for row in 0..batch.num_rows() {
+                let cells = batch.columns().iter().enumerate().filter(|(column, _)| *column != 1);
+                let text = |(_, cells): (usize, &arrow::array::ArrayRef)| match cells.is_null(row) {
+                    true => "null".to_owned(),
+                    false => arrow::util::display::array_value_to_string(cells, row).unwrap(),
+                };
+                lines.push(cells.map(text).collect::<Vec<_>>().join(" "));
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn series_of_different_types_have_columns_of_a_common_type() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), true, StoreOptions::default()).unwrap();
+        let decimal = |digits| ColumnType::Decimal { digits };
+        let columns = vec![
+            (nullable(Column::new("price", decimal(2))), [12_345_i64].into()),
+            (Column::new("small", ColumnType::Int8), [-3_i8].into()),
+            (side(&["buy", "sell"]), [1_u8].into()),
+            (nullable(Column::new("note", ColumnType::Text)), [1_u32].into()),
+            (Column::new("half", ColumnType::Float32), [0.5_f32].into()),
+        ];
+        write(&store, "A", 0, columns, &["a", "b"]);
+        let columns = vec![
+            (Column::new("price", ColumnType::WideDecimal { digits: 4 }), [10_i128.pow(30)].into()),
+            (nullable(Column::new("small", ColumnType::UInt16)), [u16::MAX].into()),
+            (nullable(side(&["none", "buy"])), [1_u8].into()),
+            (Column::new("note", ColumnType::Text), [0_u32].into()),
+            (Column::new("half", ColumnType::Float64), [0.25_f64].into()),
+        ];
+        write(&store, "B", 5, columns, &["c", "b"]);
+        let (a, b) = ("scalar/c/A/tick/n", "scalar/c/B/tick/n");
+        let first = [format!("{a} 123.4500 -3 sell b 0.5"), format!("{a} null -3 sell null 0.5")];
+        let big = "100000000000000000000000000.0000";
+        let second = [format!("{b} {big} 65535 buy c 0.25"), format!("{b} {big} null null c 0.25")];
+        let [a0, a1, b0, b1] = [&first[0], &first[1], &second[0], &second[1]].map(String::as_str);
+        let sealed = |store: &Store| store.seal(&[]).unwrap();
+        for step in 0..2 {
+            assert_eq!(table(&store, ""), [a0, a1, b0, b1], "{step}");
+            assert_eq!(table(&store, r#","layout":"by_time""#), [a0, b0, a1, b1], "{step}");
+            assert_eq!(table(&store, r#","layout":"by_time","order":"desc""#), [b1, a1, b0, a0], "{step}");
+            assert_eq!(
+                table(
+                    &store,
+                    r#","layout":"by_time","columns":["note"],"where":[{"column":"ts","op":"gt","value":3}]"#
+                )
+                .len(),
+                3
+            );
+            sealed(&store);
+        }
+        let shape = |fields: &str| {
+            let query = serde_json::from_str(&format!(r#"{{"series":["scalar/c/*/tick/n"]{fields}}}"#)).unwrap();
+            store.reader().plan(&query).map(|plan| plan.schema().clone())
+        };
+        let columns = shape("").unwrap().columns;
+        let kinds: Vec<ColumnType> = columns.iter().map(|column| column.kind).collect();
+        use ColumnType::*;
+        assert_eq!(kinds, [WideDecimal { digits: 4 }, Int32, Enum, Text, Float64]);
+        assert!(columns[..4].iter().all(|column| column.nullable) && !columns[4].nullable);
+        let labels = columns[2].labels.as_ref().unwrap();
+        assert_eq!(labels.texts().map(|text| &**text).collect::<Vec<_>>(), ["buy", "sell", "none"]);
+        assert_eq!(shape(r#","numbers":"float64""#).unwrap().columns[0].kind, Float64);
+        // No integer holds both.
+        let columns = |kind, cells| vec![(Column::new("small", kind), cells)];
+        write(&store, "C", 0, columns(UInt64, [7_u64].into()), &[]);
+        let error = shape(r#","columns":["small"]"#).unwrap_err();
+        assert_eq!(error.code(), crate::ErrorCode::SchemaMismatch, "{error}");
+    }
+
+    #[test]
+    fn a_wide_decimal_without_room_for_more_digits_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), true, StoreOptions::default()).unwrap();
+        let price = |digits| Column::new("price", ColumnType::WideDecimal { digits });
+        write(&store, "A", 0, vec![(price(0), [10_i128.pow(37)].into())], &[]);
+        write(&store, "B", 0, vec![(price(2), [1_i128].into())], &[]);
+        for layout in ["by_series", "by_time"] {
+            let query = format!(r#"{{"series":["scalar/c/*/tick/n"],"layout":"{layout}"}}"#);
+            let mut scan = store.reader().plan(&serde_json::from_str(&query).unwrap()).unwrap().scan();
+            let error = scan.next().unwrap().unwrap_err();
+            assert_eq!(error.code(), crate::ErrorCode::SchemaMismatch);
+            assert!(error.to_string().contains("price of series scalar/c/A/tick/n holds 1000"), "{error}");
+        }
+    }
+
+    #[test]
+    fn doubles_are_those_of_every_number_and_of_no_null() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), true, StoreOptions::default()).unwrap();
+        let columns = vec![
+            (Column::new("wide", ColumnType::WideDecimal { digits: 1 }), [15_i128].into()),
+            (Column::new("small", ColumnType::UInt8), [200_u8].into()),
+            (nullable(Column::new("half", ColumnType::Float32)), [0.5_f32].into()),
+            (side(&["buy"]), [0_u8].into()),
+        ];
+        write(&store, "A", 0, columns, &[]);
+        let key = SeriesKey::scalar("c", "A", "tick", "n").unwrap();
+        let doubles = |column| store.reader().latest(&key, 2).unwrap().doubles(column);
+        assert_eq!((doubles(0).unwrap(), doubles(1).unwrap()), (vec![0.0, 10.0], vec![1.5, 1.5]));
+        assert_eq!(doubles(2).unwrap(), [200.0, 200.0]);
+        for column in [3, 4, 5] {
+            assert_eq!(doubles(column).unwrap_err().code(), crate::ErrorCode::InvalidArgument, "{column}");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use crate::egress::{BodyEncoder, EncodeOptions, OutFormat, Trailer};
 use crate::query::{NumberFormat, Query};
 use crate::service::Service;
 use crate::store::{StoreOptions, WriteMode};
-use crate::types::{Rows, SeriesKey, SeriesSpec};
+use crate::types::{Column, ColumnCells, ColumnType, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
 const MINUTE: i64 = 60_000;
 /// Two full blocks and a partial third.
@@ -29,17 +29,22 @@ struct SealedStore {
 }
 
 fn sealed_store() -> SealedStore {
-    let dir = tempfile::tempdir().unwrap();
-    let options = StoreOptions { background_maintenance: false, ..StoreOptions::default() };
-    let service = Service::open(dir.path(), true, options).unwrap();
     let key = SeriesKey::kline("BTC", "1m").unwrap();
     let mut spec = SeriesSpec::of_key(&key);
     (spec.price_digits, spec.volume_digits, spec.partition) = (Some(2), Some(0), Some("all".into()));
-    let store = service.store();
-    store.register(spec.resolve().unwrap()).unwrap();
     let ts: Vec<i64> = (0..ROWS).map(|minute| minute * MINUTE).collect();
     let columns = (0..5).map(|column| ts.iter().map(|ts| ts / MINUTE + column).collect()).collect();
-    store.write(&key, Rows::of_words(ts, columns), WriteMode::Append, None).unwrap();
+    sealed(spec.resolve().unwrap(), Rows::of_words(ts, columns))
+}
+
+fn sealed(def: SeriesDef, rows: Rows) -> SealedStore {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { background_maintenance: false, ..StoreOptions::default() };
+    let service = Service::open(dir.path(), true, options).unwrap();
+    let key = def.key.clone();
+    let store = service.store();
+    store.register(def).unwrap();
+    store.write(&key, rows, WriteMode::Append, None).unwrap();
     store.seal(&[]).unwrap();
     let folder = std::fs::read_dir(dir.path().join("chunks")).unwrap().next().unwrap().unwrap().path();
     let mut files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -136,4 +141,68 @@ fn converted_numbers_are_not_slices_of_the_file() {
     let mapped = sealed.mapped();
     let outside = |piece: &&Bytes| !mapped.iter().any(|map| map.contains(&piece.as_ptr().addr()));
     assert!(pieces.iter().filter(|piece| piece.len() > LONG_BYTES).any(|piece| outside(&piece)));
+}
+
+#[test]
+fn whole_blocks_of_every_width_with_nulls_and_dictionaries_are_slices_of_the_file() {
+    let key = SeriesKey::scalar("c", "BTC", "1m", "n").unwrap();
+    let spec = SeriesSpec { partition: Some("all".into()), ..SeriesSpec::of_key(&key) };
+    let nullable = |name: &str, kind| Column { nullable: true, ..Column::new(name, kind) };
+    let def = SeriesDef {
+        columns: vec![
+            Column::new("count", ColumnType::Int64),
+            nullable("size", ColumnType::UInt32),
+            Column { values: vec!["buy".into(), "sell".into()], ..Column::new("side", ColumnType::Enum) },
+            nullable("flag", ColumnType::Bool),
+            nullable("note", ColumnType::Text),
+            Column::new("wide", ColumnType::WideDecimal { digits: 2 }),
+        ],
+        ..spec.resolve().unwrap()
+    };
+    let mut rows = Rows::with_capacity(&def.columns, 0);
+    rows.texts = vec![Default::default(); def.columns.len()];
+    rows.texts[4] = ["x".into(), "y".into(), "".into()].into_iter().collect();
+    for row in 0..ROWS {
+        let n = usize::try_from(row).unwrap();
+        rows.ts.push(row * MINUTE);
+        let push = |column: &mut ColumnCells, is_null: bool, cell: u32| match is_null {
+            true => column.push_null(),
+            false => column.push(cell),
+        };
+        rows.columns[0].push(row);
+        push(&mut rows.columns[1], n % 3 == 0, n as u32);
+        rows.columns[2].push((n % 2) as u8);
+        match n % 5 {
+            0 => rows.columns[3].push_null(),
+            _ => rows.columns[3].push(u8::from(n % 2 == 0)),
+        }
+        push(&mut rows.columns[4], n % 7 == 0, (n % 3) as u32);
+        rows.columns[5].push(i128::from(row) * 10_i128.pow(20));
+    }
+    let sealed = sealed(def, rows);
+    let query = sealed.query(0..ROWS);
+    for (interface, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
+        let long_pieces = sealed.check_mapped(&pieces);
+        assert_eq!(long_pieces.len(), 3, "{interface}: one piece per block");
+        assert!(long_pieces.iter().all(|piece| sealed.is_in_file(piece)), "{interface}");
+    }
+    let stream = sealed.by_rest(&query).concat();
+    let reader = arrow::ipc::reader::StreamReader::try_new(stream.as_slice(), None).unwrap();
+    let text = |cells: &arrow::array::ArrayRef, row| arrow::util::display::array_value_to_string(cells, row).unwrap();
+    let mut n = 0;
+    for batch in reader.map(|batch| batch.unwrap()) {
+        for row in 0..batch.num_rows() {
+            let note = if n % 7 == 0 { "" } else { ["x", "y", ""][n % 3] };
+            let size = if n % 3 == 0 { String::new() } else { n.to_string() };
+            assert_eq!((text(&batch["note"], row), text(&batch["size"], row)), (note.into(), size));
+            assert_eq!(text(&batch["side"], row), ["buy", "sell"][n % 2]);
+            assert_eq!(text(&batch["flag"], row), if n % 5 == 0 { "" } else { ["true", "false"][n % 2] });
+            n += 1;
+        }
+    }
+    assert_eq!(n as i64, ROWS);
+    // A part of the rows, at an offset that splits a byte of flags.
+    let part = sealed.by_rest(&sealed.query(3..2 * BLOCK)).concat();
+    let batch = arrow::ipc::reader::StreamReader::try_new(part.as_slice(), None).unwrap().next().unwrap().unwrap();
+    assert_eq!([0, 1, 2, 3].map(|row| text(&batch["flag"], row)), ["false", "true", "", "true"]);
 }

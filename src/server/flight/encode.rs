@@ -133,6 +133,7 @@ fn message((header, body): (Vec<u8>, Vec<Bytes>)) -> FlightMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::egress::tests as egress;
     use crate::query::{NumberFormat, StoredMessage};
     use crate::types::{ColumnCells, SeriesSpec, SharedCells};
     use arrow_flight::FlightData;
@@ -212,5 +213,24 @@ mod tests {
         assert_eq!(out.pieces()[1].as_ptr(), body.as_ptr(), "the body was copied");
         let sent = received(FlightEncoder::new(&shape(NumberFormat::Float64)).block_message(&whole));
         assert_ne!(sent.data_body, body);
+    }
+
+    #[test]
+    fn dictionaries_come_before_the_rows_and_every_type_is_decoded() {
+        for numbers in [NumberFormat::Stored, NumberFormat::String] {
+            let shape = egress::typed_shape(numbers);
+            let encoder = FlightEncoder::new(&shape);
+            let mut messages = encoder.head_messages();
+            assert_eq!(messages.len(), 3, "the schema, the values of the enum, the texts");
+            messages.push(encoder.block_message(&egress::typed_block(5, 20)));
+            let mut stream = Vec::new();
+            for message in messages.into_iter().map(received) {
+                stream.extend(ipc::framed(&message.data_header));
+                stream.extend_from_slice(&message.data_body);
+            }
+            stream.extend(ipc::END_OF_STREAM);
+            let mut reader = arrow::ipc::reader::StreamReader::try_new(stream.as_slice(), None).unwrap();
+            egress::assert_typed(&reader.next().unwrap().unwrap(), 5);
+        }
     }
 }
