@@ -1513,6 +1513,7 @@ async fn every_method_checks_the_token_and_every_ticket_its_series() {
 
     // Each action, its required scope, and the access of a token limited to other series.
     let of_key = json!({ "series": KEY });
+    let kind = json!({ "kind": "greeks", "key": ["symbol"], "fields": [{ "name": "delta", "type": "float64" }] });
     let table = [
         ("list_snapshots", json!({}), Scope::Read, true),
         ("inventory", json!({}), Scope::Read, true),
@@ -1525,6 +1526,10 @@ async fn every_method_checks_the_token_and_every_ticket_its_series() {
         ("verify", json!({}), Scope::Admin, false),
         ("compact", json!({}), Scope::Admin, false),
         ("drop_series", of_key, Scope::Admin, false),
+        ("list_kinds", json!({}), Scope::Read, true),
+        ("describe_kind", json!({ "kind": "kline" }), Scope::Read, true),
+        ("register_kind", kind, Scope::Write, false),
+        ("drop_kind", json!({ "kind": "greeks" }), Scope::Admin, false),
     ];
     let mut known: Vec<&str> = table.iter().map(|row| row.0).collect();
     let mut offered: Vec<&str> = flight::ACTIONS.iter().map(|(name, _)| *name).collect();

@@ -63,13 +63,16 @@ pub fn block_columns(file: &[u8], at: usize, def: &SeriesDef, rows: usize, nulls
     places(def.all_layouts(), rows, nulls).map(column).collect()
 }
 
+/// Bitmap and cells of a column.
+type ColumnBytes<'a> = (Option<Vec<u8>>, std::borrow::Cow<'a, [u8]>);
+
 /// The bytes of the columns of a body, without padding.
 #[derive(Debug)]
 pub struct Body<'a> {
     /// A bit per column after `ts`: whether it has nulls.
     pub nulls: u64,
     /// Bitmap and cells of each column.
-    pub columns: Vec<(Option<Vec<u8>>, std::borrow::Cow<'a, [u8]>)>,
+    pub columns: Vec<ColumnBytes<'a>>,
     /// Sizes of each column.
     pub sizes: Vec<BufferSizes>,
 }

@@ -15,10 +15,9 @@ use super::batch_splitter::BatchSplitter;
 use super::body_keys::{BodyKeys, SERIES, no_series_column};
 use super::columns::{ColumnReader, check_schema};
 use super::guarded::guarded;
-use super::memory::Reservation;
+use super::memory::{Reservation, grow_rows};
 use super::options::DecodeOptions;
 use super::parsed::Part;
-use super::reserve::grow_rows;
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
 

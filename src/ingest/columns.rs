@@ -27,12 +27,7 @@ use super::header::fields_of_header;
 use super::memory::DECODED_BYTES_MAX;
 use super::options::{DecimalInput, DecodeOptions};
 use super::parsed::Part;
-use super::string_columns::add_strings;
-
-/// Whether an Arrow type has texts.
-pub(super) fn is_text(kind: &DataType) -> bool {
-    matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-}
+use super::string_columns::{add_strings, is_text};
 
 /// Whether an Arrow type has bytes.
 pub(super) fn is_binary(kind: &DataType) -> bool {

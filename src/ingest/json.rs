@@ -441,7 +441,7 @@ impl<'de> Visitor<'de> for ColumnMap<'_, '_> {
             if names.iter().any(|known| *known == name) {
                 return Err(state.fail(repeated_column(&name)));
             }
-            let length = map.next_value_seed(ColumnCells { set: &mut set, field })?;
+            let length = map.next_value_seed(NamedColumn { set: &mut set, field })?;
             match first_length {
                 None => first_length = Some(length),
                 Some(first) if first != length => {
@@ -468,19 +468,19 @@ impl<'de> Visitor<'de> for ColumnMap<'_, '_> {
 }
 
 /// Visitor of the cells of one column; returns their count.
-struct ColumnCells<'s, 'a> {
+struct NamedColumn<'s, 'a> {
     set: &'s mut ColumnSet<'a>,
     field: usize,
 }
 
-impl<'de> DeserializeSeed<'de> for ColumnCells<'_, '_> {
+impl<'de> DeserializeSeed<'de> for NamedColumn<'_, '_> {
     type Value = usize;
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<usize, D::Error> {
         reader.deserialize_seq(self)
     }
 }
 
-impl<'de> Visitor<'de> for ColumnCells<'_, '_> {
+impl<'de> Visitor<'de> for NamedColumn<'_, '_> {
     type Value = usize;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -488,7 +488,7 @@ impl<'de> Visitor<'de> for ColumnCells<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<usize, A::Error> {
-        let ColumnCells { set, field } = self;
+        let NamedColumn { set, field } = self;
         let mut row = 0;
         while let Some(raw) = seq.next_element::<&'de RawValue>()? {
             match CellToken::of(raw) {

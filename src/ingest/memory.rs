@@ -106,6 +106,12 @@ pub fn row_memory(def: &SeriesDef) -> u64 {
     CELL_BYTES + def.columns.iter().map(cell).sum::<u64>()
 }
 
+/// Reserves the memory of this many rows of a series, or of this many columns of an unknown one.
+pub(super) fn grow_rows(reservation: &mut Reservation, def: Option<&SeriesDef>, rows: u64, columns: u64) -> Result<()> {
+    let row = def.map_or(0, row_memory).max(columns.saturating_mul(CELL_BYTES));
+    reservation.grow(rows.saturating_mul(row))
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut used = self.memory.used();

@@ -20,13 +20,13 @@ use crate::types::{SeriesDef, SeriesKey};
 use super::arrow_rows::ArrowRows;
 use super::batch_splitter::BatchSplitter;
 use super::body_keys::{BodyKeys, SERIES, no_series_column};
-use super::columns::{ColumnReader, check_schema, check_size, is_binary, is_text};
+use super::columns::{ColumnReader, check_schema, check_size, is_binary};
 use super::guarded::guarded;
-use super::memory::{DECODED_BYTES_MAX, Reservation};
+use super::memory::{DECODED_BYTES_MAX, Reservation, grow_rows};
 use super::options::DecodeOptions;
 use super::parquet_guard::{check_footer, check_pages};
 use super::parsed::Part;
-use super::reserve::grow_rows;
+use super::string_columns::is_text;
 
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 16_384;

@@ -1,7 +1,7 @@
 //! Reserves the memory of a body before any of it is decoded.
 
 use super::format::BodyFormat;
-use super::memory::{CELL_BYTES, Reservation, row_memory};
+use super::memory::Reservation;
 use super::{arrow_stream, parquet_file};
 use crate::error::Result;
 use crate::types::{ColumnType, SeriesDef};
@@ -30,12 +30,6 @@ pub fn reserve(format: BodyFormat, body: &[u8], def: Option<&SeriesDef>, reserva
 /// Whether a column has texts or bytes.
 fn has_long_cells(def: &SeriesDef) -> bool {
     def.columns.iter().any(|column| matches!(column.kind, ColumnType::Text | ColumnType::Bytes { .. }))
-}
-
-/// Reserves the memory of so many rows of a series, or of so many columns of an unknown one.
-pub(super) fn grow_rows(reservation: &mut Reservation, def: Option<&SeriesDef>, rows: u64, columns: u64) -> Result<()> {
-    let row = def.map_or(0, row_memory).max(columns.saturating_mul(CELL_BYTES));
-    reservation.grow(rows.saturating_mul(row))
 }
 
 /// Maximum number of cells a text can have: each is followed by a comma or a line end, or is the last one of a list or

@@ -128,13 +128,13 @@ fn check_rules(def: &SeriesDef, rows: &Rows, options: &DecodeOptions, errors: &m
 /// Whether the first columns are those of a bar, each with 8 bytes per cell and none null.
 fn has_plain_bars(def: &SeriesDef, rows: &Rows) -> bool {
     let names = ["open", "high", "low", "close", "volume"];
-    let columns = def.columns.iter().zip(&rows.columns).zip(names);
+    let mut columns = def.columns.iter().zip(&rows.columns).zip(names);
     let is_plain = |((column, cells), name): ((&Column, &ColumnCells), &str)| {
         column.name == name
             && matches!(column.kind, ColumnType::Decimal { .. } | ColumnType::Float64 | ColumnType::Int64)
             && !cells.as_slice().has_validity()
     };
-    rows.columns.len() >= names.len() && columns.map(is_plain).all(|plain| plain)
+    rows.columns.len() >= names.len() && columns.all(is_plain)
 }
 
 /// The rules of bars, for columns of 8 bytes.

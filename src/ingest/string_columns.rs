@@ -11,8 +11,12 @@ use crate::types::width::to_usize;
 use super::arrow_rows::{Words, string_at};
 use super::cell::{CellError, Stored, TextForm};
 use super::column_set::ColumnSet;
-use super::columns::is_text;
 use super::row_errors::quote;
+
+/// Whether an Arrow type has texts.
+pub(super) fn is_text(kind: &DataType) -> bool {
+    matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
 
 /// A word that no row had yet.
 const UNSEEN: i64 = -1;

@@ -268,7 +268,7 @@ pub fn arrow_type(kind: ColumnType, numbers: NumberFormat) -> DataType {
 
 /// A number that is written as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NumberText {
+enum WrittenNumber {
     Int,
     UInt,
     Decimal(u8),
@@ -285,7 +285,7 @@ enum Conversion {
     WideDouble(u8),
     /// From decimals of 8 to decimals of 16 bytes.
     Decimal128,
-    Text(NumberText),
+    Text(WrittenNumber),
 }
 
 impl Conversion {
@@ -294,10 +294,10 @@ impl Conversion {
             (NumberFormat::Float64, ColumnType::Decimal { digits }) => Self::Double(digits),
             (NumberFormat::Float64, ColumnType::WideDecimal { digits }) => Self::WideDouble(digits),
             (NumberFormat::Decimal128, ColumnType::Decimal { .. }) => Self::Decimal128,
-            (NumberFormat::String, ColumnType::Decimal { digits }) => Self::Text(NumberText::Decimal(digits)),
-            (NumberFormat::String, ColumnType::WideDecimal { digits }) => Self::Text(NumberText::Wide(digits)),
-            (NumberFormat::String, ColumnType::Int64) => Self::Text(NumberText::Int),
-            (NumberFormat::String, ColumnType::UInt64) => Self::Text(NumberText::UInt),
+            (NumberFormat::String, ColumnType::Decimal { digits }) => Self::Text(WrittenNumber::Decimal(digits)),
+            (NumberFormat::String, ColumnType::WideDecimal { digits }) => Self::Text(WrittenNumber::Wide(digits)),
+            (NumberFormat::String, ColumnType::Int64) => Self::Text(WrittenNumber::Int),
+            (NumberFormat::String, ColumnType::UInt64) => Self::Text(WrittenNumber::UInt),
             _ => Self::Keep,
         }
     }
@@ -332,7 +332,7 @@ impl Conversion {
     }
 }
 
-impl NumberText {
+impl WrittenNumber {
     /// Offsets and bytes of the texts; those of nulls are empty.
     fn buffers(self, cells: CellSlice<'_>) -> ColumnBuffers {
         let rows = cells.len();

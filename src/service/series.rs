@@ -11,7 +11,7 @@ use crate::service::replies::{DeleteReply, DropReply, Registered, SeriesFilter, 
 use crate::service::shared::Service;
 use crate::store::{ExpectedVersion, IfVersion, SeriesState, StoreState};
 use crate::types::schema::{Retention, check_description, check_timeframe, series_not_found};
-use crate::types::{Calendar, SeriesDef, SeriesKey, SeriesSpec, similar};
+use crate::types::{Calendar, Dictionary, SeriesDef, SeriesKey, SeriesSpec, similar};
 
 /// Maximum number of keys before and after an unregistered key that are compared with it.
 const SIMILAR_CANDIDATES_MAX: usize = 5_000;
@@ -39,6 +39,12 @@ impl Service {
             check_same(&spec, &def, &series.def)?;
         }
         Ok(Registered { created, commit, info: self.series_info(&series) })
+    }
+
+    /// The texts of a series by column; none of an unknown one.
+    pub fn dictionaries(&self, key: &SeriesKey) -> Arc<Vec<Dictionary>> {
+        let state = self.store.snapshot();
+        state.get(key).map(|series| Arc::clone(&series.dictionaries)).unwrap_or_default()
     }
 
     /// The definition of a series and the timestamps of its first and last stored row; for an unregistered series the

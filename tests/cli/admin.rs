@@ -65,7 +65,7 @@ fn reports_are_the_same_on_a_directory_and_through_its_server() {
     assert_eq!((&stats["totals"]["rows"], &stats["totals"]["tail_rows"]), (&3.into(), &3.into()));
     assert_eq!((&after["totals"]["tail_rows"], &after["totals"]["chunks"]), (&0.into(), &3.into()));
     assert_eq!(stats["status"], "ok");
-    assert_eq!(all["operators"].as_array().unwrap().len(), 10);
+    assert_eq!(all["operators"].as_array().unwrap().len(), 13);
     assert_eq!(all["series"].as_array().unwrap().len(), 2);
     let row = &scalars["series"][0];
     assert_eq!((&row["has_vix"], &row["has_coverage"]), (&true.into(), &false.into()));

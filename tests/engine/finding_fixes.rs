@@ -367,7 +367,7 @@ fn apply_fix(root: &Path, (kind, _, damage, fix, loss): &Case) -> Result<(), Str
     let word = match fix {
         Fix::Repair => "`admin repair --apply`",
         Fix::Scrub => "`admin scrub`",
-        Fix::Opening => "opening",
+        Fix::Opening => "the next open",
     };
     if named.is_empty() || named.iter().any(|finding| !finding.remedy.contains(word)) {
         return Err(format!("the remedy is not named: {:?}", report.findings));

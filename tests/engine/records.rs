@@ -411,7 +411,7 @@ impl Model {
     }
 
     fn seed_bool(&self) -> bool {
-        self.snapshots.len() % 2 == 0
+        self.snapshots.len().is_multiple_of(2)
     }
 
     fn check(&mut self) {

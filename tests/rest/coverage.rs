@@ -135,7 +135,7 @@ fn invalid_coverage_requests_name_the_parameter() {
     server.get(&format!("{X}?as_of=x")).refused("snapshot_not_found");
     server.get("/v1/coverage/kline/Y/1m").refused("series_not_found");
     server.get("/v1/coverage/scalar/c/Y/1m/n").refused("series_not_found");
-    server.get("/v1/coverage/nope/Y/1m").refused("not_found");
+    server.get("/v1/coverage/nope/Y/1m").refused("series_not_found");
     server
         .post_json("/v1/series", r#"{"kind":"scalar","category":"c","symbol":"Y","timeframe":"tick","name":"n"}"#)
         .expect(201);

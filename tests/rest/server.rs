@@ -166,7 +166,8 @@ fn every_documented_operation_is_routed() {
                 // Features and factors have no separate code, but their names are reported.
                 let detail = problem["detail"].as_str().unwrap_or_default();
                 let named =
-                    ["feature", "factor"].iter().any(|kind| detail.starts_with(&format!("there is no {kind} ")));
+                    ["feature", "factor"].iter().any(|kind| detail.starts_with(&format!("there is no {kind} ")))
+                        || detail.starts_with("kind \"{kind}\" is not registered");
                 assert!(known.contains(&code.as_str()) || (code == "not_found" && named), "{method} {path}: {code}");
             }
         }

@@ -70,10 +70,14 @@ pub fn digits(info: &SeriesInfo, column: &str) -> Result<u8> {
         Some(ColumnType::Decimal { digits }) => Ok(digits),
         Some(ColumnType::Int64) => Ok(0),
         Some(other) => {
+            let what = if other == ColumnType::Float64 {
+                "doubles".to_owned()
+            } else {
+                format!("cells of type {}", other.text())
+            };
             let detail = format!(
-                "column {column} of series {} is {}, the bridge supports scaled integers only",
-                info.series,
-                other.text()
+                "column {column} of series {} has {what}, the bridge supports scaled integers only",
+                info.series
             );
             Err(Error::new(ErrorCode::SchemaMismatch, detail)
                 .with_hint("register it with digits, or read it with `fastk query`"))

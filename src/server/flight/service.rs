@@ -315,7 +315,6 @@ type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// One page of ListFlights, and the cursor of the next.
 fn page(service: &Service, filter: &SeriesFilter) -> Result<(Vec<FlightInfo>, Option<String>)> {
     let inventory = service.inventory(filter)?;
-    let state = service.store().snapshot();
     let mut infos = Vec::with_capacity(inventory.series.len());
     for row in &inventory.series {
         let def = match service.def(&row.series) {
@@ -324,7 +323,7 @@ fn page(service: &Service, filter: &SeriesFilter) -> Result<(Vec<FlightInfo>, Op
             Err(error) if error.code() == ErrorCode::SeriesNotFound => continue,
             Err(error) => return Err(error),
         };
-        let dictionaries = state.get(&row.series).map(|series| Arc::clone(&series.dictionaries)).unwrap_or_default();
+        let dictionaries = service.dictionaries(&row.series);
         let shape = ResultSchema::of(&def, &dictionaries, None, NumberFormat::Stored, row.version, inventory.commit);
         infos.push(describe::of_series(&shape, row)?);
     }

@@ -23,7 +23,7 @@ struct AppendCells {
     /// Length of the memory in units of [`ALIGNMENT`] bytes.
     units: usize,
     capacity: usize,
-    columns: Vec<ColumnPlace>,
+    columns: Vec<BufferColumn>,
     /// Rows that are written or being written. Only grows.
     used: AtomicUsize,
     /// Rows that are written.
@@ -32,7 +32,7 @@ struct AppendCells {
 
 /// Where the cells of a column lie.
 #[derive(Clone, Copy)]
-struct ColumnPlace {
+struct BufferColumn {
     layout: CellLayout,
     /// Offsets in bytes of the cells and, where some can be null, of the flags that say which are present.
     cells_at: usize,
@@ -80,7 +80,7 @@ impl AppendBuffer {
         let mut places = Vec::with_capacity(columns.len());
         for (position, column) in columns.iter().enumerate() {
             let is_nullable = column.has_validity() || next.get(position).is_some_and(CellSlice::has_validity);
-            places.push(ColumnPlace {
+            places.push(BufferColumn {
                 layout: column.layout(),
                 cells_at: reserve(column.layout().width()),
                 valid_at: is_nullable.then(|| reserve(1)),
@@ -112,7 +112,7 @@ impl AppendBuffer {
             // cells lie within the allocation, which `owner` keeps alive, and no thread writes them again.
             unsafe { Buffer::from_custom_allocation(self.0.memory.cast::<u8>().add(at), bytes, owner) }
         };
-        let column = |place: &ColumnPlace| {
+        let column = |place: &BufferColumn| {
             let cells = view(place.cells_at, rows * place.layout.width());
             SharedCells::unpacked(place.layout, cells, place.valid_at.map(|at| view(at, rows)))
         };
@@ -132,7 +132,7 @@ impl AppendBuffer {
         let count = new.len();
         let slices = new.slices();
         let fits = rows.checked_add(count).filter(|end| *end <= capacity);
-        let takes = |(place, cells): (&ColumnPlace, &CellSlice<'_>)| {
+        let takes = |(place, cells): (&BufferColumn, &CellSlice<'_>)| {
             let has_space = place.valid_at.is_some() || !cells.has_validity();
             cells.len() == count && cells.layout() == place.layout && has_space
         };

@@ -633,8 +633,7 @@ impl Merge {
         tied.sort_by_key(|index| Reverse(self.cursors.get(*index).map(|cursor| cursor.source.commit_hi())));
         let mut blocks: Vec<BlockRows> = Vec::new();
         for index in tied {
-            loop {
-                let Some(cursor) = self.cursors.get_mut(index).filter(|cursor| !cursor.done) else { break };
+            while let Some(cursor) = self.cursors.get_mut(index).filter(|cursor| !cursor.done) {
                 if cursor.head(context)? != head {
                     break;
                 }
