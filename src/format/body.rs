@@ -8,7 +8,8 @@ use std::ops::Range;
 use arrow::buffer::Buffer;
 
 use super::bytes::range_of;
-use super::ipc::{BufferSizes, padded};
+use super::ipc::padded;
+use super::message::BufferSizes;
 use crate::error::Result;
 use crate::types::{CellLayout, CellSlice, SeriesDef, SharedCells};
 
@@ -83,8 +84,9 @@ impl<'a> Body<'a> {
         let mut body =
             Self { nulls: 0, columns: Vec::with_capacity(columns.len()), sizes: Vec::with_capacity(columns.len()) };
         for (position, column) in columns.iter().enumerate() {
-            let (valid, cells) = (column.packed_validity(), column.packed_cells());
-            let nulls = if valid.is_some() { column.null_count() } else { 0 };
+            let nulls = column.null_count();
+            let valid = (nulls > 0).then(|| column.packed_validity());
+            let cells = column.packed_cells();
             if let (true, Some(column)) = (nulls > 0, position.checked_sub(1)) {
                 body.nulls |= 1 << column;
             }

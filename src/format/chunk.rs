@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::{self, Body};
 use super::bytes::{ByteReader, range_of};
-use super::ipc;
+use super::{ipc, message};
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::schema::COLUMNS_MAX;
 use crate::types::width::{narrow, to_usize};
@@ -374,7 +374,7 @@ impl<W: Write> ChunkWriter<W> {
     /// Writes the dictionaries after the last block.
     fn put_dictionaries(&mut self) -> std::io::Result<()> {
         for (id, (column, texts)) in (0..).zip(std::mem::take(&mut self.texts)) {
-            let (header, body) = ipc::dictionary_message_of(id, texts.iter().map(|text| &**text));
+            let (header, body) = message::dictionary_message(id, texts.iter().map(|text| &**text));
             let header = ipc::framed(&header);
             let mut entry = DictionaryMeta {
                 column: narrow(column),
@@ -400,7 +400,7 @@ impl<W: Write> ChunkWriter<W> {
         let ts = self.assert_publishable_block(columns);
         let (ts_min, ts_max) = cells::ends(ts);
         let body = Body::of(columns);
-        let header = ipc::framed(&ipc::batch_header_of(ts.len(), &body.sizes));
+        let header = ipc::framed(&message::batch_header_of(ts.len(), &body.sizes));
         let body_bytes: usize = body.buffers().map(|buffer| ipc::padded(buffer.len())).sum();
         let mut block = BlockMeta {
             offset: self.position,
@@ -785,7 +785,7 @@ pub fn read_dictionary(def: &SeriesDef, entry: &DictionaryMeta, message: &[u8]) 
         return Err(damaged(&format!("checksum {crc:08x}, expected {:08x}", entry.crc)));
     }
     let body = message.get(to_usize(entry.header_bytes)..).unwrap_or_default();
-    ipc::dictionary_texts(body, to_usize(entry.texts)).ok_or_else(|| damaged("its texts do not fit it"))
+    message::dictionary_texts(body, to_usize(entry.texts)).ok_or_else(|| damaged("its texts do not fit it"))
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use arrow::ipc::{Message, root_as_message};
 use super::body;
 use super::bytes::ByteReader;
 use super::chunk::{self, BlockMeta, ChunkMeta, DictionaryMeta};
-use super::ipc::{self, BufferSizes};
+use super::ipc;
 use super::manifest::ChunkRecord;
+use super::message::{self, BufferSizes};
 use crate::error::{Error, ErrorCode, Result};
 use crate::types::width::to_usize;
 use crate::types::{SeriesDef, cells};
@@ -161,7 +162,7 @@ fn block_at(file: &[u8], at: usize, def: &SeriesDef) -> Option<BlockMeta> {
     };
     let sizes: Vec<BufferSizes> = body::places(def.all_layouts(), rows, nulls).zip(&null_counts).map(sizes).collect();
     let body_bytes = body::body_bytes(def.all_layouts(), rows, nulls);
-    let expected = ipc::framed(&ipc::batch_header_of(rows, &sizes));
+    let expected = ipc::framed(&message::batch_header_of(rows, &sizes));
     let body = message.get(header_bytes..header_bytes + body_bytes)?;
     if message.get(..header_bytes) != Some(expected.as_slice()) {
         return None;

@@ -3,6 +3,8 @@
 //! The body of a message is made of the same buffers in order, each padded with zeros to
 //! [`ALIGNMENT`](super::ipc::ALIGNMENT).
 
+use std::sync::Arc;
+
 use arrow::ipc::{
     Buffer as BufferEntry, DictionaryBatchBuilder, FieldNode, MessageBuilder, MessageHeader, MetadataVersion,
     RecordBatch, RecordBatchBuilder,
@@ -10,7 +12,18 @@ use arrow::ipc::{
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
 
 use super::ipc::padded;
-use crate::types::width::narrow;
+use crate::types::Dictionary;
+use crate::types::width::{narrow, to_usize};
+
+/// Bytes of the buffers of one column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufferSizes {
+    /// Number of nulls.
+    pub nulls: usize,
+    /// Bytes of the bitmap of present cells; 0 without one.
+    pub validity_bytes: usize,
+    pub cells_bytes: usize,
+}
 
 /// Writes the table of columns and buffers; returns it with the size of the body.
 fn record_batch<'f>(
@@ -64,6 +77,12 @@ pub fn batch_header(
     message(fbb, MessageHeader::RecordBatch, batch.as_union_value(), bytes)
 }
 
+/// The header of a record batch of `rows` rows of columns with buffers of these sizes.
+pub fn batch_header_of(rows: usize, sizes: &[BufferSizes]) -> Vec<u8> {
+    let buffers = sizes.iter().flat_map(|column| [column.validity_bytes, column.cells_bytes]);
+    batch_header(rows, sizes.iter().map(|column| column.nulls), buffers)
+}
+
 /// The header of the message with the texts of a dictionary. Its body has their offsets and their bytes. Fields with a
 /// dictionary have ids from 0 on, in the order of the schema.
 pub fn dictionary_header(id: i64, texts: usize, offset_bytes: usize, text_bytes: usize) -> Vec<u8> {
@@ -77,6 +96,37 @@ pub fn dictionary_header(id: i64, texts: usize, offset_bytes: usize, text_bytes:
     message(fbb, MessageHeader::DictionaryBatch, dictionary.as_union_value(), bytes)
 }
 
+/// Header and body of the message with the texts of a dictionary.
+pub fn dictionary_message<'t>(id: i64, texts: impl Iterator<Item = &'t str>) -> (Vec<u8>, Vec<u8>) {
+    let mut body: Vec<u8> = 0_i32.to_le_bytes().to_vec();
+    let mut data: Vec<u8> = Vec::new();
+    let mut count = 0_usize;
+    for text in texts {
+        data.extend_from_slice(text.as_bytes());
+        body.extend_from_slice(&narrow::<i32, _>(data.len()).to_le_bytes());
+        count += 1;
+    }
+    let header = dictionary_header(id, count, body.len(), data.len());
+    body.resize(padded(body.len()), 0);
+    body.extend_from_slice(&data);
+    body.resize(padded(body.len()), 0);
+    (header, body)
+}
+
+/// The texts in the body of a dictionary message; `None` when they do not fit it.
+pub fn dictionary_texts(body: &[u8], texts: usize) -> Option<Dictionary> {
+    let offset_bytes = texts.checked_add(1)?.checked_mul(4)?;
+    let offsets = body.get(..offset_bytes)?.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+    let data = body.get(padded(offset_bytes)..)?;
+    let mut found = Vec::with_capacity(texts);
+    let ends = offsets.clone().skip(1);
+    for (from, to) in offsets.zip(ends) {
+        let text = std::str::from_utf8(data.get(to_usize(from)..to_usize(to))?).ok()?;
+        found.push(Arc::<str>::from(text));
+    }
+    Some(found.into_iter().collect())
+}
+
 /// Lengths and row counts inside one message never reach 2^63.
 fn wide(value: usize) -> i64 {
     narrow(value)
@@ -85,14 +135,35 @@ fn wide(value: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::ipc;
+    use crate::format::ipc::{END_OF_STREAM, framed, schema_header};
+    use arrow::array::{Array, Float64Array, Int64Array};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use arrow::ipc::reader::StreamReader;
 
     #[test]
-    fn headers_of_columns_without_nulls_are_those_of_chunk_files() {
-        let sizes = [24_usize, 24, 3];
-        let buffers = sizes.into_iter().flat_map(|bytes| [0, bytes]);
-        assert_eq!(batch_header(3, [0; 3].into_iter(), buffers), ipc::batch_header(3, &sizes));
-        let (header, body) = ipc::dictionary_message(["a", "", "bc"].into_iter());
+    fn arrow_reads_a_stream_of_these_messages() {
+        let schema =
+            Schema::new(vec![Field::new("a", DataType::Int64, false), Field::new("b", DataType::Float64, false)]);
+        let mut out = framed(&schema_header(&schema));
+        out.extend(framed(&batch_header(3, [0; 2].into_iter(), [0, 24, 0, 24].into_iter())));
+        for cells in [[1_i64, 2, 3].map(i64::to_le_bytes), [0.5_f64, 1.5, 2.5].map(f64::to_le_bytes)] {
+            out.extend(cells.concat());
+            out.resize(padded(out.len()), 0);
+        }
+        out.extend(END_OF_STREAM);
+        let batch = StreamReader::try_new(out.as_slice(), None).unwrap().next().unwrap().unwrap();
+        assert_eq!(batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap().values(), &[1, 2, 3]);
+        assert_eq!(batch.column(1).as_any().downcast_ref::<Float64Array>().unwrap().values(), &[0.5, 1.5, 2.5]);
+        assert!(batch.columns().iter().all(|column| column.null_count() == 0));
+    }
+
+    #[test]
+    fn the_texts_of_a_dictionary_message_are_read_back() {
+        let texts = ["a", "", "bc"];
+        let (header, body) = dictionary_message(0, texts.into_iter());
         assert_eq!((dictionary_header(0, 3, 16, 3), body.len()), (header, 128));
+        let read = dictionary_texts(&body, 3).unwrap();
+        assert!(read.texts().map(|text| &**text).eq(texts));
+        assert_eq!(dictionary_texts(&body[..64], 3), None);
     }
 }

@@ -558,9 +558,9 @@ impl<'a> CellSlice<'a> {
         }
     }
 
-    /// The flags that say which cells are present, as bits; `None` when no cell is null.
-    pub fn packed_validity(&self) -> Option<Vec<u8>> {
-        (self.null_count() > 0).then(|| self.pack(|row| self.is_valid(row)))
+    /// The flags that say which cells are present, as bits.
+    pub fn packed_validity(&self) -> Vec<u8> {
+        self.pack(|row| self.is_valid(row))
     }
 
     fn pack(&self, flag: impl Fn(usize) -> bool) -> Vec<u8> {
