@@ -7,7 +7,7 @@ import json
 import sys
 
 import fastk_client
-from fastk_client import Cell, ColumnsObject, Kind, NumberFormat, RowsApi, RowsBody, RowsObject, SeriesApi, SeriesSpec
+from fastk_client import Cell, ColumnsObject, NumberFormat, RowsApi, RowsBody, RowsObject, SeriesApi, SeriesSpec
 
 START = 1_706_745_600_000
 ROW = {"ts": START, "open": "42000.10", "high": 42010, "low": 41990.5, "close": "42005.00", "volume": "3.5"}
@@ -17,7 +17,7 @@ COLUMNS = {"ts": [START], "open": [42001], "high": [42020], "low": [42001], "clo
 def main(address):
     with fastk_client.ApiClient(fastk_client.Configuration(host=address)) as client:
         rows, series = RowsApi(client), SeriesApi(client)
-        spec = SeriesSpec(kind=Kind.KLINE, symbol="BTCUSDT", timeframe="1m", price_digits=2, volume_digits=8)
+        spec = SeriesSpec(kind="kline", symbol="BTCUSDT", timeframe="1m", price_digits=2, volume_digits=8)
         registered = series.register_series(spec)
         next_row = {name: Cell(cell) for name, cell in (ROW | {"ts": START + 60_000}).items()}
         written = rows.write_klines("BTCUSDT", "1m", RowsBody(RowsObject.from_dict({"rows": [ROW]})))
@@ -25,7 +25,7 @@ def main(address):
         body = RowsBody(ColumnsObject.from_dict({"columns": COLUMNS}))
         merged = rows.merge_klines("BTCUSDT", "1m", "merge-1", body)
         read = rows.read_klines("BTCUSDT", "1m", start="2024-02-01", end="2024-02-01", numbers=NumberFormat.STRING)
-        page = series.list_series(kind=Kind.KLINE)
+        page = series.list_series(kind="kline")
         return {
             "created": registered.created,
             "written": [written.rows_written, listed.rows_written, merged.rows_replaced],

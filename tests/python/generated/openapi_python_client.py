@@ -9,7 +9,7 @@ import sys
 from fastk_client import Client
 from fastk_client.api.rows import merge_klines, read_klines, write_klines
 from fastk_client.api.series import list_series, register_series
-from fastk_client.models import ColumnLists, ColumnsObject, Kind, NumberFormat, Row, RowsObject, SeriesSpec
+from fastk_client.models import ColumnLists, ColumnsObject, NumberFormat, Row, RowsObject, SeriesSpec
 
 START = 1_706_745_600_000
 ROW = {"ts": START, "open": "42000.10", "high": 42010, "low": 41990.5, "close": "42005.00", "volume": "3.5"}
@@ -18,7 +18,7 @@ COLUMNS = {"ts": [START], "open": [42001], "high": [42020], "low": [42001], "clo
 
 def main(address):
     client = Client(base_url=address, raise_on_unexpected_status=True)
-    spec = SeriesSpec(kind=Kind.KLINE, symbol="BTCUSDT", timeframe="1m", price_digits=2, volume_digits=8)
+    spec = SeriesSpec(kind="kline", symbol="BTCUSDT", timeframe="1m", price_digits=2, volume_digits=8)
     registered = register_series.sync(client=client, body=spec)
     series = {"symbol": "BTCUSDT", "timeframe": "1m", "client": client}
     written = write_klines.sync(**series, body=RowsObject(rows=[Row.from_dict(ROW)]))
@@ -26,7 +26,7 @@ def main(address):
     body = ColumnsObject(columns=ColumnLists.from_dict(COLUMNS))
     merged = merge_klines.sync(**series, body=body, idempotency_key="merge-1")
     read = read_klines.sync(**series, start="2024-02-01", end="2024-02-01", numbers=NumberFormat.STRING)
-    page = list_series.sync(client=client, kind=Kind.KLINE)
+    page = list_series.sync(client=client, kind="kline")
     return {
         "created": registered.created,
         "written": [written.rows_written, listed.rows_written, merged.rows_replaced],
