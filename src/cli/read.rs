@@ -11,7 +11,7 @@ use super::target::{CommandTarget, TargetArgs};
 use super::write::format_of;
 use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{MultiLayout, NumberFormat, Predicate, Query, RowOrder};
+use crate::query::{LimitTies, MultiLayout, NumberFormat, Predicate, Query, RowOrder};
 
 /// Rows of a table when neither --limit nor --latest is given.
 const TABLE_ROWS_DEFAULT: u64 = 50;
@@ -42,6 +42,9 @@ struct SelectArgs {
     /// At most N rows, in the order of --order.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
+    /// whole or split: whether --limit may separate rows of one timestamp of a series.
+    #[arg(long, default_value = "whole")]
+    ties: String,
     /// asc or desc.
     #[arg(long, default_value = "asc")]
     order: String,
@@ -103,6 +106,11 @@ impl SelectArgs {
         query.as_of = self.as_of.clone();
         query.latest_complete = self.latest_complete;
         query.limit = self.limit;
+        query.ties = match self.ties.as_str() {
+            "whole" => LimitTies::Whole,
+            "split" => LimitTies::Split,
+            other => return Err(Error::invalid(format!("ties {other:?} is not whole or split"))),
+        };
         query.order = match self.order.as_str() {
             "asc" => RowOrder::Asc,
             "desc" => RowOrder::Desc,
@@ -135,6 +143,7 @@ pub fn query(args: QueryArgs) -> Result<u8> {
         if bounded.is_none() {
             // One more row shows whether there are more.
             query.limit = Some(TABLE_ROWS_DEFAULT + 1);
+            query.ties = LimitTies::Split;
         }
         let options = OutputOptions {
             format: "csv".into(),

@@ -3,7 +3,8 @@
 pub mod columns;
 pub mod condition;
 pub mod coverage;
-pub mod multi;
+pub mod limit;
+mod multi;
 pub mod plan;
 pub mod predicate;
 pub mod range;
@@ -15,6 +16,7 @@ pub mod select;
 
 pub use crate::store::{Block, SeriesIndexes, StoredMessage};
 pub use condition::Condition;
+pub use limit::{LimitTies, RowLimit};
 pub use multi::{MultiScan, PagePosition, RowSubject, ScanMember};
 pub use plan::{Planner, RangeSpec, ReadPlan, RowSpec};
 pub use predicate::{Operator, Predicate};

@@ -17,10 +17,11 @@ use crate::error::{Error, Result};
 use crate::format::chunk::block_rows;
 use crate::query::columns::ColumnCast;
 use crate::query::condition::Condition;
+use crate::query::limit::{RowCounter, RowLimit};
 use crate::query::request::{MultiLayout, RowOrder};
 use crate::query::scan::{Scan, ScanSpec, ScanStats};
 use crate::store::{Block, BlockRows, MapCache, SeriesIndexes, SeriesState};
-use crate::types::width::{narrow, to_usize};
+use crate::types::width::narrow;
 use crate::types::{CellLayout, CellSlice, ColumnCells, cells, number};
 
 /// One series of a result, and which of its rows.
@@ -35,16 +36,19 @@ pub struct ScanMember {
     pub casts: Vec<ColumnCast>,
     /// Conditions every row must meet; shared by series of the same columns.
     pub filter: Arc<Vec<Condition>>,
+    /// Rows that an earlier page has returned of the timestamp where the range begins in the order of the result.
+    pub skip: u64,
     /// Cancels the scan.
     pub stop: CancelFlag,
 }
 
 impl ScanMember {
-    fn scan(&self, cache: &Arc<MapCache>, order: RowOrder, limit: Option<u64>) -> Scan {
+    fn scan(&self, cache: &Arc<MapCache>, order: RowOrder, limit: RowLimit) -> Scan {
         let spec = ScanSpec {
             range: self.range,
             desc: order == RowOrder::Desc,
             limit,
+            skip: self.skip,
             columns: Some(self.columns.clone()),
             filter: self.filter.as_ref().clone(),
         };
@@ -94,10 +98,11 @@ impl ScanMember {
 /// Where a result continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PagePosition {
-    /// The rest of the range of the only series.
-    Range { series_id: u64, start: i64, end: i64 },
-    /// The next row of several series. Their ranges follow from the query.
-    Row { series_id: u64, ts: i64 },
+    /// The rest of the range of the only series, without its first `skip` rows in the order of the result.
+    Range { series_id: u64, start: i64, end: i64, skip: u64 },
+    /// The next row of several series, after `skip` rows of the same series and timestamp. Their ranges follow from the
+    /// query.
+    Row { series_id: u64, ts: i64, skip: u64 },
 }
 
 /// Rows of the series of a plan, block by block.
@@ -107,14 +112,23 @@ pub struct MultiScan {
     subject: RowSubject,
     cache: Arc<MapCache>,
     order: RowOrder,
-    /// Rows the limit still allows, over all series.
-    rows_left: u64,
-    is_limited: bool,
+    /// Maximum number of rows over all series; where one series follows the other, what is left of it.
+    limit: RowLimit,
     phase: ScanPhase,
     /// Statistics of the scans that have ended.
     stats: ScanStats,
-    next: Option<(usize, i64)>,
+    next: Option<NextRow>,
     ended: bool,
+}
+
+/// The first row beyond the limit.
+#[derive(Clone, Copy, Debug)]
+struct NextRow {
+    /// Position of its series.
+    at: usize,
+    ts: i64,
+    /// Rows of the series and timestamp that have been returned.
+    returned: u64,
 }
 
 /// Whether rows say which series they are of.
@@ -144,6 +158,7 @@ struct TimeMerge {
     /// Time key of the next row of each input (a lower bound for one that is not open) and its position.
     heads: BinaryHeap<Reverse<(i64, usize)>>,
     rows_max: usize,
+    counter: RowCounter,
 }
 
 /// One series of a merge.
@@ -179,35 +194,24 @@ impl MultiScan {
         cache: Arc<MapCache>,
         layout: MultiLayout,
         order: RowOrder,
-        limit: Option<u64>,
+        limit: RowLimit,
     ) -> Self {
         let phase = match layout {
             MultiLayout::BySeries => ScanPhase::BySeries { at: 0, scan: None },
-            MultiLayout::ByTime => ScanPhase::ByTime(TimeMerge::new(&members, order)),
+            MultiLayout::ByTime => ScanPhase::ByTime(TimeMerge::new(&members, order, limit)),
         };
-        Self {
-            members,
-            subject,
-            cache,
-            order,
-            rows_left: limit.unwrap_or(u64::MAX),
-            is_limited: limit.is_some(),
-            phase,
-            stats: ScanStats::default(),
-            next: None,
-            ended: false,
-        }
+        Self { members, subject, cache, order, limit, phase, stats: ScanStats::default(), next: None, ended: false }
     }
 
     /// Where the first row beyond the limit is, once the scan has ended; `None` without one.
     pub fn next_position(&self) -> Option<PagePosition> {
-        let (at, ts) = self.next?;
+        let NextRow { at, ts, returned: skip } = self.next?;
         let member = self.members.get(at)?;
-        let series_id = member.series.id;
+        let (series_id, (start, end)) = (member.series.id, member.range);
         Some(match (self.subject, self.order) {
-            (RowSubject::EachRow, _) => PagePosition::Row { series_id, ts },
-            (RowSubject::Series, RowOrder::Asc) => PagePosition::Range { series_id, start: ts, end: member.range.1 },
-            (RowSubject::Series, RowOrder::Desc) => PagePosition::Range { series_id, start: member.range.0, end: ts },
+            (RowSubject::EachRow, _) => PagePosition::Row { series_id, ts, skip },
+            (RowSubject::Series, RowOrder::Asc) => PagePosition::Range { series_id, start: ts, end, skip },
+            (RowSubject::Series, RowOrder::Desc) => PagePosition::Range { series_id, start, end: ts, skip },
         })
     }
 
@@ -233,21 +237,13 @@ impl MultiScan {
         match &mut self.phase {
             ScanPhase::BySeries { .. } => self.next_of_series(),
             ScanPhase::ByTime(by_time) => {
-                let block = by_time.next_block(
-                    &self.members,
-                    &self.cache,
-                    self.order,
-                    to_usize(self.rows_left),
-                    &mut self.stats,
-                )?;
-                if let Some(block) = block {
-                    self.rows_left -= block.rows() as u64;
-                    return Ok(Some(block));
+                let block = by_time.next_block(&self.members, &self.cache, self.order, &mut self.stats)?;
+                if block.is_none() && by_time.counter.rows_left() == 0 {
+                    let head = by_time.head(&self.members, &self.cache, self.order, &mut self.stats)?;
+                    let returned = |(at, ts)| by_time.counter.returned_of(at, ts);
+                    self.next = head.map(|(at, ts)| NextRow { at, ts, returned: returned((at, ts)) });
                 }
-                if self.is_limited && self.rows_left == 0 {
-                    self.next = by_time.head(&self.members, &self.cache, self.order, &mut self.stats)?;
-                }
-                Ok(None)
+                Ok(block)
             }
         }
     }
@@ -256,12 +252,11 @@ impl MultiScan {
         let ScanPhase::BySeries { at, scan } = &mut self.phase else { return Ok(None) };
         loop {
             let Some(member) = self.members.get(*at) else { return Ok(None) };
-            let limit = self.is_limited.then_some(self.rows_left);
-            let open = scan.get_or_insert_with(|| Box::new(member.scan(&self.cache, self.order, limit)));
+            let open = scan.get_or_insert_with(|| Box::new(member.scan(&self.cache, self.order, self.limit)));
             match open.next() {
                 Some(block) => {
                     let block = member.cast(block?)?;
-                    self.rows_left = self.rows_left.saturating_sub(block.rows() as u64);
+                    self.limit.rows = self.limit.rows.map(|left| left.saturating_sub(block.rows() as u64));
                     return Ok(Some(match self.subject {
                         RowSubject::Series => block,
                         RowSubject::EachRow => block.of_series(SeriesIndexes::All(label(*at))),
@@ -269,7 +264,8 @@ impl MultiScan {
                 }
                 None => {
                     self.stats.add(&open.stats());
-                    self.next = open.next_ts().map(|ts| (*at, ts));
+                    let returned = open.rows_of_next_ts();
+                    self.next = open.next_ts().map(|ts| NextRow { at: *at, ts, returned });
                     *scan = None;
                     if self.next.is_some() {
                         return Ok(None);
@@ -349,7 +345,9 @@ impl MergeInput {
                 return Ok(Some(ts));
             }
             self.slot = None;
-            let scan = self.scan.get_or_insert_with(|| Box::new(member.scan(cache, order, None).in_small_steps()));
+            let scan = self
+                .scan
+                .get_or_insert_with(|| Box::new(member.scan(cache, order, RowLimit::default()).in_small_steps()));
             self.piece = scan.next_piece()?;
             self.rest = 0..self.piece.as_ref().map_or(0, BlockRows::rows);
             if self.piece.is_none() {
@@ -361,7 +359,7 @@ impl MergeInput {
 }
 
 impl TimeMerge {
-    fn new(members: &[ScanMember], order: RowOrder) -> Self {
+    fn new(members: &[ScanMember], order: RowOrder, limit: RowLimit) -> Self {
         let mut heads = Vec::new();
         for (position, member) in members.iter().enumerate() {
             let Some((first, last)) = member.series.bounds else { continue };
@@ -371,10 +369,18 @@ impl TimeMerge {
             }
         }
         let layouts = members.first().into_iter().flat_map(ScanMember::layouts);
+        let has_ties = members.iter().any(|member| !member.series.def.order.is_by_timestamp());
+        let mut counter = RowCounter::new(limit, has_ties);
+        // One member at most continues between rows of one timestamp.
+        if let Some((position, member)) = members.iter().enumerate().find(|(_, member)| member.skip > 0) {
+            let ts = if order == RowOrder::Desc { member.range.1 } else { member.range.0 };
+            counter = counter.after(position, ts, member.skip);
+        }
         Self {
             inputs: members.iter().map(|_| MergeInput::default()).collect(),
             heads: heads.into(),
             rows_max: block_rows(std::iter::once(CellLayout::WORD).chain(layouts)),
+            counter,
         }
     }
 
@@ -406,18 +412,17 @@ impl TimeMerge {
         members: &[ScanMember],
         cache: &Arc<MapCache>,
         order: RowOrder,
-        left: usize,
         stats: &mut ScanStats,
     ) -> Result<Option<Block>> {
-        let rows_max = self.rows_max.min(left);
         let mut rows = 0;
         let mut runs: Vec<RowSlice> = Vec::new();
         let mut used: Vec<UsedBlock> = Vec::new();
         for input in &mut self.inputs {
             input.slot = None;
         }
-        while rows < rows_max {
-            let Some(Reverse((_, position))) = self.heads.pop() else { break };
+        while rows < self.rows_max && !self.counter.is_complete() {
+            let Some(head) = self.heads.pop() else { break };
+            let Reverse((_, position)) = head;
             let (Some(input), Some(member)) = (self.inputs.get_mut(position), members.get(position)) else { continue };
             if input.scan.is_none() {
                 match input.head(member, cache, order, stats)? {
@@ -428,7 +433,13 @@ impl TimeMerge {
             }
             let other = self.heads.peek().map(|Reverse(other)| *other);
             let Some(piece) = &input.piece else { continue };
-            let count = rows_before_other(piece, &input.rest, position, other, order).min(rows_max - rows);
+            let before_other = rows_before_other(piece, &input.rest, position, other, order);
+            let ts = |n| nth_ts(piece, &input.rest, n, order);
+            let count = self.counter.take(position, before_other.min(self.rows_max - rows), ts);
+            if count == 0 {
+                self.heads.push(head);
+                break;
+            }
             let slot = *input.slot.get_or_insert_with(|| {
                 used.push(UsedBlock { member: position, piece: piece.clone() });
                 used.len() - 1

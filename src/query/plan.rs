@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::query::columns::{check_raw, common};
 use crate::query::condition::Condition;
 use crate::query::coverage::last_complete;
+use crate::query::limit::{LimitTies, RowLimit};
 use crate::query::multi::{MultiScan, PagePosition, RowSubject, ScanMember};
 use crate::query::predicate::{self, Predicate};
 use crate::query::range::ClosedRange;
@@ -76,7 +77,7 @@ pub struct RowSpec<'a> {
     pub numbers: NumberFormat,
     pub order: RowOrder,
     pub layout: MultiLayout,
-    pub limit: Option<u64>,
+    pub limit: RowLimit,
 }
 
 impl<'a> RowSpec<'a> {
@@ -90,12 +91,12 @@ impl<'a> RowSpec<'a> {
             numbers: query.numbers,
             order: query.order,
             layout: query.layout.unwrap_or_default(),
-            limit: query.limit,
+            limit: RowLimit { rows: query.limit, ties: query.ties },
         }
     }
 
     fn check(&self) -> Result<()> {
-        let counts = [("limit", self.limit), ("latest", self.latest), ("latest_complete", self.latest_complete)];
+        let counts = [("limit", self.limit.rows), ("latest", self.latest), ("latest_complete", self.latest_complete)];
         if let Some((what, _)) = counts.iter().find(|(_, count)| *count == Some(0)) {
             return Err(Error::invalid(format!("{what} must be at least 1")));
         }
@@ -125,7 +126,7 @@ pub struct ReadPlan {
     schema: ResultSchema,
     order: RowOrder,
     layout: MultiLayout,
-    limit: Option<u64>,
+    limit: RowLimit,
     /// Whether the rows are those of one time range of every series, ascending.
     is_divisible: bool,
 }
@@ -173,7 +174,7 @@ impl Planner<'_> {
             self.stop.check()?;
             let (range, filter) = self.rows_of(series, spec, range, filter)?;
             let series = Arc::clone(series);
-            members.push(ScanMember { series, range, columns, casts, filter, stop: self.stop.clone() });
+            members.push(ScanMember { series, range, columns, casts, filter, skip: 0, stop: self.stop.clone() });
         }
         let (subject, layout) = match (subject, series.first()) {
             (RowSubject::Series, Some(only)) => {
@@ -195,7 +196,7 @@ impl Planner<'_> {
             layout,
             limit: spec.limit,
             // The last rows of each of several series do not form a common time range.
-            is_divisible: spec.limit.is_none()
+            is_divisible: spec.limit.rows.is_none()
                 && spec.latest_complete.is_none()
                 && spec.order == RowOrder::Asc
                 && (spec.latest.is_none() || is_one),
@@ -340,14 +341,22 @@ impl ReadPlan {
             }
             most = most.saturating_add(member.series.rows);
             if start <= first && last <= end && member.filter.is_empty() {
-                least = least.saturating_add(member.series.rows);
+                least = least.saturating_add(member.series.rows.saturating_sub(member.skip));
             }
         }
-        let limit = self.limit.unwrap_or(u64::MAX);
-        least.min(limit)..=most.min(limit)
+        let limit = self.limit.rows.unwrap_or(u64::MAX);
+        let longest = if self.can_exceed_limit() { u64::MAX } else { limit };
+        least.min(limit)..=most.min(longest)
     }
 
-    /// Exact number of rows; `None` under a predicate. Reads the blocks at the ends of the range.
+    /// Whether more rows than the limit may be returned: those of the last timestamp.
+    fn can_exceed_limit(&self) -> bool {
+        let has_ties = |member: &ScanMember| !member.series.def.order.is_by_timestamp();
+        self.limit.rows.is_some() && self.limit.ties == LimitTies::Whole && self.members.iter().any(has_ties)
+    }
+
+    /// Exact number of rows; `None` under a predicate, and where a limit may be exceeded. Reads the blocks at the ends
+    /// of the range.
     ///
     /// # Errors
     /// `corrupt_data`.
@@ -357,9 +366,11 @@ impl ReadPlan {
         }
         let mut rows = 0_u64;
         for member in self.members.iter().filter(|member| member.range.0 <= member.range.1) {
-            rows = rows.saturating_add(member.series.count_rows(&self.cache, member.range)?);
+            rows =
+                rows.saturating_add(member.series.count_rows(&self.cache, member.range)?.saturating_sub(member.skip));
         }
-        Ok(Some(rows.min(self.limit.unwrap_or(u64::MAX))))
+        let limit = self.limit.rows.unwrap_or(u64::MAX);
+        Ok((rows <= limit || !self.can_exceed_limit()).then_some(rows.min(limit)))
     }
 
     /// Bytes of the columns of this many rows as sent, see [`ResultSchema::bytes_of`].
@@ -389,19 +400,23 @@ impl ReadPlan {
     pub fn resume(&mut self, position: PagePosition) -> bool {
         self.is_divisible = false;
         let subject = self.subject();
-        let (series_id, ts) = match (position, self.members.as_mut_slice()) {
-            (PagePosition::Range { series_id, start, end }, [only])
+        let (series_id, ts, skip) = match (position, self.members.as_mut_slice()) {
+            (PagePosition::Range { series_id, start, end, skip }, [only])
                 if subject == RowSubject::Series && only.series.id == series_id =>
             {
                 only.range = (start, end);
+                only.skip = skip;
                 return true;
             }
-            (PagePosition::Row { series_id, ts }, _) if subject == RowSubject::EachRow => (series_id, ts),
+            (PagePosition::Row { series_id, ts, skip }, _) if subject == RowSubject::EachRow => (series_id, ts, skip),
             _ => return false,
         };
         let Some(at) = self.members.iter().position(|member| member.series.id == series_id) else { return false };
         for (position, member) in self.members.iter_mut().enumerate() {
-            // By time, a series before that of the next row has already returned its row with this timestamp.
+            if position == at {
+                member.skip = skip;
+            }
+            // By time, a series before that of the next row has already returned its rows with this timestamp.
             let (is_done, is_returned) = match self.layout {
                 MultiLayout::BySeries => (position < at, false),
                 MultiLayout::ByTime => (false, position < at),
@@ -499,6 +514,6 @@ mod tests {
         assert!(rest.resume(first.next_position().unwrap()));
         assert_eq!(rest.scan().map(|block| block.unwrap().rows()).sum::<usize>(), 3);
         let mut other = reader.plan(&query("")).unwrap();
-        assert!(!other.resume(PagePosition::Range { series_id: 1, start: 0, end: 1 }));
+        assert!(!other.resume(PagePosition::Range { series_id: 1, start: 0, end: 1, skip: 0 }));
     }
 }

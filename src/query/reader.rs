@@ -8,6 +8,7 @@ use arrow::record_batch::RecordBatch;
 use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
 use crate::query::coverage::{CoverageReport, CoverageSpec, coverage};
+use crate::query::limit::{LimitTies, RowLimit};
 use crate::query::multi::MultiScan;
 use crate::query::plan::{Planner, RangeSpec, ReadPlan, RowSpec};
 use crate::query::predicate::Predicate;
@@ -42,6 +43,8 @@ pub struct Select<'a> {
     pub descending: bool,
     /// Return at most this many rows.
     pub limit: Option<u64>,
+    /// Whether the limit may separate rows of one timestamp.
+    pub ties: LimitTies,
     /// How [`RowStream::record_batches`] shows numbers; values of predicates are scaled integers under `raw`.
     pub numbers: NumberFormat,
 }
@@ -188,7 +191,7 @@ impl StoreReader {
             numbers: select.numbers,
             order: if select.descending { RowOrder::Desc } else { RowOrder::Asc },
             layout: MultiLayout::BySeries,
-            limit: select.limit,
+            limit: RowLimit { rows: select.limit, ties: select.ties },
         };
         let series = Arc::clone(self.series(key)?);
         let plan = self.planner(&CancelFlag::default()).plan_rows(Selection::One(series), &[], &spec)?;

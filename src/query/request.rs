@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
+use crate::query::limit::LimitTies;
 use crate::query::predicate::Predicate;
 use crate::query::result::NumberFormat;
 use crate::types::SeriesKey;
@@ -87,6 +88,11 @@ pub struct Query {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub limit: Option<u64>,
+    /// Whether the limit may separate rows of one timestamp of a series: `whole` (the default) returns the rest of them
+    /// too, `split` does not.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<LimitTies>))]
+    pub ties: LimitTies,
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "server", schema(value_type = Option<RowOrder>))]
     pub order: RowOrder,

@@ -14,6 +14,7 @@ use crate::cancel::CancelFlag;
 use crate::error::Result;
 use crate::format::chunk::block_rows;
 use crate::query::condition::Condition;
+use crate::query::limit::{RowCounter, RowLimit};
 use crate::store::{Block, BlockRows, MapCache, Merge, RUN_ROWS, SeriesState};
 use crate::types::width::{self, to_usize};
 use crate::types::{CellSlice, ColumnCells, SharedCells};
@@ -43,7 +44,9 @@ pub struct Scan {
     all_columns: bool,
     desc: bool,
     block_rows_max: usize,
-    rows_left: u64,
+    counter: RowCounter,
+    /// Rows to leave out.
+    skip: u64,
     gathered: Vec<ColumnCells>,
     /// A piece taken from the merge and not returned yet.
     pending: Option<BlockRows>,
@@ -80,7 +83,9 @@ pub struct ScanSpec {
     /// Closed range of timestamps.
     pub range: (i64, i64),
     pub desc: bool,
-    pub limit: Option<u64>,
+    pub limit: RowLimit,
+    /// Rows that an earlier page has returned of the timestamp at the beginning of the range, or at its end where `desc`.
+    pub skip: u64,
     /// Positions of the selected number columns; all when absent.
     pub columns: Option<Vec<usize>>,
     /// Conditions every row must meet.
@@ -90,7 +95,7 @@ pub struct ScanSpec {
 impl ScanSpec {
     /// All columns of the rows of a closed range, ascending.
     pub fn range(range: (i64, i64)) -> Self {
-        Self { range, desc: false, limit: None, columns: None, filter: Vec::new() }
+        Self { range, desc: false, limit: RowLimit::default(), skip: 0, columns: None, filter: Vec::new() }
     }
 }
 
@@ -186,6 +191,7 @@ impl Scan {
             Some(wanted) => std::iter::once(0).chain(wanted.iter().map(|position| position + 1)).collect(),
         };
         let all_columns = columns.iter().copied().eq(0..=column_count);
+        let first_ts = if spec.desc { spec.range.1 } else { spec.range.0 };
         let narrowed = narrow(spec.range, &spec.filter);
         let ended = narrowed.is_none();
         let (range, filter) = narrowed.unwrap_or((spec.range, Vec::new()));
@@ -215,7 +221,8 @@ impl Scan {
             all_columns,
             desc: spec.desc,
             block_rows_max: block_rows(layouts()),
-            rows_left: spec.limit.unwrap_or(u64::MAX),
+            counter: RowCounter::new(spec.limit, !series.def.order.is_by_timestamp()).after(0, first_ts, spec.skip),
+            skip: spec.skip,
             pending: None,
             next_ts: None,
             ended,
@@ -236,6 +243,11 @@ impl Scan {
     /// Timestamp of the first row beyond the limit, once the scan has ended; `None` when there is none.
     pub fn next_ts(&self) -> Option<i64> {
         self.next_ts
+    }
+
+    /// How many rows with that timestamp have been returned, by this and earlier pages.
+    pub fn rows_of_next_ts(&self) -> u64 {
+        self.next_ts.map_or(0, |ts| self.counter.returned_of(0, ts))
     }
 
     /// Statistics of the scan so far.
@@ -388,21 +400,25 @@ impl Scan {
             return Ok(Some(piece));
         }
         let Some(mut piece) = self.next_match()? else { return Ok(None) };
-        let rows = piece.rows() as u64;
-        if self.rows_left == 0 {
-            self.next_ts = next_ts_of(&piece, self.desc);
-            return Ok(None);
+        while self.skip > 0 {
+            let skipped = to_usize(self.skip).min(piece.rows());
+            piece.split_off(skipped, self.desc);
+            self.skip -= skipped as u64;
+            if piece.rows() == 0 {
+                let Some(next) = self.next_match()? else { return Ok(None) };
+                piece = next;
+            }
         }
-        if rows > self.rows_left {
-            let kept = piece.split_off(to_usize(self.rows_left), self.desc);
-            self.next_ts = next_ts_of(&piece, self.desc);
-            piece = kept;
-            self.rows_left = 0;
-            self.ended = true;
-        } else {
-            self.rows_left -= rows;
+        let rows = piece.rows();
+        let ts = |n: usize| piece.ts(if self.desc { rows.checked_sub(n + 1)? } else { n });
+        let taken = self.counter.take(0, rows, ts);
+        if taken == rows {
+            return Ok(Some(piece));
         }
-        Ok(Some(piece))
+        let kept = piece.split_off(taken, self.desc);
+        self.next_ts = next_ts_of(&piece, self.desc);
+        self.ended = true;
+        Ok((taken > 0).then_some(kept))
     }
 
     fn next_block(&mut self) -> Result<Option<Block>> {
@@ -549,7 +565,8 @@ pub fn latest_start_until(
         let spec = ScanSpec {
             range: (start, end),
             desc: true,
-            limit: Some(rows_left),
+            limit: RowLimit::default(),
+            skip: 0,
             columns: Some(Vec::new()),
             filter: filter.to_vec(),
         };

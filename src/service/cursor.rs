@@ -31,11 +31,11 @@ impl PageCursor {
         let order = if self.order == RowOrder::Asc { 'a' } else { 'd' };
         let query_hash = self.query_hash;
         let body = match self.position {
-            PagePosition::Range { series_id, start, end } => {
-                format!("{}.{series_id}.{start}.{end}.q{query_hash:016x}.{order}", self.commit)
+            PagePosition::Range { series_id, start, end, skip } => {
+                format!("{}.{series_id}.{start}.{end}.{skip}.q{query_hash:016x}.{order}", self.commit)
             }
-            PagePosition::Row { series_id, ts } => {
-                format!("{}.{series_id}.{ts}.m{query_hash:016x}.{order}", self.commit)
+            PagePosition::Row { series_id, ts, skip } => {
+                format!("{}.{series_id}.{ts}.{skip}.m{query_hash:016x}.{order}", self.commit)
             }
         };
         format!("{body}.{:08x}", crc32c::crc32c(body.as_bytes()))
@@ -50,11 +50,16 @@ impl PageCursor {
         let commit = parts.next()?.parse().ok()?;
         let series_id = parts.next()?.parse().ok()?;
         let first = parts.next()?.parse().ok()?;
-        let second = parts.next()?;
-        let (position, query_hash) = match second.strip_prefix('m') {
-            Some(query_hash) => (PagePosition::Row { series_id, ts: first }, query_hash),
+        let second: i64 = parts.next()?.parse().ok()?;
+        let third = parts.next()?;
+        let (position, query_hash) = match third.strip_prefix('m') {
+            Some(query_hash) => {
+                let skip = u64::try_from(second).ok()?;
+                (PagePosition::Row { series_id, ts: first, skip }, query_hash)
+            }
             None => {
-                let position = PagePosition::Range { series_id, start: first, end: second.parse().ok()? };
+                let skip = third.parse().ok()?;
+                let position = PagePosition::Range { series_id, start: first, end: second, skip };
                 (position, parts.next()?.strip_prefix('q')?)
             }
         };
@@ -71,7 +76,9 @@ impl PageCursor {
 /// The error for a cursor of another query.
 pub fn foreign_cursor() -> Error {
     Error::invalid("the cursor belongs to another query: series, range, where, latest, order, layout or as_of differ")
-        .with_hint("repeat the query that returned the cursor; only columns, numbers, limit and the format may change")
+        .with_hint(
+            "repeat the query that returned the cursor; only columns, numbers, limit, ties and the format may change",
+        )
 }
 
 /// A bound in canonical form: a number in a URL is text, in JSON it need not be.
@@ -105,10 +112,10 @@ mod tests {
     #[test]
     fn cursors_round_trip_as_text_and_reject_modified_ones() {
         for (position, query_hash) in [
-            (PagePosition::Range { series_id: 2, start: -3, end: i64::MAX }, 0),
-            (PagePosition::Range { series_id: 2, start: i64::MIN, end: 7 }, u64::MAX),
-            (PagePosition::Row { series_id: 2, ts: -3 }, u64::MAX - 7),
-            (PagePosition::Row { series_id: 2, ts: i64::MAX }, 0),
+            (PagePosition::Range { series_id: 2, start: -3, end: i64::MAX, skip: 0 }, 0),
+            (PagePosition::Range { series_id: 2, start: i64::MIN, end: 7, skip: u64::MAX }, u64::MAX),
+            (PagePosition::Row { series_id: 2, ts: -3, skip: 0 }, u64::MAX - 7),
+            (PagePosition::Row { series_id: 2, ts: i64::MAX, skip: 9 }, 0),
         ] {
             let cursor = PageCursor { commit: 5, order: RowOrder::Desc, position, query_hash };
             let text = cursor.to_text();

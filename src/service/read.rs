@@ -222,7 +222,9 @@ impl Service {
         let (state, retained) = (Arc::clone(plan.state()), Arc::clone(self.store.retained_commits()));
         let resume = ResumeContext { state, retained, order: query.order, query_hash };
         let mut lookahead_cursor = None;
-        if lookahead_rows.is_some_and(|rows| rows > LOOKAHEAD_ROWS_MAX) {
+        // Rows of one timestamp can exceed the limit by any number.
+        let is_buffered = lookahead_rows.is_some() && *plan.row_bounds().end() <= LOOKAHEAD_ROWS_MAX;
+        if lookahead_rows.is_some() && !is_buffered {
             let mut scan = plan.without_columns().scan();
             scan.by_ref().try_for_each(|block| block.map(drop))?;
             lookahead_cursor = resume.cursor_after(&scan);
@@ -230,7 +232,7 @@ impl Service {
         let etag_stem = self.stem_of(&plan);
         let (shape, mut scan) = plan.into_result();
         let mut buffered = VecDeque::new();
-        if lookahead_rows.is_some_and(|rows| rows <= LOOKAHEAD_ROWS_MAX) {
+        if is_buffered {
             buffered = scan.by_ref().collect::<Result<_>>()?;
             lookahead_cursor = resume.cursor_after(&scan);
         }

@@ -25,6 +25,7 @@ mod kinds;
 mod known_defects;
 mod maintenance_crashes;
 mod model;
+mod pages;
 mod records;
 mod repair;
 mod streams;

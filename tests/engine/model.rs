@@ -560,7 +560,11 @@ fn check_range(
     expectation.truncate(limit_rows);
     let predicates: Vec<Predicate> = filter.iter().map(|condition| condition.predicate.clone()).collect();
     let compiled = compile(&series.def, &series.dictionaries, &predicates, NumberFormat::Stored).unwrap();
-    let mut scan = Scan::new(series, store.cache(), &ScanSpec { range, desc, limit, columns, filter: compiled });
+    let mut scan = Scan::new(
+        series,
+        store.cache(),
+        &ScanSpec { range, desc, limit: limit.into(), skip: 0, columns, filter: compiled },
+    );
     let mut found: Vec<Vec<i64>> = Vec::new();
     for block in scan.by_ref() {
         let block = block.unwrap();

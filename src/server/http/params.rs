@@ -9,7 +9,7 @@ use utoipa::IntoParams;
 use crate::egress::{EncodeOptions, JsonShape, OutFormat, TimeFormat};
 use crate::error::{Error, Result};
 use crate::ingest;
-use crate::query::{MultiLayout, NumberFormat, RowOrder};
+use crate::query::{LimitTies, MultiLayout, NumberFormat, RowOrder};
 use crate::service::{MergeOp, RowMode};
 use crate::types::Rounding;
 use crate::types::similar::distance;
@@ -75,8 +75,12 @@ documented! {
         /// more rows follow; at most 1,000,000. Other formats have no limit.
         #[param(value_type = Option<u64>, minimum = 1)]
         limit,
+        /// Whether `limit` may separate rows of one timestamp of a series: `whole` (the default) returns the rest of
+        /// them too, `split` does not. Without effect where a series has one row per timestamp.
+        #[param(value_type = Option<LimitTies>)]
+        ties,
         /// Continues an earlier response to the same query: its `next_cursor`. Only JSON responses carry one;
-        /// `columns`, `numbers`, `limit` and the format may change.
+        /// `columns`, `numbers`, `limit`, `ties` and the format may change.
         cursor,
         /// Format of number columns.
         #[param(value_type = Option<NumberFormat>)]

@@ -40,6 +40,7 @@ fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result
         latest: params.count("latest")?,
         latest_complete: params.count("latest_complete")?,
         limit: params.count("limit")?,
+        ties: params.word("ties")?,
         order: params.word("order")?,
         numbers: params.word("numbers")?,
         cursor: params.text("cursor").map(String::from),
