@@ -31,7 +31,9 @@ pub(super) struct ColumnBuilder<'a> {
 impl<'a> ColumnBuilder<'a> {
     pub(super) fn new(column: &'a Column, capacity: usize) -> Self {
         let layout = column.kind.layout();
-        let cells = if layout == CellLayout::WORD && !column.nullable {
+        // Bytes are appended as bytes, also eight of them.
+        let is_word = layout == CellLayout::WORD && !matches!(column.kind, ColumnType::Bytes { .. });
+        let cells = if is_word && !column.nullable {
             BuilderCells::Words(Vec::with_capacity(capacity))
         } else {
             BuilderCells::Cells(ColumnCells::with_capacity(layout, capacity))

@@ -206,6 +206,39 @@ fn rows_of_every_type_are_the_same_from_every_format() {
 }
 
 #[test]
+fn bytes_of_the_width_of_numbers_are_read_as_bytes_in_every_format() {
+    for length in [1_u16, 2, 4, 8, 16] {
+        for nullable in [false, true] {
+            let kind = ColumnType::Bytes { length };
+            let def = of_columns(vec![Column { nullable, ..Column::new("v", kind) }]);
+            let given: Vec<u8> = (0..length).map(|byte| 0xf0 ^ byte as u8).collect();
+            let hex: String = given.iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut expected = ColumnCells::new(kind.layout());
+            expected.push_bytes(&given);
+            let fixed = FixedSizeBinaryArray::try_from_iter(std::iter::once(&given)).unwrap();
+            let arrays: [ArrayRef; 3] = [
+                Arc::new(fixed),
+                Arc::new(BinaryArray::from(vec![given.as_slice()])),
+                Arc::new(StringArray::from(vec![hex.as_str()])),
+            ];
+            let batches = arrays.map(|array| batch_of(vec![("ts", Arc::new(Int64Array::from(vec![5]))), ("v", array)]));
+            let mut bodies = vec![
+                (BodyFormat::Json, format!(r#"[{{"ts":5,"v":"{hex}"}}]"#).into_bytes()),
+                (BodyFormat::Json, format!(r#"{{"columns":{{"ts":[5],"v":["{hex}"]}}}}"#).into_bytes()),
+                (BodyFormat::Ndjson, format!("{{\"ts\":5,\"v\":\"{hex}\"}}\n").into_bytes()),
+                (BodyFormat::Csv, format!("ts,v\n5,{hex}\n").into_bytes()),
+            ];
+            bodies.extend(batches.iter().map(|batch| (BodyFormat::Arrow, stream(batch))));
+            bodies.extend(batches.iter().map(|batch| (BodyFormat::Parquet, parquet_of(batch))));
+            for (format, body) in bodies {
+                let found = parse(format, &def, &body, &options()).unwrap().rows;
+                assert_eq!(found.columns, [expected.clone()], "{format:?}, {length} bytes");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_null_in_a_column_that_is_not_nullable_is_missing_in_every_format() {
     let def = of_columns(columns(false));
     for (format, body) in bodies() {
