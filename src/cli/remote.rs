@@ -21,6 +21,7 @@ use super::certificates::ServerTrust;
 use crate::access::bearer_header;
 use crate::error::{Error, ErrorCode, Result, RowError};
 use crate::types::SeriesKey;
+use crate::types::key::{KLINE, SCALAR};
 
 /// Characters that are not percent-encoded in a path segment or a query value.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -276,13 +277,17 @@ fn connect_hint(url: &str, chain: &str) -> &'static str {
 
 /// Path of the rows of a series.
 pub fn series_path(key: &SeriesKey) -> String {
-    let mut path = String::from("/v1");
+    let has_own_routes = matches!(key.kind(), KLINE | SCALAR);
+    let mut path = String::from(if has_own_routes { "/v1" } else { "/v1/series" });
     for (position, part) in key.as_str().split('/').enumerate() {
         path.push('/');
         path.extend(utf8_percent_encode(part, PLAIN));
-        if position == 0 {
+        if position == 0 && has_own_routes {
             path.push('s');
         }
+    }
+    if !has_own_routes {
+        path.push_str("/rows");
     }
     path
 }
@@ -388,6 +393,17 @@ mod tests {
             request.starts_with("GET /v1/klines/%5EGSPC/1d?start=2024-01-01T00%3A00%3A00%2B01%3A00 HTTP/1.1"),
             "{request}"
         );
+    }
+
+    #[test]
+    fn rows_of_a_series_have_the_path_of_their_kind() {
+        for (key, path) in [
+            ("kline/^GSPC/1d", "/v1/klines/%5EGSPC/1d"),
+            ("scalar/risk/X/1d/var", "/v1/scalars/risk/X/1d/var"),
+            ("greeks/SPX/C+1", "/v1/series/greeks/SPX/C%2B1/rows"),
+        ] {
+            assert_eq!(series_path(&SeriesKey::parse(key).unwrap()), path);
+        }
     }
 
     #[test]
