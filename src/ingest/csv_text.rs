@@ -44,11 +44,11 @@ fn is_quoted(body: &[u8], record: &csv::ByteRecord, position: usize) -> bool {
     let text = start.and_then(|start| without_mark(body).get(start..)).unwrap_or_default();
     // The end of the line before can belong to this record.
     let text = text.iter().copied().skip_while(|byte| matches!(byte, b'\r' | b'\n'));
-    cell_is_quoted(text, b',', position)
+    cell_is_quoted(text, position)
 }
 
 /// Whether a cell of a row of CSV text is written in quotes.
-pub(super) fn cell_is_quoted(text: impl Iterator<Item = u8>, separator: u8, position: usize) -> bool {
+fn cell_is_quoted(text: impl Iterator<Item = u8>, position: usize) -> bool {
     let (mut cell, mut is_start, mut is_quoted, mut is_open) = (0, true, false, false);
     for byte in text {
         if is_start && cell == position {
@@ -56,7 +56,7 @@ pub(super) fn cell_is_quoted(text: impl Iterator<Item = u8>, separator: u8, posi
         }
         if byte == b'"' && (is_start || is_quoted) {
             (is_quoted, is_open, is_start) = (true, !is_open, false);
-        } else if !is_open && byte == separator {
+        } else if !is_open && byte == b',' {
             (cell, is_start, is_quoted) = (cell + 1, true, false);
         } else if !is_open && matches!(byte, b'\n' | b'\r') {
             return false;

@@ -1,13 +1,13 @@
 //! Reads rows of delimited text.
 //!
-//! Spaces around a field are trimmed, blank lines are skipped, lines end with `\n` or `\r\n`. A quoted field may
-//! contain line ends; the line of a row is its first one.
+//! Spaces around a field are trimmed, but not those inside its quotes; blank lines are skipped, lines end with `\n` or
+//! `\r\n`. A quoted field may contain line ends; the line of a row is its first one. Quotes inside a field that does not
+//! begin with one are characters like any other.
 
 use std::io::{BufRead, Read};
 
 use crate::error::{Error, Result};
 
-use super::super::csv_text::cell_is_quoted;
 use super::cell::{PREVIEW_ROWS, Preview, SourceCell, SourceRecord, Visit};
 use super::file::{Input, ReadProgress, unobserved};
 
@@ -24,13 +24,102 @@ struct CsvRows<'a> {
     /// Lines read so far.
     lines: u64,
     text: Vec<u8>,
-    quoted: csv::ByteRecord,
+    quoted: QuotedRow,
+    /// Whether the text ends in quotes.
+    is_cut: bool,
+}
+
+/// A field of a row with quotes.
+#[derive(Clone, Copy, Debug)]
+struct QuotedField {
+    begin: usize,
+    end: usize,
+    is_quoted: bool,
+}
+
+/// Where the reader of a row with quotes is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum QuoteState {
+    Start,
+    Plain,
+    Quoted,
+    /// After a quote that ends the field, or is the first of two.
+    Closed,
+}
+
+/// The fields of a row with quotes, without them.
+#[derive(Debug)]
+struct QuotedRow {
+    bytes: Vec<u8>,
+    fields: Vec<QuotedField>,
+    open: QuotedField,
+    state: QuoteState,
+}
+
+impl QuotedRow {
+    fn new() -> Self {
+        let open = QuotedField { begin: 0, end: 0, is_quoted: false };
+        Self { bytes: Vec::new(), fields: Vec::new(), open, state: QuoteState::Start }
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.fields.clear();
+        self.begin_field();
+    }
+
+    fn begin_field(&mut self) {
+        let begin = self.bytes.len();
+        (self.open, self.state) = (QuotedField { begin, end: begin, is_quoted: false }, QuoteState::Start);
+    }
+
+    fn end_field(&mut self) {
+        self.open.end = self.bytes.len();
+        self.fields.push(self.open);
+        self.begin_field();
+    }
+
+    /// Reads the next line of the row, with its end; whether a quote is open then.
+    fn line(&mut self, line: &[u8], separator: u8) -> bool {
+        for byte in line {
+            match (self.state, *byte) {
+                (QuoteState::Quoted, b'"') => self.state = QuoteState::Closed,
+                (QuoteState::Start, b'"') => (self.state, self.open.is_quoted) = (QuoteState::Quoted, true),
+                (QuoteState::Closed, b'"') => {
+                    self.state = QuoteState::Quoted;
+                    self.bytes.push(b'"');
+                }
+                (QuoteState::Quoted, byte) => self.bytes.push(byte),
+                (_, byte) if byte == separator => self.end_field(),
+                // Spaces between the closing quote and the separator, and the end of the line.
+                (QuoteState::Closed, byte) if byte.is_ascii_whitespace() => {}
+                (state, byte) => {
+                    self.bytes.push(byte);
+                    if state == QuoteState::Start {
+                        self.state = QuoteState::Plain;
+                    }
+                }
+            }
+        }
+        if self.state == QuoteState::Quoted {
+            return true;
+        }
+        self.end_field();
+        false
+    }
+
+    /// A field, and whether it was in quotes.
+    fn get(&self, position: usize) -> Option<(&[u8], bool)> {
+        let field = self.fields.get(position)?;
+        let text = self.bytes.get(field.begin..field.end)?;
+        Some((if field.is_quoted { text } else { text.trim_ascii() }, field.is_quoted))
+    }
 }
 
 /// The fields of one row.
 enum CsvFields<'a> {
     Plain { text: &'a [u8], separator: u8 },
-    Quoted { fields: &'a csv::ByteRecord, text: &'a [u8], separator: u8 },
+    Quoted(&'a QuotedRow),
 }
 
 impl<'a> CsvFields<'a> {
@@ -39,7 +128,9 @@ impl<'a> CsvFields<'a> {
             CsvFields::Plain { text, separator } => {
                 Box::new(text.split(move |byte| *byte == separator).map(<[u8]>::trim_ascii))
             }
-            CsvFields::Quoted { fields, .. } => Box::new(fields.iter()),
+            CsvFields::Quoted(row) => {
+                Box::new((0..row.fields.len()).filter_map(|at| row.get(at)).map(|(text, _)| text.trim_ascii()))
+            }
         }
     }
 
@@ -62,11 +153,12 @@ impl<'a> CsvFields<'a> {
                     }
                 }));
             }
-            CsvFields::Quoted { fields, text, separator } => {
-                cells.extend(positions.iter().map(|at| match fields.get(*at) {
+            CsvFields::Quoted(row) => {
+                cells.extend(positions.iter().map(|at| match row.get(*at) {
                     // An empty field in quotes is the empty text.
-                    Some([]) if cell_is_quoted(text.iter().copied(), separator, *at) => SourceCell::Text(&[]),
-                    field => field.map_or(SourceCell::Missing, SourceCell::text),
+                    Some((field, true)) => SourceCell::Text(field),
+                    Some((field, false)) => SourceCell::text(field),
+                    None => SourceCell::Missing,
                 }));
             }
         }
@@ -78,49 +170,48 @@ const FIELDS_KNOWN: usize = 32;
 
 impl<'a> CsvRows<'a> {
     fn new(input: &'a Input, separator: u8, progress: &ReadProgress) -> Result<Self> {
-        let (text, quoted) = (Vec::new(), csv::ByteRecord::new());
-        Ok(Self { input, reader: input.text(progress)?, separator, lines: 0, text, quoted })
+        let (text, quoted) = (Vec::new(), QuotedRow::new());
+        Ok(Self { input, reader: input.text(progress)?, separator, lines: 0, text, quoted, is_cut: false })
     }
 
     /// The next row and its first line, from 1.
     fn next(&mut self) -> Result<Option<(CsvFields<'_>, u64)>> {
-        self.text.clear();
-        let mut begin = self.lines + 1;
         loop {
-            let bytes_left = ROW_BYTES_MAX - self.text.len().min(1 << 20) as u64;
-            let count = self.reader.by_ref().take(bytes_left).read_until(b'\n', &mut self.text);
-            let count = count.map_err(|error| self.input.broken(&error))?;
-            let ended = self.text.ends_with(b"\n");
-            self.lines += u64::from(count > 0);
-            if count > 0 && !ended && self.text.len() as u64 >= ROW_BYTES_MAX {
-                return Err(Error::invalid(format!("{} line {begin}: the row is longer than 1 MiB", self.input.label)));
+            self.text.clear();
+            if self.read_line(ROW_BYTES_MAX, self.lines + 1)? == 0 {
+                return Ok(None);
             }
-            let open_quote = self.text.iter().filter(|byte| **byte == b'"').count() % 2 == 1;
-            if count > 0 && ended && open_quote {
-                continue;
+            if !self.text.trim_ascii().is_empty() {
+                break;
             }
-            if self.text.trim_ascii().is_empty() {
-                if count == 0 {
-                    return Ok(None);
-                }
-                self.text.clear();
-                begin = self.lines + 1;
-                continue;
-            }
-            break;
         }
-        while let [.., b'\n' | b'\r'] = self.text.as_slice() {
-            self.text.pop();
-        }
+        let begin = self.lines;
         if !self.text.contains(&b'"') {
             return Ok(Some((CsvFields::Plain { text: &self.text, separator: self.separator }, begin)));
         }
-        let mut builder = csv::ReaderBuilder::new();
-        builder.delimiter(self.separator).has_headers(false).flexible(true).trim(csv::Trim::All);
-        let read = builder.from_reader(self.text.as_slice()).read_byte_record(&mut self.quoted);
-        read.map_err(|error| Error::invalid(format!("{} line {begin} is not CSV: {error}", self.input.label)))?;
-        let (text, separator) = (self.text.as_slice(), self.separator);
-        Ok(Some((CsvFields::Quoted { fields: &self.quoted, text, separator }, begin)))
+        self.quoted.clear();
+        let mut bytes_left = ROW_BYTES_MAX;
+        while self.quoted.line(&self.text, self.separator) {
+            bytes_left = bytes_left.saturating_sub(self.text.len() as u64);
+            self.text.clear();
+            if self.read_line(bytes_left, begin)? == 0 {
+                self.quoted.end_field();
+                self.is_cut = true;
+                break;
+            }
+        }
+        Ok(Some((CsvFields::Quoted(&self.quoted), begin)))
+    }
+
+    /// Appends the next line of the row that begins at line `begin` to the text; the number of its bytes.
+    fn read_line(&mut self, bytes_max: u64, begin: u64) -> Result<u64> {
+        let read = self.reader.by_ref().take(bytes_max).read_until(b'\n', &mut self.text);
+        let count = read.map_err(|error| self.input.broken(&error))? as u64;
+        self.lines += u64::from(count > 0);
+        if count >= bytes_max && !self.text.ends_with(b"\n") {
+            return Err(Error::invalid(format!("{} line {begin}: the row is longer than 1 MiB", self.input.label)));
+        }
+        Ok(count)
     }
 }
 
@@ -178,6 +269,9 @@ pub fn read(
         visit(SourceRecord { row, line: Some(line), cells: &cells })?;
         row += 1;
     }
+    if rows.is_cut {
+        return Err(Error::invalid(format!("{} is not CSV: a quote is not closed", input.label)));
+    }
     Ok(())
 }
 
@@ -230,8 +324,22 @@ mod tests {
             (1, Some(4), vec!["3".into(), "c".into(), "4".into()]),
         ];
         assert_eq!(rows(text, &[0, 1, 2], true), expected);
+        let text = b"1, x ,\" y\t\" \r\n2,\"\",5\" pipe\n3,\"a\"b,\"\"\"c\"\n";
+        let expected = [["1", "x", " y\t"], ["2", "", "5\" pipe"], ["3", "ab", "\"c"]];
+        let found = rows(text, &[0, 1, 2], false);
+        assert_eq!(found.iter().map(|(_, line, _)| line.unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(found.into_iter().map(|(_, _, cells)| cells).collect::<Vec<_>>(), expected);
         let wide = format!("{}7\n", "1,".repeat(40));
         assert_eq!(rows(wide.as_bytes(), &[40, 41], false), [(0, Some(1), vec!["7".to_string(), String::new()])]);
+    }
+
+    #[test]
+    fn a_text_that_ends_in_quotes_is_refused() {
+        let (_folder, path) = file("x", b"1,2\n3,\"4\n5,6\n");
+        let input = Input::detect(&path).unwrap();
+        let error = read(&input, b',', false, &[0], &unobserved(), &mut |_| Ok(())).unwrap_err();
+        assert_eq!(error.code(), crate::ErrorCode::InvalidArgument);
+        assert!(error.detail().contains("a quote is not closed"), "{error}");
     }
 
     #[test]
