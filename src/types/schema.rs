@@ -291,17 +291,19 @@ pub fn column_type(name: &str, given: &ColumnParameters<'_>) -> Result<ColumnTyp
     })
 }
 
+/// Whether a text can be a value of an enum.
+pub fn is_enum_value(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 64 && !text.contains(|c: char| c.is_control() || c == ',' || c == '"')
+}
+
 /// Checks the values of an enum.
 fn check_values(name: &str, values: &[String]) -> Result<()> {
     let invalid = |what: String| Err(Error::invalid(format!("column {name}: {what}")));
     if values.is_empty() || values.len() > ENUM_VALUES_MAX {
         return invalid(format!("an enum has 1 to {ENUM_VALUES_MAX} values, not {}", values.len()));
     }
-    let is_word = |value: &str| {
-        !value.is_empty() && value.len() <= 64 && !value.contains(|c: char| c.is_control() || c == ',' || c == '"')
-    };
     for (position, value) in values.iter().enumerate() {
-        if !is_word(value) {
+        if !is_enum_value(value) {
             return invalid(format!("enum value {value:?} is not 1 to 64 bytes without quotes, commas and controls"));
         }
         if values.iter().take(position).any(|earlier| earlier == value) {

@@ -78,7 +78,8 @@ pub struct ImportArgs {
     /// Whether open, high, low, close and volume must be consistent
     #[arg(long, value_enum, default_value = "ohlc")]
     pub validate: ValidateFlag,
-    /// Widen columns of a registered series to the digits and integers of the files
+    /// Widen columns of a registered series, or of a new one of a registered kind, to the digits, integers and enum values
+    /// of the files
     #[arg(long)]
     pub widen: bool,
     /// How to handle invalid rows: refuse the whole import, or skip them

@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 
 use crate::error::Result;
 use crate::ingest::source::{Converted, Converter, Issue};
+use crate::types::schema::ENUM_VALUES_MAX;
 use crate::types::time::MODERN;
 
 use super::args::ImportSettings;
@@ -75,6 +76,8 @@ pub struct InputSummary {
     pub digits_needed: BTreeMap<String, u8>,
     /// Columns with numbers out of their range.
     pub overflows: BTreeSet<String>,
+    /// Texts that an enum does not list, by column; one more than an enum can have at most.
+    pub unknown_values: BTreeMap<String, Vec<String>>,
     /// Imported rows that start no interval of the timeframe.
     pub off_grid: RowGroup,
     /// Rows before 1990.
@@ -126,6 +129,12 @@ pub fn check(
                 }
                 if issue.reason == "overflow" {
                     found.overflows.insert(issue.field.clone());
+                }
+                if let Some(value) = &issue.value {
+                    let values = found.unknown_values.entry(issue.field.clone()).or_default();
+                    if values.len() <= ENUM_VALUES_MAX && !values.contains(value) {
+                        values.push(value.clone());
+                    }
                 }
                 found.invalid.add(place(&row), issue);
             }

@@ -57,9 +57,9 @@ impl Delivery<'_> {
                 return Ok(());
             }
             seen += 1;
-            if !rows.push(&converted) {
+            if !rows.push(&converted)? {
                 flush(std::mem::replace(&mut rows, RowCollector::new(def, capacity)))?;
-                if !rows.push(&converted) {
+                if !rows.push(&converted)? {
                     return Err(Error::internal("a row does not fit an empty batch"));
                 }
             }

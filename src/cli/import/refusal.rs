@@ -22,7 +22,7 @@ pub struct RefusedImport<'a> {
     pub settings: &'a ImportSettings,
     pub plan: &'a ImportPlan,
     pub def: &'a SeriesDef,
-    /// Whether the series is registered already.
+    /// Whether its columns are those of a registered series or kind.
     pub known: bool,
     pub checked: &'a InputSummary,
 }
@@ -79,7 +79,7 @@ impl RefusedImport<'_> {
         match reason {
             "precision_loss" => self.more_digits(),
             "overflow" if self.known && !super::widen::narrow_columns(self.checked, self.def).is_empty() => {
-                "--widen makes the columns of the registered series wide enough for these files".into()
+                "--widen makes the columns of the series wide enough for these files".into()
             }
             "overflow" => "a decimal column holds numbers of up to 18 digits: fewer digits after the point \
                            (--price-digits, --volume-digits, --extra NAME:DIGITS of a new series) leave more before it"
@@ -96,6 +96,9 @@ impl RefusedImport<'_> {
                 Some(flags) => format!("{flags} accepts these numbers"),
                 None => "--map COLUMN=SOURCE selects another column of the file".into(),
             },
+            "unknown_value" if self.known && !super::widen::narrow_columns(self.checked, self.def).is_empty() => {
+                "--widen adds the texts to the values of the enum; check that none is misspelt".into()
+            }
             "missing" => "--set COLUMN=NUMBER fills a column that the files do not have".into(),
             _ => String::new(),
         }
@@ -142,9 +145,7 @@ impl RefusedImport<'_> {
         if !narrow.is_empty() {
             let (narrow, flags) = (narrow.join(", "), flags.join(" "));
             hints.push(match self.known {
-                true => format!(
-                    "{narrow}: --widen gives the columns of the registered series the digits that these files need"
-                ),
+                true => format!("{narrow}: --widen gives the columns of the series the digits that these files need"),
                 false => format!("{narrow}: {flags} keeps them"),
             });
         }

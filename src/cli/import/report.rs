@@ -422,12 +422,12 @@ fn left_out(plan: &ImportPlan, known: bool) -> Vec<OmittedColumnSummary> {
 }
 
 /// The findings before the write: the files, and for each column its source and type.
-pub fn findings(plan: &ImportPlan, def: &SeriesDef, known: bool) -> String {
+pub fn findings(plan: &ImportPlan, def: &SeriesDef, is_new: bool) -> String {
     let mut out = String::new();
     for file in &plan.files {
         let _ = writeln!(out, "{}: {}", file.input.label, file.describe());
     }
-    let _ = writeln!(out, "{} ({}):", def.key, if known { "registered" } else { "new" });
+    let _ = writeln!(out, "{} ({}):", def.key, if is_new { "new" } else { "registered" });
     let from = |of: &dyn Fn(&super::plan::FilePlan) -> String| {
         let mut sources: Vec<String> = Vec::new();
         for source in plan.files.iter().map(of) {

@@ -16,8 +16,9 @@ use crate::cli::print;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::source::Converter;
 use crate::service::RowMode;
+use crate::types::key::{KLINE, SCALAR};
 use crate::types::schema::series_not_found;
-use crate::types::{ColumnChange, SeriesDef};
+use crate::types::{ColumnChange, SeriesDef, SeriesSpec};
 
 /// The outcome of an import.
 #[derive(Debug)]
@@ -75,18 +76,25 @@ pub fn import(
         Some(sink) => sink.registered(&settings.key)?,
         None => None,
     };
-    if registered.is_none() && !["kline", "scalar"].contains(&settings.key.kind()) {
-        // The columns of other kinds follow from their registration alone.
-        return Err(series_not_found(&settings.key));
-    }
-    let targets = mapping::targets(settings, registered.as_ref().map(|known| &known.def))?;
-    let plan = ImportPlan::of(settings, targets, staged)?;
-    let known = registered.is_some();
+    let is_new = registered.is_none();
     let first_stored = registered.as_ref().and_then(|known| known.first_ts);
-    let (mut def, spec) = match registered {
-        Some(RegisteredSeries { def, .. }) => {
+    // The columns of a series that is registered, or whose kind has them.
+    let fixed = match registered {
+        Some(RegisteredSeries { def, .. }) => Some((def, None)),
+        None if [KLINE, SCALAR].contains(&settings.key.kind()) => None,
+        None => {
+            let sink = sink.as_mut().ok_or_else(|| series_not_found(&settings.key))?;
+            let spec = SeriesSpec::of_key(&settings.key);
+            Some((spec.clone().resolve_as(&sink.kind(&settings.key)?)?, Some(spec)))
+        }
+    };
+    let targets = mapping::targets(settings, fixed.as_ref().map(|(def, _)| def))?;
+    let plan = ImportPlan::of(settings, targets, staged)?;
+    let known = fixed.is_some();
+    let (mut def, spec) = match fixed {
+        Some((def, spec)) => {
             check_digits(settings, &def)?;
-            (def, None)
+            (def, spec)
         }
         None => {
             let bar = progress(&plan, "profiling");
@@ -95,7 +103,7 @@ pub fn import(
             (spec.clone().resolve()?, Some(spec))
         }
     };
-    report_findings(&report::findings(&plan, &def, known));
+    report_findings(&report::findings(&plan, &def, is_new));
     let bar = progress(&plan, "checking");
     let mut checked = check::check(&plan, &Converter::new(&def, settings.rules, first_stored), settings, &bar)?;
     bar.finish_and_clear();
@@ -111,7 +119,7 @@ pub fn import(
                 Some(profile) => profile,
                 None => profiled.insert(profile::profile(&plan, &progress(&plan, "profiling"))?),
             };
-            let more = widen::changes(&def, &narrow, &plan.targets, profile);
+            let more = widen::changes(&def, &checked, &narrow, &plan.targets, profile);
             changes.retain(|change| !more.iter().any(|newer| newer.name == change.name));
             changes.extend(more);
             let wider = registered.evolved(&changes)?;
@@ -123,7 +131,7 @@ pub fn import(
             checked = check::check(&plan, &converter, settings, &progress(&plan, "checking"))?;
         }
         if !changes.is_empty() {
-            report_findings(&report::findings(&plan, &def, known));
+            report_findings(&report::findings(&plan, &def, is_new));
         }
     }
     let mut summary = ImportSummary::of(settings, &plan, &def, known, &checked);

@@ -9,9 +9,11 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::chunk::chunk_schema;
 use crate::ingest::ParsedRows;
 use crate::query::{Block, NumberFormat, ResultSchema};
-use crate::service::operations::{ChangeRequest, ChangeSeries, Compact, DropRequest, DropSeries, Register};
+use crate::service::operations::{
+    ChangeRequest, ChangeSeries, Compact, DescribeKind, DropRequest, DropSeries, KindRequest, Register,
+};
 use crate::service::{CompactRequest, Precondition, RowMode, SeriesInfo, SeriesPatch, WriteMethod, WriteOptions};
-use crate::types::{ColumnCells, ColumnChange, Rows, SeriesDef, SeriesKey, SeriesSpec, SharedCells};
+use crate::types::{ColumnCells, ColumnChange, KindDef, Rows, SeriesDef, SeriesKey, SeriesSpec, SharedCells};
 
 use super::super::rows::BodyOptions;
 use super::super::target::{CommandTarget, TargetArgs};
@@ -40,6 +42,9 @@ pub trait Sink {
 
     /// A series, if it is registered.
     fn registered(&mut self, key: &SeriesKey) -> Result<Option<RegisteredSeries>>;
+
+    /// The kind of a series that is not registered, which has its columns; `not_found` where there is none.
+    fn kind(&mut self, key: &SeriesKey) -> Result<KindDef>;
 
     /// Registers a series; repeating the same definition is no error.
     fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef>;
@@ -91,6 +96,20 @@ impl Sink for StoreSink {
         }
     }
 
+    fn kind(&mut self, key: &SeriesKey) -> Result<KindDef> {
+        let info = self.target.run::<DescribeKind>(KindRequest { kind: key.kind().to_owned() })?;
+        Ok(KindDef {
+            name: info.kind,
+            key: info.key,
+            unit: info.unit,
+            order: info.order,
+            fields: info.fields,
+            rules: info.rules,
+            partition: info.partition,
+            sql_name: Some(info.sql_name),
+        })
+    }
+
     fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef> {
         let reply = self.target.run::<Register>(spec.clone())?;
         self.created = reply.created.then(|| reply.info.etag.clone());
@@ -99,7 +118,11 @@ impl Sink for StoreSink {
 
     fn change(&mut self, key: &SeriesKey, columns: Vec<ColumnChange>) -> Result<SeriesDef> {
         let patch = SeriesPatch { columns, ..SeriesPatch::default() };
-        Ok(definition(self.target.run::<ChangeSeries>(ChangeRequest { series: key.clone(), patch })?))
+        let info = self.target.run::<ChangeSeries>(ChangeRequest { series: key.clone(), patch })?;
+        if self.created.is_some() {
+            self.created = Some(info.etag.clone());
+        }
+        Ok(definition(info))
     }
 
     fn unregister(&mut self, key: &SeriesKey) {

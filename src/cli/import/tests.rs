@@ -8,7 +8,7 @@ use crate::ingest::show_cell;
 use crate::ingest::source::file::tests::{file, gzip};
 use crate::service::RowMode;
 use crate::types::{
-    CellLayout, Column, ColumnChange, ColumnType, OrderRule, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit,
+    CellLayout, Column, ColumnChange, ColumnType, KindDef, OrderRule, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit,
 };
 
 use super::args::{ImportSettings, tests::args};
@@ -18,6 +18,8 @@ use super::{ImportOutcome, import};
 #[derive(Debug, Default)]
 struct MemorySink {
     def: Option<SeriesDef>,
+    /// The one registered kind.
+    kind: Option<KindDef>,
     rows: BTreeMap<i64, Vec<i64>>,
     /// The rows of series with other columns than words, as they were written.
     batches: Vec<Rows>,
@@ -48,8 +50,16 @@ impl Sink for MemorySink {
         Ok(def)
     }
 
+    fn kind(&mut self, key: &SeriesKey) -> Result<KindDef> {
+        let kind = self.kind.clone().filter(|kind| kind.name == key.kind());
+        kind.ok_or_else(|| Error::new(ErrorCode::NotFound, format!("there is no kind {}", key.kind())))
+    }
+
     fn register(&mut self, spec: &SeriesSpec) -> Result<SeriesDef> {
-        let def = spec.clone().resolve()?;
+        let def = match &self.kind {
+            Some(kind) => spec.clone().resolve_as(kind)?,
+            None => spec.clone().resolve()?,
+        };
         self.def = Some(def.clone());
         Ok(def)
     }
@@ -82,8 +92,12 @@ impl Sink for MemorySink {
 }
 
 fn run(memory: &mut MemorySink, paths: &[&Path], flags: &str) -> Result<ImportOutcome> {
+    run_into("kline/X/1m", memory, paths, flags)
+}
+
+fn run_into(series: &str, memory: &mut MemorySink, paths: &[&Path], flags: &str) -> Result<ImportOutcome> {
     let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-    let settings = ImportSettings::of(&args(&format!("{} --series kline/X/1m --root r {flags}", paths.join(" "))))?;
+    let settings = ImportSettings::of(&args(&format!("{} --series {series} --root r {flags}", paths.join(" "))))?;
     let outcome = import(&settings, None, Some(memory), &mut |_| ());
     if let Ok(outcome) = &outcome {
         assert!(!outcome.summary.text(outcome.error.is_some()).is_empty());
@@ -198,10 +212,53 @@ fn a_series_is_widened_only_on_request_and_only_when_every_row_is_accepted_then(
     assert!(shown(&memory.batches[0], memory.def.as_ref().unwrap())[0].starts_with("60000 1.2345 1.00005 300 null"));
     // A dry run and a row that stays invalid change nothing.
     assert_eq!(run_on("--widen --dry-run", &path).0.def.unwrap(), trades());
-    let (_folder, path) = file("x.csv", b"ts,price,side\n60000,1.2345,buy\n60000,1,hold\n");
+    let (_folder, path) = file("x.csv", b"ts,price,maker\n60000,1.2345,true\n60000,1,maybe\n");
     let (memory, refused) = run_on("--widen", &path);
     assert!(refused.error.is_some() && memory.batches.is_empty());
     assert_eq!(memory.def.unwrap(), trades());
+}
+
+#[test]
+fn a_new_series_has_the_columns_of_its_kind_and_is_widened_on_request() {
+    let kind: KindDef = serde_json::from_str(
+        r#"{"kind":"ticks","key":["venue","symbol"],"unit":"us","order":"arrival","fields":[
+            {"name":"price","type":"decimal","digits":2},{"name":"side","type":"enum","values":["buy","sell"]},
+            {"name":"note","type":"text","nullable":true}]}"#,
+    )
+    .unwrap();
+    let text = b"ts,price,side\n1706745600000000,1.25,sell\n1706745600000000,1.5,buy\n";
+    let new = || MemorySink { kind: Some(kind.clone()), ..MemorySink::default() };
+    let (_folder, path) = file("x.csv", text);
+    let mut memory = new();
+    let outcome = run_into("ticks/V/S", &mut memory, &[&path], "").unwrap();
+    assert!(outcome.error.is_none() && outcome.summary.registered, "{:?}", outcome.error);
+    let def = memory.def.clone().unwrap();
+    assert_eq!((&def.columns, def.unit, &def.order), (&kind.fields, TimeUnit::Us, &OrderRule::Arrival));
+    assert_eq!(shown(&memory.batches[0], &def), ["1706745600000000 1.25 sell null", "1706745600000000 1.50 buy null"]);
+    // Digits and values that the kind does not have.
+    let (_folder, path) = file("x.csv", b"ts,price,side\n1706745600000000,1.255,cross\n1706745600000000,1,hold\n");
+    let mut memory = new();
+    let refused = run_into("ticks/V/S", &mut memory, &[&path], "").unwrap();
+    let hint = refused.error.unwrap().hint().unwrap().to_owned();
+    assert!(hint.contains("--widen") && memory.def.is_none(), "{hint}");
+    let mut memory = new();
+    let widened = run_into("ticks/V/S", &mut memory, &[&path], "--widen").unwrap();
+    assert!(widened.error.is_none(), "{:?}", widened.error);
+    let def = memory.def.clone().unwrap();
+    assert_eq!(def.columns[0].kind, ColumnType::Decimal { digits: 3 });
+    let (stays, more) = def.columns[1].values.split_at(2);
+    assert!(stays == ["buy", "sell"] && more.len() == 2 && more.contains(&"cross".into()), "{more:?}");
+    assert_eq!(
+        shown(&memory.batches[0], &def),
+        ["1706745600000000 1.255 cross null", "1706745600000000 1.000 hold null"]
+    );
+    // A text that is no value of an enum widens nothing.
+    let (_folder, path) = file("x.csv", b"ts,price,side\n1706745600000000,1.255,cross\n1706745600000000,1,\"a,b\"\n");
+    let mut memory = new();
+    let refused = run_into("ticks/V/S", &mut memory, &[&path], "--widen").unwrap();
+    assert!(refused.error.is_some() && memory.def.is_none() && memory.batches.is_empty());
+    let unknown = run_into("tick/V/S", &mut new(), &[&path], "").unwrap_err();
+    assert_eq!(unknown.code(), ErrorCode::NotFound);
 }
 
 #[test]

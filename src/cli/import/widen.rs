@@ -1,12 +1,13 @@
 //! The wider columns that the files need in a registered series: `--widen`.
 //!
-//! Digits and decimals of 16 bytes for numbers that lose digits or do not fit, wider integers for those out of range. A
-//! wider column of no use is never asked for: the rows are checked again, and nothing changes unless all are accepted.
+//! Digits and decimals of 16 bytes for numbers that lose digits or do not fit, wider integers for those out of range,
+//! further values of an enum. A wider column of no use is never asked for: the rows are checked again, and nothing changes
+//! unless all are accepted.
 
 use std::collections::BTreeSet;
 
 use crate::types::number::DIGITS_MAX;
-use crate::types::schema::WIDE_DIGITS_MAX;
+use crate::types::schema::{ENUM_VALUES_MAX, WIDE_DIGITS_MAX, is_enum_value};
 use crate::types::{ColumnChange, ColumnType, SeriesDef};
 
 use super::check::InputSummary;
@@ -30,12 +31,24 @@ pub fn narrow_columns(checked: &InputSummary, def: &SeriesDef) -> BTreeSet<Strin
             kind => SIGNED.iter().chain(&UNSIGNED).any(|(integer, _)| *integer == kind),
         })
     };
-    checked.digits_needed.keys().chain(&checked.overflows).filter(can_widen).cloned().collect()
+    let numbers = checked.digits_needed.keys().chain(&checked.overflows).filter(can_widen).cloned();
+    numbers.chain(further_values(checked, def).map(|change| change.name)).collect()
 }
 
-/// The changes that make the narrow columns hold the numbers of the files, as far as there are any.
+/// The enums with the values that the files have more, where they can have them.
+fn further_values<'a>(checked: &'a InputSummary, def: &'a SeriesDef) -> impl Iterator<Item = ColumnChange> + 'a {
+    checked.unknown_values.iter().filter_map(|(name, found)| {
+        let column = def.columns.get(def.column(name)?)?;
+        let values: Vec<String> = column.values.iter().chain(found).cloned().collect();
+        let can_have = values.len() <= ENUM_VALUES_MAX && found.iter().all(|value| is_enum_value(value));
+        can_have.then(|| ColumnChange { name: name.clone(), values: Some(values), ..ColumnChange::default() })
+    })
+}
+
+/// The changes that make the narrow columns hold the cells of the files, as far as there are any.
 pub fn changes(
     def: &SeriesDef,
+    checked: &InputSummary,
     narrow: &BTreeSet<String>,
     targets: &[TargetColumn],
     profile: &FileProfile,
@@ -53,18 +66,17 @@ pub fn changes(
     let group = prices.iter().map(|name| used(name)).fold((0, 0), |a: (u8, u8), b| (a.0.max(b.0), a.1.max(b.1)));
     let columns =
         def.columns.iter().filter(|column| narrow.contains(&column.name) || prices.contains(&column.name.as_str()));
-    columns
-        .filter_map(|column| {
-            let (after, before) = if prices.contains(&column.name.as_str()) { group } else { used(&column.name) };
-            let wider = wider(column.kind, after, before)?;
-            let change = ColumnChange { name: column.name.clone(), ..ColumnChange::default() };
-            Some(match wider {
-                ColumnType::Decimal { digits } => ColumnChange { digits: Some(digits), ..change },
-                ColumnType::WideDecimal { digits } => ColumnChange { digits: Some(digits), wide: Some(true), ..change },
-                kind => ColumnChange { kind: Some(kind.name().to_owned()), ..change },
-            })
+    let numbers = columns.filter_map(|column| {
+        let (after, before) = if prices.contains(&column.name.as_str()) { group } else { used(&column.name) };
+        let wider = wider(column.kind, after, before)?;
+        let change = ColumnChange { name: column.name.clone(), ..ColumnChange::default() };
+        Some(match wider {
+            ColumnType::Decimal { digits } => ColumnChange { digits: Some(digits), ..change },
+            ColumnType::WideDecimal { digits } => ColumnChange { digits: Some(digits), wide: Some(true), ..change },
+            kind => ColumnChange { kind: Some(kind.name().to_owned()), ..change },
         })
-        .collect()
+    });
+    numbers.chain(further_values(checked, def)).collect()
 }
 
 /// The narrowest type wider than `kind` for numbers of so many digits after and before the point.

@@ -10,6 +10,7 @@ use super::super::row_rules::ordered;
 use super::cell::SourceCell;
 use super::mapped::MappedRow;
 use super::number_forms::flags_for;
+use crate::error::{Error, Result};
 use crate::types::grid::OFF_GRID;
 use crate::types::kind::are_bar_rules;
 use crate::types::number::{NumberError, parse_wide_decimal, shortest_digits};
@@ -30,11 +31,13 @@ pub struct Issue {
     pub digits: Option<u8>,
     /// Flags that would accept the number; only with the reason `not_a_number`.
     pub flags: Option<String>,
+    /// The text that its enum does not list; only with the reason `unknown_value`.
+    pub value: Option<String>,
 }
 
 impl Issue {
     pub fn new(field: &str, reason: &'static str, message: String) -> Self {
-        Self { field: field.into(), reason, message, digits: None, flags: None }
+        Self { field: field.into(), reason, message, digits: None, flags: None, value: None }
     }
 }
 
@@ -153,6 +156,7 @@ impl<'a> Converter<'a> {
             let (converted, rounded) = converted.map_err(|reason| Issue {
                 digits: (reason == "precision_loss").then(|| digits_needed(*cell)),
                 flags: flags_for(cell.show().as_bytes()).filter(|_| reason == "not_a_number"),
+                value: (reason == "unknown_value").then(|| cell.show().into_owned()),
                 ..Issue::new(&column.name, reason, describe(*cell, reason, column))
             })?;
             out.cells.push(converted);
@@ -241,23 +245,28 @@ impl<'a> RowCollector<'a> {
     }
 
     /// Appends a row; false, and nothing appended, when the rows have too many different texts for it.
-    pub fn push(&mut self, row: &Converted) -> bool {
+    ///
+    /// # Errors
+    /// `internal` for a cell that was not converted for its column.
+    pub fn push(&mut self, row: &Converted) -> Result<bool> {
         let has_room = self.columns.iter_mut().zip(&row.cells).all(|(column, cell)| match cell {
             ConvertedCell::Text(text) => column.word_of(text.as_bytes()).is_ok(),
             _ => true,
         });
         if !has_room {
-            return false;
+            return Ok(false);
         }
         self.ts.push(row.ts);
         for (column, cell) in self.columns.iter_mut().zip(&row.cells) {
             match cell.stored() {
-                // Every cell was converted for its column.
-                Some(stored) if column.push(stored).is_ok() => {}
-                _ => column.push_null(),
+                Some(stored) => column.push(stored).map_err(|error| {
+                    let name = &column.column().name;
+                    Error::internal(format!("a cell of {name} {}", error.sentence(column.column())))
+                })?,
+                None => column.push_null(),
             }
         }
-        true
+        Ok(true)
     }
 
     /// The rows.
