@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::{built_in_named, check_rules};
 use super::schema::{
-    COLUMNS_MAX, Column, ColumnParameters, ColumnType, MergeRule, SeriesDef, check_column_name, column_type,
+    COLUMNS_MAX, Column, ColumnParameters, ColumnType, MergeRule, SeriesDef, check_column_name, check_merge,
+    column_type,
 };
 use super::time::TimeUnit;
 use crate::error::{Error, ErrorCode, Result};
@@ -59,6 +60,10 @@ impl SeriesDef {
             }
             match def.columns.iter_mut().find(|column| column.name == *name) {
                 Some(column) => change_column(column, change)?,
+                None if self.key_names.contains(name) => {
+                    return Err(Error::invalid(format!("column {name:?} is a word of the key too"))
+                        .with_hint("choose another name"));
+                }
                 None => def.columns.push(new_column(change)?),
             }
         }
@@ -234,7 +239,10 @@ fn new_column(change: &ColumnChange) -> Result<Column> {
             values: &values,
         },
     )?;
-    Ok(Column { merge: change.merge.unwrap_or_default(), nullable: true, values, ..Column::new(name.clone(), kind) })
+    let column =
+        Column { merge: change.merge.unwrap_or_default(), nullable: true, values, ..Column::new(name.clone(), kind) };
+    check_merge(&column)?;
+    Ok(column)
 }
 
 #[cfg(test)]
@@ -306,6 +314,8 @@ mod tests {
             (r#"[{"name":"size","merge":"sum"}]"#, "merge rule"),
             (r#"[{"name":"venue","type":"text"}]"#, "nullable"),
             (r#"[{"name":"ts","type":"text","nullable":true}]"#, "reserved"),
+            (r#"[{"name":"x","type":"text","nullable":true}]"#, "word of the key"),
+            (r#"[{"name":"venue","type":"text","nullable":true,"merge":"min"}]"#, "merged by min"),
             (r#"[{"name":"size","type":"int64"},{"name":"size","type":"int64"}]"#, "twice"),
             (r#"[{"name":"ask","type":"int32"}]"#, "together"),
         ] {

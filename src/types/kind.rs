@@ -13,6 +13,7 @@ use super::key::{KEY_WORDS_MAX, KLINE, SCALAR, check_kind_name};
 use super::rules::RowRule;
 use super::schema::{
     COLUMNS_MAX, Column, ColumnType, MergeRule, OrderRule, PartitionRule, SeriesDef, TIMEFRAME, check_column_name,
+    check_merge,
 };
 use super::similar;
 use super::time::TimeUnit;
@@ -148,6 +149,7 @@ impl KindDef {
                 let what = if self.key.contains(&field.name) { "is a word of the key too" } else { "is listed twice" };
                 return invalid(format!("field {:?} {what}", field.name));
             }
+            check_merge(field).or_else(|error| invalid(error.detail().to_owned()))?;
         }
         self.check_order()?;
         check_rules(&self.rules, &self.fields).or_else(|error| invalid(error.detail().to_owned()))?;
@@ -318,6 +320,9 @@ mod tests {
             (with(r#"["x"]"#, &[field("a", r#""type":"enum""#)], ""), "values"),
             (with(r#"["x"]"#, &[field("a", r#""type":"enum","values":["u","u"]"#)], ""), "listed twice"),
             (with(r#"["x"]"#, &[field("a", r#""type":"int128""#)], ""), "int128"),
+            (with(r#"["x"]"#, &[field("a", r#""type":"text","merge":"max""#)], ""), "merged by max"),
+            (with(r#"["x"]"#, &[field("a", r#""type":"bytes","length":4,"merge":"sum""#)], ""), "merged by sum"),
+            (with(r#"["x"]"#, &[field("a", r#""type":"timestamp","unit":"s","merge":"sum""#)], ""), "merged by sum"),
             (with(r#"["x"]"#, &[field("a", r#""type":"decimal","digits":19"#)], ""), "19 digits"),
             (with(r#"["x"]"#, &[field("a", r#""type":"float64","wide":true"#)], ""), "only decimal takes wide"),
             (with(r#"["x"]"#, &one, r#","order":{"unique":["ts","b"]}"#), "not a field"),

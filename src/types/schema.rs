@@ -134,6 +134,19 @@ pub enum MergeRule {
     Last,
 }
 
+impl MergeRule {
+    /// The rule as JSON has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Sum => "sum",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::Last => "last",
+        }
+    }
+}
+
 /// One column.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "ColumnJson", into = "ColumnJson")]
@@ -289,6 +302,27 @@ pub fn column_type(name: &str, given: &ColumnParameters<'_>) -> Result<ColumnTyp
             })?
         }
     })
+}
+
+/// Checks that the cells of a column can be merged by its rule: sums need numbers, the smallest and the largest an order.
+///
+/// # Errors
+/// `invalid_argument` naming the column.
+pub fn check_merge(column: &Column) -> Result<()> {
+    let kind = column.kind;
+    let has_order = !matches!(kind, ColumnType::Bool | ColumnType::Enum | ColumnType::Text);
+    let is_number = has_order && !matches!(kind, ColumnType::Timestamp { .. } | ColumnType::Bytes { .. });
+    let can_merge = match column.merge {
+        MergeRule::First | MergeRule::Last => true,
+        MergeRule::Min | MergeRule::Max => has_order,
+        MergeRule::Sum => is_number,
+    };
+    if can_merge {
+        return Ok(());
+    }
+    let possible = if has_order { "first, min, max or last" } else { "first or last" };
+    Err(Error::invalid(format!("column {}: {} cannot be merged by {}", column.name, kind.text(), column.merge.name()))
+        .with_hint(format!("merge is {possible}")))
 }
 
 /// Whether a text can be a value of an enum.
