@@ -39,7 +39,7 @@ fn fits(def: &SeriesDef, field: usize, kind: &DataType) -> (&'static str, bool) 
     let is_time = matches!(kind, DataType::Timestamp(..) | DataType::Int64);
     let column = field.checked_sub(1).and_then(|column| def.columns.get(column));
     let Some(column) = column else { return ("a timestamp or int64", is_time) };
-    match column.kind {
+    let (wanted, fits) = match column.kind {
         ColumnType::Timestamp { .. } => ("a timestamp or int64", is_time),
         ColumnType::Bool => ("a boolean", kind == &DataType::Boolean),
         ColumnType::Enum | ColumnType::Text => {
@@ -51,7 +51,9 @@ fn fits(def: &SeriesDef, field: usize, kind: &DataType) -> (&'static str, bool) 
         }
         ColumnType::Bytes { .. } => ("a binary type, or utf8 of hexadecimal digits", is_binary(kind) || is_text(kind)),
         _ => ("a decimal, float or integer type", kind.is_numeric()),
-    }
+    };
+    // Nulls alone, of which each row is checked.
+    (wanted, fits || kind == &DataType::Null)
 }
 
 /// Checks the columns of a schema against the registration and returns the field of each.
@@ -210,6 +212,10 @@ fn add_time_array<T: ArrowPrimitiveType<Native = i64>>(set: &mut ColumnSet<'_>, 
 fn add_column(set: &mut ColumnSet<'_>, column: usize, array: ArrayRef, words: Option<&Words>) -> Result<()> {
     let Some(kind) = set.def.columns.get(column).map(|column| column.kind) else { return Err(mismatch(&array)) };
     match kind {
+        _ if array.data_type() == &DataType::Null => {
+            (0..array.len()).for_each(|row| set.missing(row, column + 1));
+            Ok(())
+        }
         ColumnType::Decimal { .. } | ColumnType::Float64 | ColumnType::Int64 => add_words(set, column, kind, array),
         ColumnType::Bool => add_flags(set, column, &array),
         ColumnType::Timestamp { unit } => add_timestamps(set, column, unit, &array),
