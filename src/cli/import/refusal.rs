@@ -90,6 +90,9 @@ impl RefusedImport<'_> {
                 self.settings.key.timeframe().unwrap_or("the series")
             ),
             "ohlc" | "negative_volume" => "--validate none imports rows with inconsistent high, low or volume".into(),
+            "at_least" | "at_most" | "non_negative" => {
+                "--validate none imports rows that break a rule of their kind".into()
+            }
             "bad_time" => "set the format of times by --time-format, --time-unit and --base-date".into(),
             "time_out_of_range" => "set the unit of epoch numbers by --time-unit".into(),
             "not_a_number" | "wrong_type" => match self.flags_for_numbers() {

@@ -17,7 +17,7 @@ use crate::types::number::{NumberError, parse_wide_decimal, shortest_digits};
 use crate::types::schema::WIDE_DIGITS_MAX;
 use crate::types::time::{convert, in_range, rfc3339};
 use crate::types::width::to_usize;
-use crate::types::{Column, ColumnType, Dictionary, Grid, Rounding, Rows, SeriesDef};
+use crate::types::{Column, ColumnType, Dictionary, Grid, Rounding, RowRule, Rows, SeriesDef};
 
 /// Why a row is refused, or what is inconsistent in an accepted one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +84,21 @@ impl ConvertedCell {
         }
     }
 
+    /// A key that orders as the number or time does; `None` for nulls and other types.
+    fn order(&self, kind: ColumnType) -> Option<i128> {
+        match (self, kind) {
+            (Self::Word(word), ColumnType::Float64) => Some(ordered(*word, kind).into()),
+            (Self::Word(word), ColumnType::Float32) => {
+                let wider = f64::from(f32::from_bits(u32::try_from(*word).ok()?));
+                Some(ordered(wider.to_bits().cast_signed(), ColumnType::Float64).into())
+            }
+            (Self::Word(word), ColumnType::UInt64) => Some(word.cast_unsigned().into()),
+            (Self::Word(word), _) => Some((*word).into()),
+            (Self::Wide(wide), _) => Some(*wide),
+            _ => None,
+        }
+    }
+
     /// A number as text, for messages.
     pub fn show(&self, kind: ColumnType) -> String {
         match (self, kind) {
@@ -119,8 +134,10 @@ pub struct Converter<'a> {
     /// The different texts of each column so far.
     texts: RefCell<Vec<Dictionary>>,
     options: DecodeOptions,
-    /// Positions of open, high, low, close and volume.
+    /// Positions of open, high, low, close and volume, where all of them have words and no nulls.
     bar: Option<[usize; 5]>,
+    /// Other rules with the position of their field and of those that it is compared with.
+    rules: Vec<(&'a RowRule, usize, Vec<usize>)>,
     /// Earliest stored time, the origin of intervals of several days or weeks.
     first_stored: Option<i64>,
     /// Set by the first row if no row is stored; `None` in it if the timeframe has no fixed length.
@@ -131,12 +148,22 @@ impl<'a> Converter<'a> {
     /// `first_stored` is the earliest stored time of the series.
     pub fn new(def: &'a SeriesDef, options: DecodeOptions, first_stored: Option<i64>) -> Self {
         let at = |name| def.column(name);
+        let is_plain = |at: usize| {
+            def.columns.get(at).is_some_and(|column| {
+                matches!(column.kind, ColumnType::Decimal { .. } | ColumnType::Float64 | ColumnType::Int64)
+                    && !column.nullable
+            })
+        };
         let bar = are_bar_rules(&def.rules)
             .then(|| Some([at("open")?, at("high")?, at("low")?, at("close")?, at("volume")?]))
-            .flatten();
+            .flatten()
+            .filter(|bar| bar.iter().all(|at| is_plain(*at)));
+        let named =
+            |rule: &'a RowRule| Some((rule, at(rule.field())?, rule.others().iter().filter_map(|of| at(of)).collect()));
+        let rules = if bar.is_some() { Vec::new() } else { def.rules.iter().filter_map(named).collect() };
         let readings = def.columns.iter().map(ColumnReading::new).collect();
         let texts = RefCell::new(vec![Dictionary::default(); def.columns.len()]);
-        Self { def, readings, texts, options, bar, first_stored, grid: OnceCell::new() }
+        Self { def, readings, texts, options, bar, rules, first_stored, grid: OnceCell::new() }
     }
 
     /// Converts `row` into `out`, which is overwritten.
@@ -200,8 +227,31 @@ impl<'a> Converter<'a> {
         self.grid.get().copied().flatten()
     }
 
-    /// high ≥ max(open, close, low), low ≤ min(open, close, high), volume ≥ 0.
+    /// The first rule of the kind that a row breaks.
     fn contradiction(&self, cells: &[ConvertedCell]) -> Option<Issue> {
+        let value = |at: usize| cells.get(at)?.order(self.def.columns.get(at)?.kind);
+        let name = |at: usize| self.def.columns.get(at).map_or("", |column| &column.name);
+        for (rule, at, others) in &self.rules {
+            let Some(own) = value(*at) else { continue };
+            let broken = |other: &&usize| value(**other).is_some_and(|other| is_broken(rule, own, other));
+            let message = match (rule, others.iter().find(broken)) {
+                (RowRule::NonNegative { .. }, _) if own < 0 => "is below zero".to_owned(),
+                (RowRule::AtLeast { .. }, Some(other)) => format!("is below {}", name(*other)),
+                (RowRule::AtMost { .. }, Some(other)) => format!("is above {}", name(*other)),
+                _ => continue,
+            };
+            let reason = match rule {
+                _ if !are_bar_rules(&self.def.rules) => rule.name(),
+                RowRule::NonNegative { .. } => "negative_volume",
+                _ => "ohlc",
+            };
+            return Some(Issue::new(name(*at), reason, message));
+        }
+        self.bar_contradiction(cells)
+    }
+
+    /// high ≥ max(open, close, low), low ≤ min(open, close, high), volume ≥ 0.
+    fn bar_contradiction(&self, cells: &[ConvertedCell]) -> Option<Issue> {
         let [open, high, low, close, volume] = self.bar?;
         let value = |at: usize| Some(ordered(cells.get(at)?.word()?, self.def.columns.get(at)?.kind));
         let [open_value, high_value, low_value, close_value] = [value(open)?, value(high)?, value(low)?, value(close)?];
@@ -217,6 +267,15 @@ impl<'a> Converter<'a> {
             }
         }
         if value(volume)? < 0 { issue("volume", "negative_volume", "is below zero".into()) } else { None }
+    }
+}
+
+/// Whether a rule between two fields is broken by these values.
+fn is_broken(rule: &RowRule, own: i128, other: i128) -> bool {
+    match rule {
+        RowRule::NonNegative { .. } => false,
+        RowRule::AtLeast { .. } => own < other,
+        RowRule::AtMost { .. } => own > other,
     }
 }
 
