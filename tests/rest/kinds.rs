@@ -171,3 +171,39 @@ fn kinds_are_there_after_a_restart() {
     let server = server.restarted();
     assert_eq!((server.get("/v1/kinds").expect(200).json(), server.get(ROWS).expect(200).json()), before);
 }
+
+#[test]
+fn pages_keep_rows_of_one_timestamp_together_unless_told() {
+    let server = started();
+    let tick = r#"{"kind":"print","key":["symbol"],"unit":"ms","order":"arrival",
+        "fields":[{"name":"number","type":"int64"}],"partition":"day"}"#;
+    server.post_json("/v1/kinds", tick).expect(201);
+    server.post_json("/v1/series", r#"{"kind":"print","key":["A"]}"#).expect(201);
+    let times = [1, 1, 2, 2, 2, 2, 3];
+    let rows: Vec<Value> = times.iter().enumerate().map(|(n, ts)| json!({"ts": ts, "number": n})).collect();
+    let path = "/v1/series/print/A/rows";
+    server.post_json(&format!("{path}?implausible_ts=allow"), &json!({ "rows": rows }).to_string()).expect(200);
+    let pages = |options: &str| {
+        let (mut cursor, mut pages) = (String::new(), Vec::new());
+        loop {
+            let page = server.get(&format!("{path}?{options}{cursor}")).expect(200).json();
+            let numbers = page["rows"].as_array().unwrap().iter().map(|row| row["number"].as_i64().unwrap());
+            pages.push(numbers.collect::<Vec<_>>());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return pages,
+            }
+        }
+    };
+    assert_eq!(pages("limit=3"), vec![vec![0, 1, 2, 3, 4, 5], vec![6]]);
+    assert_eq!(pages("limit=3&ties=split"), vec![vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
+    assert_eq!(pages("limit=2&order=desc&ties=whole"), vec![vec![6, 5, 4, 3, 2], vec![1, 0]]);
+    assert_eq!(pages("limit=2&order=desc&ties=split"), vec![vec![6, 5], vec![4, 3], vec![2, 1], vec![0]]);
+    server.get(&format!("{path}?limit=2&ties=half")).refused("invalid_argument");
+    // A page in NDJSON names the page that follows it.
+    let page = server.get(&format!("{path}?limit=3&format=ndjson")).expect(200);
+    assert_eq!(page.text().lines().count(), 6);
+    let body = json!({"series": ["print/A"], "limit": 3, "ties": "split"}).to_string();
+    let page = server.post_json("/v1/query", &body).expect(200).json();
+    assert_eq!(page["rows"].as_array().unwrap().len(), 3);
+}
