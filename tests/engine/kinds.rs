@@ -145,3 +145,61 @@ fn a_rebuilt_manifest_has_the_kinds_of_its_series_and_lists_those_without() {
         );
     }
 }
+
+#[test]
+fn digits_that_a_stored_value_does_not_fit_are_refused_wherever_it_is_stored() {
+    for place in ["log", "run", "chunk", "overwritten", "deleted", "chunk without zone map"] {
+        let disk = filled();
+        let store = open(&disk);
+        let key = series(&kind("greeks"), "C5000").key;
+        // 123456789012.3456 has twelve digits before the point.
+        let write = |price: i64, ts: i64| {
+            let rows = Rows::of_words(vec![ts], vec![vec![0], vec![price]]);
+            store.write(&key, rows, WriteMode::Upsert, None).unwrap();
+        };
+        write(-1_234_567_890_123_456, 5);
+        match place {
+            "run" => store.checkpoint().unwrap(),
+            "log" => {}
+            _ => drop(store.seal(&[]).unwrap()),
+        }
+        if place == "overwritten" {
+            write(1, 5);
+        }
+        if place == "deleted" {
+            store.delete_range(&key, (5, 5), None).unwrap();
+        }
+        drop(store);
+        let mut state = disk.state();
+        if place == "chunk without zone map" {
+            for path in state.files().into_keys().filter(|path| path.to_string_lossy().ends_with(".zmap")) {
+                state.remove_file(&path).unwrap();
+            }
+        }
+        let disk = SimDisk::new(state, 8);
+        let store = open(&disk);
+        let before = store.snapshot().commit;
+        let widen = |json: &str| {
+            let change: ColumnChange = serde_json::from_str(json).unwrap();
+            store.change_series(&key, None, |def| {
+                *def = def.evolved(&[change])?;
+                Ok(())
+            })
+        };
+        let error = widen(r#"{"name":"price","digits":7}"#).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidArgument, "{place}");
+        assert!(error.detail().contains("123456789012.3456 does not fit decimal(7)"), "{place}: {error}");
+        assert!(error.hint().unwrap().contains("up to 6 digits"), "{place}: {error:?}");
+        assert!(
+            widen(r#"{"name":"price","digits":27,"wide":true}"#).unwrap_err().hint().unwrap().contains("26 digits")
+        );
+        assert_eq!(store.snapshot().commit, before, "{place}");
+        widen(r#"{"name":"price","digits":6}"#).unwrap();
+        widen(r#"{"name":"price","digits":26,"wide":true}"#).unwrap();
+        let read = || store.reader().select(&key, &fastk::Select::default()).unwrap().doubles(0).unwrap();
+        let rows = read();
+        store.seal(&[]).unwrap();
+        store.compact(&[], true).unwrap();
+        assert_eq!(read(), rows, "{place}");
+    }
+}

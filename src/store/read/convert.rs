@@ -114,7 +114,9 @@ fn push_integer(out: &mut ColumnCells, value: i128, kind: ColumnType) -> Option<
             let raw = i64::try_from(value).ok()?;
             out.push(Some(raw).filter(|raw| raw.unsigned_abs() < number::DECIMAL_LIMIT.unsigned_abs())?);
         }
-        ColumnType::WideDecimal { .. } => out.push(value),
+        ColumnType::WideDecimal { .. } => {
+            out.push(Some(value).filter(|raw| raw.unsigned_abs() < number::WIDE_DECIMAL_LIMIT.unsigned_abs())?);
+        }
         ColumnType::Int64 => out.push(i64::try_from(value).ok()?),
         ColumnType::Int32 => out.push(i32::try_from(value).ok()?),
         ColumnType::Int16 => out.push(i16::try_from(value).ok()?),

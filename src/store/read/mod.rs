@@ -8,6 +8,7 @@ pub mod chunk_paths;
 pub mod convert;
 pub mod coverage;
 pub mod files;
+pub mod headroom;
 pub mod map_column;
 pub mod merge;
 pub mod merge_source;

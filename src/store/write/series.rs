@@ -2,15 +2,22 @@
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorCode, Result};
 use crate::format::wal::LoggedChange;
+use crate::store::read::headroom::{check_digits, has_more_digits};
 use crate::store::read::precondition::{IfVersion, current};
 use crate::store::read::series_state::SeriesState;
 use crate::store::registration::def_json;
+use crate::store::wal::commit_queue::QueuedCommits;
 use crate::store::write::delete::DeleteOutcome;
 use crate::store::write::writes::{Writes, frame};
 
+use crate::sync::MutexGuard;
 use crate::types::{SeriesDef, SeriesKey};
+
+/// How often the values of a series are checked before a change of its columns gives up; each time only because it was
+/// written meanwhile.
+const CHECKS_MAX: usize = 16;
 
 impl Writes {
     /// Registers a series. `created` is false when the same definition exists already.
@@ -47,6 +54,10 @@ impl Writes {
 
     /// Changes what may be changed of a registration; `change` gets the definition as it is. A definition that stays as
     /// it was makes no commit.
+    ///
+    /// # Errors
+    /// `invalid_argument` when a stored value does not fit a column with more digits, `commit_conflict` when other
+    /// changes kept coming while that was found out.
     pub fn change_series(
         &self,
         key: &SeriesKey,
@@ -54,7 +65,7 @@ impl Writes {
         change: impl FnOnce(&mut SeriesDef) -> Result<()>,
     ) -> Result<Arc<SeriesState>> {
         let queue = &self.wal.queue;
-        let mut pending = queue.lock();
+        let pending = queue.lock();
         let series = current(&pending.state, key, if_version)?;
         let mut def = series.def.as_ref().clone();
         change(&mut def)?;
@@ -65,6 +76,13 @@ impl Writes {
             queue.wait(&decided)?;
             return Ok(series);
         }
+        let (mut pending, series) = match has_more_digits(&series.def, &def) {
+            false => (pending, series),
+            true => {
+                drop(pending);
+                self.series_that_fits(&series.def, if_version, &def)?
+            }
+        };
         let mut state = pending.state.as_ref().clone();
         state.commit += 1;
         let mut next = series.touched(state.commit, &state.snapshot_commits);
@@ -79,6 +97,36 @@ impl Writes {
             next.chunks.iter().for_each(|chunk| self.reads.cache.sidecar_requests.add_chunk(next.id, chunk.record.id));
         }
         Ok(Arc::new(next))
+    }
+
+    /// Checks that the stored values of a series fit a definition with more digits, without the lock of the queue, and
+    /// again with those of writes that came meanwhile. The lock, and the series as it is under it.
+    fn series_that_fits(
+        &self,
+        registered: &SeriesDef,
+        if_version: IfVersion,
+        def: &SeriesDef,
+    ) -> Result<(MutexGuard<'_, QueuedCommits>, Arc<SeriesState>)> {
+        let queue = &self.wal.queue;
+        let key = &registered.key;
+        let mut checked = None;
+        for _ in 0..CHECKS_MAX {
+            let pending = queue.lock_to_read(std::iter::once(key));
+            let series = current(&pending.state, key, if_version)?;
+            if *series.def != *registered {
+                break;
+            }
+            if checked == Some((series.id, series.version)) {
+                return Ok((pending, series));
+            }
+            let decided = pending.decided()?;
+            drop(pending);
+            queue.wait(&decided)?;
+            check_digits(&series, &self.reads.cache, def)?;
+            checked = Some((series.id, series.version));
+        }
+        Err(Error::new(ErrorCode::CommitConflict, format!("series {key} changed meanwhile"))
+            .with_hint("repeat the change"))
     }
 
     /// Drops a series with all its rows.
