@@ -31,6 +31,8 @@ pub struct ChunkSalvage {
     pub unproven: Vec<usize>,
     /// Byte ranges with lost rows.
     pub damaged: Vec<DamagedBlock>,
+    /// Why each damaged dictionary is not used. Rows are not lost by it: the series has the texts too.
+    pub damaged_dictionaries: Vec<String>,
     /// The rebuilt head, where that of the file is damaged.
     pub head: Option<Vec<u8>>,
     /// All bytes after the last block, rebuilt, where those of the file are damaged.
@@ -56,7 +58,11 @@ pub struct DamagedBlock {
 impl ChunkSalvage {
     /// Whether the file is undamaged.
     pub fn is_intact(&self) -> bool {
-        self.is_complete() && self.head.is_none() && self.tail.is_none() && !self.footer_lost
+        self.is_complete()
+            && self.damaged_dictionaries.is_empty()
+            && self.head.is_none()
+            && self.tail.is_none()
+            && !self.footer_lost
     }
 
     /// Whether all rows are present and verified.
@@ -64,9 +70,9 @@ impl ChunkSalvage {
         self.damaged.is_empty() && self.unproven.is_empty()
     }
 
-    /// The original file, when all rows are present and head and footer are known.
+    /// The original file, when all rows and dictionaries are present and head and footer are known.
     pub fn repaired(&self, file: &[u8]) -> Option<Vec<u8>> {
-        if !self.is_complete() || self.footer_lost {
+        if !self.is_complete() || !self.damaged_dictionaries.is_empty() || self.footer_lost {
             return None;
         }
         let (begin, end) = (to_usize(self.meta.blocks.first()?.offset), to_usize(self.meta.messages_end()?));
@@ -232,6 +238,7 @@ fn with_footer(file: &[u8], footer_at: usize, meta: ChunkMeta, footer_crc: u32) 
         intact: Vec::new(),
         unproven: Vec::new(),
         damaged: Vec::new(),
+        damaged_dictionaries: Vec::new(),
         head: None,
         tail: None,
         footer_lost: false,
@@ -272,14 +279,7 @@ fn with_footer(file: &[u8], footer_at: usize, meta: ChunkMeta, footer_crc: u32) 
         end = begin.saturating_add(to_usize(entry.bytes()));
         if let Err(error) = chunk::read_dictionary(&found.meta.series, entry, file.get(begin..end).unwrap_or(&[])) {
             // Without the texts their positions mean nothing, but a repair has the dictionary of the series.
-            found.damaged.push(DamagedBlock {
-                position: found.meta.blocks.len(),
-                offset: entry.offset,
-                bytes: entry.bytes(),
-                rows: Some(0),
-                ts: None,
-                reason: error.detail().to_owned(),
-            });
+            found.damaged_dictionaries.push(error.detail().to_owned());
         }
     }
     if file.get(end..footer_at) != Some(ipc::END_OF_STREAM.as_slice()) {
@@ -299,6 +299,7 @@ fn without_footer(file: &[u8], record: Option<&ChunkRecord>) -> Result<ChunkSalv
         intact: Vec::new(),
         unproven: Vec::new(),
         damaged: Vec::new(),
+        damaged_dictionaries: Vec::new(),
         head: None,
         tail: None,
         footer_lost: true,

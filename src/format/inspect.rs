@@ -125,6 +125,9 @@ fn inspect_chunk(bytes: &[u8]) -> Result<Value> {
     });
     if let (Some(report), Ok(Value::Object(meta))) = (report.as_object_mut(), serde_json::to_value(&found.meta)) {
         report.extend(meta);
+        if !found.damaged_dictionaries.is_empty() {
+            report.insert("damaged_dictionaries".into(), json!(found.damaged_dictionaries));
+        }
     }
     Ok(report)
 }

@@ -18,7 +18,7 @@ use crate::model::amount;
 
 /// One cell as the plain list has it.
 #[derive(Clone, Debug, PartialEq)]
-enum Cell {
+pub enum Cell {
     Null,
     /// An integer, and the digits after the decimal point.
     Number(i128, u8),
@@ -27,10 +27,11 @@ enum Cell {
     Bytes(Vec<u8>),
 }
 
+/// One row as the plain list has it.
 #[derive(Clone, Debug, PartialEq)]
-struct Row {
-    ts: i64,
-    cells: Vec<Cell>,
+pub struct Row {
+    pub ts: i64,
+    pub cells: Vec<Cell>,
 }
 
 /// The rows of one series, in the order of their arrival.
@@ -85,7 +86,7 @@ fn widened(cell: &Cell, kind: ColumnType) -> Cell {
     }
 }
 
-const TYPES: [ColumnType; 17] = [
+pub const TYPES: [ColumnType; 17] = [
     ColumnType::Decimal { digits: 2 },
     ColumnType::WideDecimal { digits: 4 },
     ColumnType::Float64,
@@ -126,7 +127,7 @@ fn random_def(rng: &mut StdRng, key: &SeriesKey) -> SeriesDef {
     SeriesDef { order, columns, partition, interval_ms: None, ..SeriesSpec::of_key(key).resolve().unwrap() }
 }
 
-fn random_cell(rng: &mut StdRng, column: &Column) -> Cell {
+pub fn random_cell(rng: &mut StdRng, column: &Column) -> Cell {
     if column.nullable && rng.random_bool(0.3) {
         return Cell::Null;
     }
@@ -183,7 +184,7 @@ fn push(cells: &mut ColumnCells, texts: &mut Dictionary, cell: &Cell, column: &C
     }
 }
 
-fn rows_of(columns: &[Column], rows: &[Row]) -> Rows {
+pub fn rows_of(columns: &[Column], rows: &[Row]) -> Rows {
     let mut out = Rows::with_capacity(columns, rows.len());
     out.texts = vec![Dictionary::default(); columns.len()];
     for row in rows {
@@ -195,7 +196,7 @@ fn rows_of(columns: &[Column], rows: &[Row]) -> Rows {
     out
 }
 
-fn cell_of(cells: CellSlice<'_>, row: usize, column: &Column, texts: &Dictionary) -> Cell {
+pub fn cell_of(cells: CellSlice<'_>, row: usize, column: &Column, texts: &Dictionary) -> Cell {
     if !cells.is_valid(row) {
         return Cell::Null;
     }

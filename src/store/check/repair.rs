@@ -547,7 +547,9 @@ impl<'a> RepairPlan<'a> {
                         reason: format!("block {position}: no checksum proves that it is intact"),
                     });
                 }
-                let reason = if left.is_complete() {
+                let reason = if left.is_complete() && !left.damaged_dictionaries.is_empty() {
+                    "a dictionary is damaged; every row is intact, and the series has the texts".to_owned()
+                } else if left.is_complete() {
                     "bytes outside its rows are damaged; every row is intact".to_owned()
                 } else {
                     match left.damaged.len() + left.unproven.len() {
