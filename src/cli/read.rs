@@ -11,6 +11,7 @@ use super::target::{CommandTarget, TargetArgs};
 use super::write::format_of;
 use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
+use crate::query::resample::spec::split_list;
 use crate::query::{LimitTies, MultiLayout, NumberFormat, Predicate, Query, RowOrder};
 
 /// Rows of a table when neither --limit nor --latest is given.
@@ -56,6 +57,29 @@ struct SelectArgs {
     /// Values of ts are times as in --start.
     #[arg(long = "where", value_name = "PREDICATE")]
     predicates: Vec<String>,
+    /// Combine the rows to one row per bucket of this length: a count and one of s, m, h, d, w, M (months), q and y, such
+    /// as 1h or 65m. --start and --end select buckets by their start.
+    #[arg(long, value_name = "LENGTH")]
+    every: Option<String>,
+    /// utc, local or session: what the borders of buckets follow.
+    #[arg(long, value_name = "RULE")]
+    align: Option<String>,
+    /// IANA zone of the buckets, such as America/New_York.
+    #[arg(long, value_name = "ZONE")]
+    tz: Option<String>,
+    /// Trading sessions: 09:30-16:00, mon-fri 09:30-16:00, several separated by commas, or calendar.
+    #[arg(long, value_name = "TIMES")]
+    session: Option<String>,
+    /// Shifts the borders of buckets: 09:30, -02:00, 30m or -1d.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    offset: Option<String>,
+    /// none, null, prev, zero or linear: what a bucket without rows, between buckets with rows, becomes.
+    #[arg(long, value_name = "RULE")]
+    fill: Option<String>,
+    /// Columns of buckets: COLUMN:first|last|min|max|sum|wide_sum|mean|count, vwap(PRICE,QUANTITY) or count, with `if
+    /// COLUMN:OP:VALUE` and `as NAME` where wanted; separated by commas or repeated.
+    #[arg(long, value_name = "AGGREGATE")]
+    agg: Vec<String>,
     /// Read under this snapshot, or dataset:NAME@VERSION.
     #[arg(long, value_name = "NAME")]
     as_of: Option<String>,
@@ -96,6 +120,13 @@ pub struct ExportArgs {
     force: bool,
 }
 
+/// A value of an enumeration, if it is given.
+fn word<T: serde::de::DeserializeOwned>(name: &str, text: Option<&str>, known: &str) -> Result<Option<T>> {
+    let Some(text) = text else { return Ok(None) };
+    let word = serde_json::from_value(text.into());
+    word.map(Some).map_err(|_| Error::invalid(format!("{name} {text:?} is not one of {known}")))
+}
+
 impl SelectArgs {
     fn query(&self) -> Result<Query> {
         let mut query = Query { series: self.keys.clone(), ..Query::default() };
@@ -111,6 +142,14 @@ impl SelectArgs {
             "split" => LimitTies::Split,
             other => return Err(Error::invalid(format!("ties {other:?} is not whole or split"))),
         };
+        query.every = self.every.clone();
+        query.align = word("align", self.align.as_deref(), "utc, local, session")?;
+        query.tz = self.tz.clone();
+        query.session = self.session.clone();
+        query.offset = self.offset.clone();
+        query.fill = word("fill", self.fill.as_deref(), "none, null, prev, zero, linear")?;
+        let agg: Vec<String> = self.agg.iter().flat_map(|text| split_list(text)).collect();
+        query.agg = (!agg.is_empty()).then_some(agg);
         query.order = match self.order.as_str() {
             "asc" => RowOrder::Asc,
             "desc" => RowOrder::Desc,

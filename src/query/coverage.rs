@@ -222,6 +222,25 @@ pub fn coverage(series: &SeriesState, cache: &MapCache, spec: &CoverageSpec<'_>)
     Ok(report)
 }
 
+/// Closed ranges of the starts of expected buckets without a row, of those that start in `from..to`; ascending. A bucket
+/// after the last row is missing too.
+///
+/// # Errors
+/// Those of [`coverage`].
+pub fn missing_ranges(series: &SeriesState, cache: &MapCache, (from, to): (i64, i64)) -> Result<Vec<(i64, i64)>> {
+    let grid = series.grid()?;
+    let calendar = Calendar::of(series.def.calendar.as_ref())?;
+    let buckets = (grid.first_at(from), grid.bucket_of(to.saturating_sub(1)));
+    if buckets.0 > buckets.1 {
+        return Ok(Vec::new());
+    }
+    let presence = series.presence(cache)?;
+    let present = presence.buckets((grid.start_of(buckets.0), grid.end_of(buckets.1)));
+    let expected = ExpectedBuckets::new(grid, series.def.unit, &calendar, buckets);
+    let missing = Segments::new(expected, present.runs(buckets)).filter(|(is_present, ..)| !is_present);
+    Ok(missing.map(|(_, first, last)| (grid.start_of(first), grid.start_of(last))).collect())
+}
+
 /// Rows of the range in buckets the calendar opens.
 fn rows_open(presence: &Presence, unit: TimeUnit, calendar: &Calendar, span: &BucketSpan) -> u64 {
     let grid = presence.grid;

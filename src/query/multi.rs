@@ -56,7 +56,7 @@ impl ScanMember {
     }
 
     /// The block with the column types of the result.
-    fn cast(&self, block: Block) -> Result<Block> {
+    pub(super) fn cast(&self, block: Block) -> Result<Block> {
         if self.casts.iter().all(|cast| *cast == ColumnCast::Keep) {
             return Ok(block);
         }

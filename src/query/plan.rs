@@ -23,7 +23,10 @@ use crate::query::multi::{MultiScan, PagePosition, RowSubject, ScanMember};
 use crate::query::predicate::{self, Predicate};
 use crate::query::range::ClosedRange;
 use crate::query::request::{MultiLayout, Query, RowOrder, TimeValue};
+use crate::query::resample::scan::latest;
+use crate::query::resample::{BucketScan, ResampleSpec, Resampling};
 use crate::query::result::{NumberFormat, ResultSchema, SERIES_COLUMN, Subject};
+use crate::query::result_scan::ResultScan;
 use crate::query::scan::latest_start_until;
 use crate::query::select::{Selection, select};
 use crate::store::{MapCache, SeriesState, StoreState};
@@ -78,11 +81,14 @@ pub struct RowSpec<'a> {
     pub order: RowOrder,
     pub layout: MultiLayout,
     pub limit: RowLimit,
+    /// Combines the rows to buckets, which range, `latest`, order and limit then apply to.
+    pub resample: Option<ResampleSpec>,
 }
 
 impl<'a> RowSpec<'a> {
-    fn of(query: &'a Query) -> Self {
-        Self {
+    fn of(query: &'a Query) -> Result<Self> {
+        Ok(Self {
+            resample: ResampleSpec::of(query)?,
             range: RangeSpec::Written { start: query.start.as_ref(), end: query.end.as_ref() },
             latest: query.latest,
             latest_complete: query.latest_complete,
@@ -92,7 +98,7 @@ impl<'a> RowSpec<'a> {
             order: query.order,
             layout: query.layout.unwrap_or_default(),
             limit: RowLimit { rows: query.limit, ties: query.ties },
-        }
+        })
     }
 
     fn check(&self) -> Result<()> {
@@ -102,6 +108,16 @@ impl<'a> RowSpec<'a> {
         }
         if self.latest.is_some() && self.latest_complete.is_some() {
             return Err(Error::invalid("latest and latest_complete exclude each other").with_hint("use one of them"));
+        }
+        if self.resample.is_some() {
+            if self.latest_complete.is_some() {
+                return Err(Error::invalid("latest_complete has no meaning with every")
+                    .with_hint("use latest, and the column complete"));
+            }
+            if self.predicates.iter().any(|predicate| predicate.column.as_deref() == Some("ts")) {
+                return Err(Error::invalid("a condition on ts would cut buckets of every")
+                    .with_hint("start and end select buckets by their start"));
+            }
         }
         Ok(())
     }
@@ -129,6 +145,8 @@ pub struct ReadPlan {
     limit: RowLimit,
     /// Whether the rows are those of one time range of every series, ascending.
     is_divisible: bool,
+    /// How rows are combined to buckets; ranges are then those of the starts of buckets.
+    resampling: Option<Arc<Resampling>>,
 }
 
 impl Planner<'_> {
@@ -139,7 +157,7 @@ impl Planner<'_> {
     /// `series_not_found`, `invalid_argument`, `schema_mismatch` for an unknown column or series with incompatible
     /// columns, `too_large`; `corrupt_data` when rows had to be read.
     pub fn plan(&self, query: &Query, sees: &dyn Fn(&SeriesKey) -> bool) -> Result<ReadPlan> {
-        let spec = RowSpec::of(query);
+        let spec = RowSpec::of(query)?;
         spec.check()?;
         self.plan_rows(select(self.state, &query.series, sees)?, &query.series, &spec)
     }
@@ -159,7 +177,17 @@ impl Planner<'_> {
             RowSubject::Series => &["ts"][..],
             RowSubject::EachRow => &["ts", SERIES_COLUMN],
         };
-        let common = common(&series, spec.columns.as_deref(), leading, spec.numbers)?;
+        let resampling = spec.resample.as_ref().map(|resample| Resampling::of(resample, &series, spec.numbers));
+        let resampling = resampling.transpose()?.map(Arc::new);
+        let shown: Vec<Arc<SeriesState>>;
+        let with_columns = match &resampling {
+            None => &series,
+            Some(resampling) => {
+                shown = resampling.series.iter().map(|series| Arc::clone(&series.shown)).collect();
+                &shown
+            }
+        };
+        let common = common(with_columns, spec.columns.as_deref(), leading, spec.numbers)?;
         if spec.numbers == NumberFormat::Raw && subject == RowSubject::EachRow {
             // A scalar may omit the name of its only column.
             let only = defs.first().and_then(|def| def.columns.first()).map(|column| column.name.as_str());
@@ -170,11 +198,20 @@ impl Planner<'_> {
         let unit = defs.first().map(|def| def.unit).unwrap_or_default();
         let range = spec.range.resolve(unit)?;
         let mut members = Vec::with_capacity(series.len());
-        for ((series, (columns, casts)), filter) in series.iter().zip(common.members).zip(filters) {
+        for (at, ((series, (columns, casts)), filter)) in series.iter().zip(common.members).zip(filters).enumerate() {
             self.stop.check()?;
-            let (range, filter) = self.rows_of(series, spec, range, filter)?;
+            let (range, filter) = match &resampling {
+                None => self.rows_of(series, spec, range, filter)?,
+                Some(_) => (range.map_or(EMPTY_RANGE, ClosedRange::bounds), filter),
+            };
             let series = Arc::clone(series);
-            members.push(ScanMember { series, range, columns, casts, filter, skip: 0, stop: self.stop.clone() });
+            let mut member = ScanMember { series, range, columns, casts, filter, skip: 0, stop: self.stop.clone() };
+            if let (Some(resampling), Some(count)) = (&resampling, spec.latest)
+                && let Some(resampled) = resampling.series.get(at)
+            {
+                member.range = latest(&member, resampled, self.cache, resampling.fill, count)?;
+            }
+            members.push(member);
         }
         let (subject, layout) = match (subject, series.first()) {
             (RowSubject::Series, Some(only)) => {
@@ -200,6 +237,7 @@ impl Planner<'_> {
                 && spec.latest_complete.is_none()
                 && spec.order == RowOrder::Asc
                 && (spec.latest.is_none() || is_one),
+            resampling,
         })
     }
 
@@ -278,18 +316,20 @@ impl Planner<'_> {
     /// Whether a query of a single key is simple and its rows are few and in memory: then planning and reading it does
     /// not block.
     pub fn is_in_memory(&self, query: &Query) -> bool {
-        let Query { predicates, latest_complete, as_of, commit, cursor, .. } = query;
+        let Query { predicates, latest_complete, as_of, commit, cursor, every, .. } = query;
         let is_plain = predicates.as_ref().is_none_or(Vec::is_empty)
             && latest_complete.is_none()
             && as_of.is_none()
             && commit.is_none()
-            && cursor.is_none();
+            && cursor.is_none()
+            && every.is_none();
         // Lists and globs are resolved on a blocking thread.
         if !is_plain || !matches!(query.series.as_slice(), [only] if !only.contains('*')) {
             return false;
         }
         let Ok(Selection::One(series)) = select(self.state, &query.series, &|_| true) else { return false };
-        let Ok(Some(range)) = RowSpec::of(query).range.resolve(series.def.unit) else { return false };
+        let Ok(spec) = RowSpec::of(query) else { return false };
+        let Ok(Some(range)) = spec.range.resolve(series.def.unit) else { return false };
         let (start, end) = range.bounds();
         let first = query.latest.map_or(start, |rows| series.start_of_last((start, end), rows));
         if query.latest.is_some() && first > start && !series.has_exact_counts((first, end)) {
@@ -332,6 +372,9 @@ impl ReadPlan {
 
     /// Bounds of the number of rows without reading any: equal where the counts of the series are exact for the plan.
     pub fn row_bounds(&self) -> RangeInclusive<u64> {
+        if self.resampling.is_some() {
+            return 0..=self.limit.rows.unwrap_or(u64::MAX);
+        }
         let (mut least, mut most) = (0_u64, 0_u64);
         for member in &self.members {
             let Some((first, last)) = member.series.bounds else { continue };
@@ -355,13 +398,13 @@ impl ReadPlan {
         self.limit.rows.is_some() && self.limit.ties == LimitTies::Whole && self.members.iter().any(has_ties)
     }
 
-    /// Exact number of rows; `None` under a predicate, and where a limit may be exceeded. Reads the blocks at the ends
-    /// of the range.
+    /// Exact number of rows; `None` under a predicate, of buckets, and where a limit may be exceeded. Reads the blocks at
+    /// the ends of the range.
     ///
     /// # Errors
     /// `corrupt_data`.
     pub fn count_rows(&self) -> Result<Option<u64>> {
-        if self.members.iter().any(|member| !member.filter.is_empty()) {
+        if self.resampling.is_some() || self.members.iter().any(|member| !member.filter.is_empty()) {
             return Ok(None);
         }
         let mut rows = 0_u64;
@@ -437,15 +480,20 @@ impl ReadPlan {
     }
 
     /// Starts the scan; nothing is read before the first block is requested.
-    pub fn scan(self) -> MultiScan {
+    pub fn scan(self) -> ResultScan {
         self.into_result().1
     }
 
     /// The schema of the result and the started scan.
-    pub fn into_result(self) -> (ResultSchema, MultiScan) {
+    pub fn into_result(self) -> (ResultSchema, ResultScan) {
         let subject = self.subject();
+        if let Some(resampling) = &self.resampling {
+            let Self { members, cache, layout, order, limit, .. } = self;
+            let scan = BucketScan::new(members, resampling, subject, &cache, layout, order, limit.rows);
+            return (self.schema, ResultScan::Buckets(Box::new(scan)));
+        }
         let scan = MultiScan::new(self.members, subject, self.cache, self.layout, self.order, self.limit);
-        (self.schema, scan)
+        (self.schema, ResultScan::Rows(Box::new(scan)))
     }
 
     /// The same rows without number columns.

@@ -9,12 +9,13 @@ use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
 use crate::query::coverage::{CoverageReport, CoverageSpec, coverage};
 use crate::query::limit::{LimitTies, RowLimit};
-use crate::query::multi::MultiScan;
 use crate::query::plan::{Planner, RangeSpec, ReadPlan, RowSpec};
 use crate::query::predicate::Predicate;
 use crate::query::range::ClosedRange;
 use crate::query::request::{MultiLayout, Query, RowOrder};
+use crate::query::resample::ResampleSpec;
 use crate::query::result::{NumberFormat, ResultSchema};
+use crate::query::result_scan::ResultScan;
 use crate::query::select::Selection;
 use crate::store::{Block, MapCache, SeriesState, Store, StoreState};
 use crate::types::schema::series_not_found;
@@ -45,6 +46,8 @@ pub struct Select<'a> {
     pub limit: Option<u64>,
     /// Whether the limit may separate rows of one timestamp.
     pub ties: LimitTies,
+    /// Combines the rows to buckets; the range selects buckets by their start.
+    pub resample: Option<&'a ResampleSpec>,
     /// How [`RowStream::record_batches`] shows numbers; values of predicates are scaled integers under `raw`.
     pub numbers: NumberFormat,
 }
@@ -53,7 +56,7 @@ pub struct Select<'a> {
 #[derive(Debug)]
 pub struct RowStream {
     shape: ResultSchema,
-    scan: MultiScan,
+    scan: ResultScan,
 }
 
 impl RowStream {
@@ -192,6 +195,7 @@ impl StoreReader {
             order: if select.descending { RowOrder::Desc } else { RowOrder::Asc },
             layout: MultiLayout::BySeries,
             limit: RowLimit { rows: select.limit, ties: select.ties },
+            resample: select.resample.cloned(),
         };
         let series = Arc::clone(self.series(key)?);
         let plan = self.planner(&CancelFlag::default()).plan_rows(Selection::One(series), &[], &spec)?;

@@ -5,8 +5,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::error::{Error, Result};
 use crate::query::limit::LimitTies;
 use crate::query::predicate::Predicate;
+use crate::query::resample::FillRule;
 use crate::query::result::NumberFormat;
-use crate::types::SeriesKey;
+use crate::types::{BucketAlign, SeriesKey};
 
 /// Direction of the result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +113,31 @@ pub struct Query {
     /// Row order of several series; `by_series` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<MultiLayout>,
+    /// Combine the rows to one row per bucket of this length: a count and one of s, m, h, d, w, M (months), q (quarters)
+    /// and y, such as `1h` or `65m`. `start` and `end` select buckets by their start; each has all of its rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<String>,
+    /// What the borders of buckets follow: by default `session` with `session`, `local` with `tz`, else `utc`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub align: Option<BucketAlign>,
+    /// IANA zone of `align` `local` and `session`, such as `America/New_York`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tz: Option<String>,
+    /// Trading sessions: `09:30-16:00`, `mon-fri 09:30-16:00`, several separated by commas, or `calendar` for those of
+    /// the calendar of the series. Rows outside of them are in no bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Shifts the borders: `09:30`, `-02:00`, `30m` or `-1d`; under `local` by local time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<String>,
+    /// What a bucket without rows, between buckets with rows, becomes; `none` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill: Option<FillRule>,
+    /// Columns of the result: `COLUMN:RULE` with a rule of first, last, min, max, sum, wide_sum, mean and count,
+    /// `vwap(PRICE,QUANTITY)` or `count`; each optionally followed by `if COLUMN:OP:VALUE` and `as NAME`. By default each
+    /// column of the series by its merge rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agg: Option<Vec<String>>,
     /// Return scan statistics: at the end of a JSON response, for other formats in the header or trailer `fastk-stats`,
     /// over Flight in the metadata of a last message without rows.
     #[serde(default, deserialize_with = "null_is_default")]

@@ -102,6 +102,14 @@ pub fn hash_query(query: &Query, dataset: Option<&str>) -> u64 {
     let text = format!(
         "{series:?} {start:?} {end:?} {conditions:?} {raw} {latest:?} {latest_complete:?} {layout:?} {order:?} {as_of:?}"
     );
+    // Queries without buckets keep their hash.
+    let text = match &query.every {
+        None => text,
+        Some(every) => {
+            let Query { align, tz, session, offset, fill, agg, .. } = query;
+            format!("{text} {every:?} {align:?} {tz:?} {session:?} {offset:?} {fill:?} {agg:?}")
+        }
+    };
     xxh3_64(text.as_bytes())
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
 use crate::query::{
-    Block, MultiScan, Planner, Query, ReadPlan, ResultSchema, RowOrder, RowSubject, ScanStats, TimeValue,
+    Block, Planner, Query, ReadPlan, ResultScan, ResultSchema, RowOrder, RowSubject, ScanStats, TimeValue,
 };
 use crate::service::caller::Scope;
 use crate::service::cursor::{PageCursor, foreign_cursor, hash_query};
@@ -30,7 +30,7 @@ pub struct QueryResult {
     /// `"<store epoch>-<series id>-<version>-"`: the entity tag up to its format part, without quotes. For several
     /// series: their number and a hash of all ids and versions.
     pub etag_stem: String,
-    scan: MultiScan,
+    scan: ResultScan,
     /// Blocks read in advance; they come first.
     buffered: VecDeque<Block>,
     explain: bool,
@@ -51,7 +51,7 @@ struct ResumeContext {
 
 impl ResumeContext {
     /// Cursor after the last row of a scan that has ended; keeps its commit readable.
-    fn cursor_after(&self, scan: &MultiScan) -> Option<String> {
+    fn cursor_after(&self, scan: &ResultScan) -> Option<String> {
         let position = scan.next_position()?;
         self.retained.keep(&self.state);
         let (commit, order, query_hash) = (self.state.commit, self.order, self.query_hash);

@@ -94,6 +94,14 @@ impl Calendar {
         Ok(value)
     }
 
+    /// Zone and windows in seconds from Monday 00:00, ascending and disjoint; `None` for a calendar that is always open.
+    pub fn windows(&self) -> Option<(&TimeZone, &[(i64, i64)])> {
+        match self {
+            Calendar::Always => None,
+            Calendar::Weekly(weekly) => Some((&weekly.zone, &weekly.windows)),
+        }
+    }
+
     /// The open periods within `from..to`, in seconds since the epoch: ascending, disjoint, half-open. The cost grows
     /// with the number of periods, not their length.
     pub fn openings(&self, from: i64, to: i64) -> OpenPeriods<'_> {

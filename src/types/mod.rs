@@ -1,5 +1,6 @@
 //! Value types without I/O: keys, schemas, numbers, times and rows.
 
+pub mod buckets;
 pub mod calendar;
 pub mod cells;
 pub mod civil_days;
@@ -21,6 +22,7 @@ pub mod time;
 pub mod wide;
 pub mod width;
 
+pub use buckets::{Bucket, BucketAlign, BucketText, BucketWalk, TimeBuckets};
 pub use calendar::Calendar;
 pub use column::{Cell, CellLayout, CellSlice, ColumnCells, SharedCells};
 pub use dictionary::Dictionary;

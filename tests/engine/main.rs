@@ -29,5 +29,6 @@ mod pages;
 mod record_damage;
 mod records;
 mod repair;
+mod resample;
 mod streams;
 mod verify;

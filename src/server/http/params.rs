@@ -9,10 +9,10 @@ use utoipa::IntoParams;
 use crate::egress::{EncodeOptions, JsonShape, OutFormat, TimeFormat};
 use crate::error::{Error, Result};
 use crate::ingest;
-use crate::query::{LimitTies, MultiLayout, NumberFormat, RowOrder};
+use crate::query::{FillRule, LimitTies, MultiLayout, NumberFormat, RowOrder};
 use crate::service::{MergeOp, RowMode};
-use crate::types::Rounding;
 use crate::types::similar::distance;
+use crate::types::{BucketAlign, Rounding};
 
 macro_rules! documented {
     ($(#[$outer:meta])* $name:ident $(repeating $repeated:literal)* { $($(#[$inner:meta])* $field:ident,)* }) => {
@@ -48,7 +48,7 @@ pub trait RouteParams {
 
 documented! {
     /// Parameters of a read.
-    ReadParams {
+    ReadParams repeating "agg" {
         /// First timestamp: an epoch integer in the unit of the series, RFC 3339, or a date. The range is closed.
         start,
         /// Last timestamp; a date means its last instant.
@@ -97,6 +97,28 @@ documented! {
         /// Read the store at the snapshot of this name, or a dataset: `dataset:NAME@VERSION`, or `dataset:NAME` for its
         /// latest version.
         as_of,
+        /// Combine the rows to one row per bucket of this length: a count and one of s, m, h, d, w, M (months), q
+        /// (quarters) and y, such as `1h` or `65m`. `start` and `end` select buckets by their start; each has all of its
+        /// rows. Adds the columns `source_rows`, `complete` and `closed`.
+        every,
+        /// What the borders of buckets follow: by default `session` with `session`, `local` with `tz`, else `utc`.
+        #[param(value_type = Option<BucketAlign>)]
+        align,
+        /// IANA zone of `align` `local` and `session`, such as `America/New_York`.
+        tz,
+        /// Trading sessions: `09:30-16:00`, `mon-fri 09:30-16:00`, several separated by commas, or `calendar` for those
+        /// of the calendar of the series. Rows outside of them are in no bucket.
+        session,
+        /// Shifts the borders: `09:30`, `-02:00`, `30m` or `-1d`; under `local` by local time.
+        offset,
+        /// What a bucket without rows, between buckets with rows, becomes; `none` by default.
+        #[param(value_type = Option<FillRule>)]
+        fill,
+        /// Columns of the result, separated by commas or repeated: `COLUMN:RULE` with a rule of first, last, min, max, sum,
+        /// wide_sum, mean and count, `vwap(PRICE,QUANTITY)` or `count`; each optionally followed by ` if COLUMN:OP:VALUE`
+        /// and ` as NAME`. By default each column of the series by its merge rule.
+        #[param(value_type = Option<Vec<String>>)]
+        agg,
         /// Return statistics of the scan: at the end of JSON, for other formats in the header or trailer `fastk-stats`.
         #[param(value_type = Option<bool>)]
         explain,
@@ -293,6 +315,11 @@ impl Params {
         let read: std::result::Result<T, serde::de::value::Error> =
             T::deserialize(serde::de::value::StrDeserializer::new(text));
         read.map_err(|error| Error::invalid(format!("parameter {name}: {error}")))
+    }
+
+    /// A value of an enumeration, if it is given.
+    pub fn optional_word<T: serde::de::DeserializeOwned + Default>(&self, name: &str) -> Result<Option<T>> {
+        self.text(name).map(|_| self.word(name)).transpose()
     }
 
     /// Options of the response: `format=`, else `Accept`.

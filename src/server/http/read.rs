@@ -11,6 +11,7 @@ use super::reply;
 use super::state::AppState;
 use crate::egress::EncodeOptions;
 use crate::error::Result;
+use crate::query::resample::spec::split_list;
 use crate::query::{MultiLayout, Predicate, Query, TimeValue};
 
 /// The values of the `Accept` header, joined.
@@ -31,6 +32,7 @@ fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result
     let when = |name: &str| params.text(name).map(|text| TimeValue::Text(text.into()));
     let columns = params.text("columns").map(|text| text.split(',').map(|name| name.trim().to_string()).collect());
     let predicates = params.all("where").map(Predicate::parse).collect::<Result<Vec<_>>>()?;
+    let agg: Vec<String> = params.all("agg").flat_map(split_list).collect();
     let query = Query {
         predicates: (!predicates.is_empty()).then_some(predicates),
         explain: params.flag("explain")?,
@@ -45,6 +47,13 @@ fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result
         numbers: params.word("numbers")?,
         cursor: params.text("cursor").map(String::from),
         as_of: params.text("as_of").map(String::from),
+        every: params.text("every").map(String::from),
+        align: params.optional_word("align")?,
+        tz: params.text("tz").map(String::from),
+        session: params.text("session").map(String::from),
+        offset: params.text("offset").map(String::from),
+        fill: params.optional_word("fill")?,
+        agg: (!agg.is_empty()).then_some(agg),
         series,
         ..Query::default()
     };

@@ -1,0 +1,123 @@
+//! The resampling that a caller asks for.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::query::request::Query;
+use crate::types::{BucketAlign, BucketText};
+
+/// What a bucket without rows, between buckets with rows, becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum FillRule {
+    /// No row.
+    #[default]
+    None,
+    /// A row of nulls.
+    Null,
+    /// The values of the bucket before it; sums and counts are 0. Of klines open, high and low are the close before.
+    Prev,
+    /// Zeros; null where a type has no zero.
+    Zero,
+    /// Values on the line between the buckets around it; sums and counts are 0.
+    Linear,
+}
+
+/// How rows are combined to buckets; see [`TimeBuckets`](crate::types::TimeBuckets) for their borders.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResampleSpec {
+    /// Length of the buckets, such as `1h`.
+    pub every: String,
+    pub align: Option<BucketAlign>,
+    /// IANA zone.
+    pub tz: Option<String>,
+    pub session: Option<String>,
+    pub offset: Option<String>,
+    pub fill: FillRule,
+    /// The columns of the result, see [`Aggregate::parse`](super::Aggregate::parse); by default each column of the series
+    /// by its merge rule.
+    pub agg: Option<Vec<String>>,
+}
+
+impl ResampleSpec {
+    /// The resampling of a query; `None` where it has none.
+    ///
+    /// # Errors
+    /// `invalid_argument` for options of a resampling without `every`.
+    pub fn of(query: &Query) -> Result<Option<Self>> {
+        let Query { every, align, tz, session, offset, fill, agg, .. } = query;
+        let Some(every) = every else {
+            let options = [
+                ("align", align.is_some()),
+                ("tz", tz.is_some()),
+                ("session", session.is_some()),
+                ("offset", offset.is_some()),
+                ("fill", fill.is_some()),
+                ("agg", agg.is_some()),
+            ];
+            return match options.iter().find(|(_, is_given)| *is_given) {
+                Some((name, _)) => {
+                    Err(Error::invalid(format!("{name} needs every"))
+                        .with_hint("such as every=1h: the length of buckets"))
+                }
+                None => Ok(None),
+            };
+        };
+        Ok(Some(Self {
+            every: every.clone(),
+            align: *align,
+            tz: tz.clone(),
+            session: session.clone(),
+            offset: offset.clone(),
+            fill: fill.unwrap_or_default(),
+            agg: agg.clone(),
+        }))
+    }
+
+    /// The rule of the buckets.
+    pub fn buckets(&self) -> BucketText<'_> {
+        BucketText {
+            every: &self.every,
+            align: self.align,
+            zone: self.tz.as_deref(),
+            session: self.session.as_deref(),
+            offset: self.offset.as_deref(),
+        }
+    }
+}
+
+/// The aggregates of a list in one text: split at commas outside of parentheses.
+pub fn split_list(text: &str) -> Vec<String> {
+    let mut depth = 0_usize;
+    let is_border = |c: char| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    };
+    text.split(is_border).map(|part| part.trim().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_without_every_are_refused() {
+        let query: Query = serde_json::from_str(r#"{"series":["kline/A/1m"],"fill":"prev"}"#).unwrap();
+        assert!(ResampleSpec::of(&query).unwrap_err().detail().contains("fill needs every"));
+        let query: Query = serde_json::from_str(r#"{"series":["kline/A/1m"]}"#).unwrap();
+        assert_eq!(ResampleSpec::of(&query).unwrap(), None);
+    }
+
+    #[test]
+    fn lists_are_split_outside_of_parentheses() {
+        assert_eq!(
+            split_list("price:first, vwap(price,qty) as v,count"),
+            ["price:first", "vwap(price,qty) as v", "count"]
+        );
+    }
+}
