@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fastk::query::predicate::compile;
-use fastk::query::{NumberFormat, Predicate, Scan, ScanSpec, latest_start};
+use fastk::query::{NumberFormat, Predicate, Query, Scan, ScanSpec, latest_start};
 use fastk::store::{Durability, Store, StoreOptions, WriteMode};
 use fastk::types::column::Cell;
 use fastk::types::{Column, ColumnCells, ColumnType, Rows, SeriesKey, SeriesSpec};
@@ -402,5 +402,44 @@ fn widths(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, append, reads, after_appends, writers, predicates, widths);
+/// Buckets of ten million one-minute bars; the number of buckets and a cell of each column are checked.
+fn resample(c: &mut Criterion) {
+    let mut group = c.benchmark_group("resample");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(MANY as u64));
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = many(dir.path(), &[]);
+    let reader = store.reader();
+    let run = |options: &str| {
+        let query = format!(r#"{{"series":["{}"],"every":{options}}}"#, key());
+        let query: Query = serde_json::from_str(&query).expect("a query");
+        let (mut rows, mut counted) = (0, 0);
+        for block in reader.plan(&query).expect("a plan").scan() {
+            let block = black_box(block.expect("an intact block"));
+            rows += block.rows();
+            counted += block.column(block.column_count() - 3).typed::<u64>().iter().sum::<u64>();
+        }
+        (rows, counted)
+    };
+    for (name, options, buckets) in [
+        ("hours", r#""1h""#, 166_667),
+        ("days", r#""1d""#, 6_945),
+        ("days_of_new_york", r#""1d","tz":"America/New_York""#, 6_946),
+        ("hours_of_new_york", r#""1h","tz":"America/New_York""#, 166_667),
+        ("hours_by_max", r#""1h","agg":["high:max"]"#, 166_667),
+        ("hours_by_sum", r#""1h","agg":["volume:sum"]"#, 166_667),
+        ("hours_by_vwap", r#""1h","agg":["vwap(close,volume)"]"#, 166_667),
+        ("hours_counted", r#""1h","agg":["count"]"#, 166_667),
+        ("minutes", r#""1m""#, 10_000_000),
+        ("last_100_hours", r#""1h","latest":100"#, 100),
+    ] {
+        let (rows, counted) = run(options);
+        assert_eq!(rows, buckets, "{name}");
+        assert!(counted == MANY as u64 || rows == 100, "{name}: {counted}");
+        group.bench_function(name, |b| b.iter(|| run(options)));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, append, reads, after_appends, writers, predicates, widths, resample);
 criterion_main!(benches);

@@ -91,6 +91,6 @@ pub mod sync;
 pub mod types;
 
 pub use error::{Error, ErrorCode, Result};
-pub use query::{NumberFormat, Predicate, RowStream, Select, StoreReader};
+pub use query::{NumberFormat, Predicate, ResampleSpec, RowStream, Select, StoreReader};
 pub use store::{SeriesReceipt, SeriesWrite, Store, StoreOptions, WriteMode, WriteOutcome};
 pub use types::{Rows, SeriesDef, SeriesKey, SeriesSpec};

@@ -2,7 +2,7 @@
 //!
 //! Writes a day of one-minute bars with a gap, corrects one of them, and queries the store.
 
-use fastk::{Predicate, Result, Rows, Select, SeriesKey, SeriesSpec, Store, StoreOptions, WriteMode};
+use fastk::{Predicate, ResampleSpec, Result, Rows, Select, SeriesKey, SeriesSpec, Store, StoreOptions, WriteMode};
 
 const DAY: i64 = 1_706_745_600_000; // 2024-02-01
 const MINUTE: i64 = 60_000;
@@ -39,6 +39,11 @@ pub fn run(dir: &str) -> Result<()> {
     let select = Select { predicates: &high, columns: Some(&["high", "volume"]), ..Select::default() };
     for batch in reader.select(&key, &select)?.record_batches() {
         println!("bars with a high above 42190: {}", batch?.num_rows());
+    }
+    let hours = ResampleSpec { every: "1h".into(), ..ResampleSpec::default() };
+    let select = Select { resample: Some(&hours), ..Select::default() };
+    for batch in reader.select(&key, &select)?.record_batches() {
+        println!("{} hours", batch?.num_rows());
     }
     let coverage = reader.coverage(&key)?;
     for gap in &coverage.gaps {

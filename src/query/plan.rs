@@ -88,7 +88,7 @@ pub struct RowSpec<'a> {
 impl<'a> RowSpec<'a> {
     fn of(query: &'a Query) -> Result<Self> {
         Ok(Self {
-            resample: ResampleSpec::of(query)?,
+            resample: query.resample()?,
             range: RangeSpec::Written { start: query.start.as_ref(), end: query.end.as_ref() },
             latest: query.latest,
             latest_complete: query.latest_complete,
@@ -430,12 +430,15 @@ impl ReadPlan {
 
     /// First and last timestamp within the range of any series; `None` when none has a row in its range.
     fn span(&self) -> Option<(i64, i64)> {
-        let span_of = |member: &ScanMember| {
+        let span_of = |(at, member): (usize, &ScanMember)| {
             let (first, last) = member.series.bounds?;
+            let resampled = self.resampling.as_ref().and_then(|resampling| resampling.series.get(at));
+            // The first bucket starts before its first row.
+            let first = resampled.map_or(first, |resampled| resampled.buckets.walk().at(first).start.min(first));
             let span = (member.range.0.max(first), member.range.1.min(last));
             (span.0 <= span.1).then_some(span)
         };
-        self.members.iter().filter_map(span_of).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        self.members.iter().enumerate().filter_map(span_of).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 
     /// Removes the rows before a position; false when it is not a position of this plan.

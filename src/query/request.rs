@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::error::{Error, Result};
 use crate::query::limit::LimitTies;
 use crate::query::predicate::Predicate;
-use crate::query::resample::FillRule;
+use crate::query::resample::{FillRule, ResampleSpec};
 use crate::query::result::NumberFormat;
 use crate::types::{BucketAlign, SeriesKey};
 
@@ -156,5 +156,52 @@ impl Query {
     /// All rows of one series.
     pub fn of(key: &SeriesKey) -> Self {
         Self { series: vec![key.to_string()], ..Self::default() }
+    }
+
+    /// The resampling; `None` where it has none.
+    ///
+    /// # Errors
+    /// `invalid_argument` for options of a resampling without `every`.
+    pub fn resample(&self) -> Result<Option<ResampleSpec>> {
+        let Query { every, align, tz, session, offset, fill, agg, .. } = self;
+        let Some(every) = every else {
+            let options = [
+                ("align", align.is_some()),
+                ("tz", tz.is_some()),
+                ("session", session.is_some()),
+                ("offset", offset.is_some()),
+                ("fill", fill.is_some()),
+                ("agg", agg.is_some()),
+            ];
+            return match options.iter().find(|(_, is_given)| *is_given) {
+                Some((name, _)) => {
+                    Err(Error::invalid(format!("{name} needs every"))
+                        .with_hint("such as every=1h: the length of buckets"))
+                }
+                None => Ok(None),
+            };
+        };
+        Ok(Some(ResampleSpec {
+            every: every.clone(),
+            align: *align,
+            tz: tz.clone(),
+            session: session.clone(),
+            offset: offset.clone(),
+            fill: fill.unwrap_or_default(),
+            agg: agg.clone(),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_without_every_are_refused() {
+        let query: Query = serde_json::from_str(r#"{"series":["kline/A/1m"],"fill":"prev"}"#).unwrap();
+        assert!(query.resample().unwrap_err().detail().contains("fill needs every"));
+        let query: Query = serde_json::from_str(r#"{"series":["kline/A/1m"]}"#).unwrap();
+        assert_eq!(query.resample().unwrap(), None);
     }
 }

@@ -569,8 +569,9 @@ fn null_equals_a_missing_field() {
     let server = loaded(3);
     let names = ["start", "end", "columns", "where", "latest", "limit", "order", "numbers", "as_of", "commit"];
     let more = ["latest_complete", "layout", "explain", "cursor", "endpoints"];
+    let of_buckets = ["every", "align", "tz", "session", "offset", "fill", "agg"];
     let mut query = serde_json::json!({"series": ["kline/X/1m"]});
-    for name in names.into_iter().chain(more) {
+    for name in names.into_iter().chain(more).chain(of_buckets) {
         query[name] = serde_json::Value::Null;
     }
     let all = server.post_json("/v1/query", &query.to_string()).expect(200);

@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::query::request::Query;
 use crate::types::{BucketAlign, BucketText};
 
 /// What a bucket without rows, between buckets with rows, becomes.
@@ -41,40 +39,6 @@ pub struct ResampleSpec {
 }
 
 impl ResampleSpec {
-    /// The resampling of a query; `None` where it has none.
-    ///
-    /// # Errors
-    /// `invalid_argument` for options of a resampling without `every`.
-    pub fn of(query: &Query) -> Result<Option<Self>> {
-        let Query { every, align, tz, session, offset, fill, agg, .. } = query;
-        let Some(every) = every else {
-            let options = [
-                ("align", align.is_some()),
-                ("tz", tz.is_some()),
-                ("session", session.is_some()),
-                ("offset", offset.is_some()),
-                ("fill", fill.is_some()),
-                ("agg", agg.is_some()),
-            ];
-            return match options.iter().find(|(_, is_given)| *is_given) {
-                Some((name, _)) => {
-                    Err(Error::invalid(format!("{name} needs every"))
-                        .with_hint("such as every=1h: the length of buckets"))
-                }
-                None => Ok(None),
-            };
-        };
-        Ok(Some(Self {
-            every: every.clone(),
-            align: *align,
-            tz: tz.clone(),
-            session: session.clone(),
-            offset: offset.clone(),
-            fill: fill.unwrap_or_default(),
-            agg: agg.clone(),
-        }))
-    }
-
     /// The rule of the buckets.
     pub fn buckets(&self) -> BucketText<'_> {
         BucketText {
@@ -104,14 +68,6 @@ pub fn split_list(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn options_without_every_are_refused() {
-        let query: Query = serde_json::from_str(r#"{"series":["kline/A/1m"],"fill":"prev"}"#).unwrap();
-        assert!(ResampleSpec::of(&query).unwrap_err().detail().contains("fill needs every"));
-        let query: Query = serde_json::from_str(r#"{"series":["kline/A/1m"]}"#).unwrap();
-        assert_eq!(ResampleSpec::of(&query).unwrap(), None);
-    }
 
     #[test]
     fn lists_are_split_outside_of_parentheses() {
