@@ -15,6 +15,7 @@
 //! | `spread PREFIX FIRST END FILE` | writing an Arrow file into each of the series `PREFIX00000` and so on |
 //! | `settle` | seal, checkpoint, compact, vacuum: deferred maintenance |
 //! | `range KEY START END TIMES`, `latest KEY N TIMES`, `predicate KEY COLUMN:OP:VALUE TIMES` | rows to Arrow record batches |
+//! | `resample KEY EVERY TIMES` | buckets of all rows to Arrow record batches, without the columns about the buckets |
 //! | `sum KEY START END TIMES` | like `range`, and every cell read |
 //! | `cross PREFIX TS TIMES` | one bar of every series with this key prefix, as one table by time |
 //! | `append KEY TIMES` | one row after the last |
@@ -39,7 +40,8 @@ use fastk::query::{MultiLayout, Query, TimeValue};
 use fastk::store::Durability;
 use fastk::types::{Partition, TimeUnit};
 use fastk::{
-    Error, Predicate, Result, Rows, Select, SeriesKey, SeriesSpec, SeriesWrite, Store, StoreOptions, WriteMode,
+    Error, Predicate, ResampleSpec, Result, Rows, Select, SeriesKey, SeriesSpec, SeriesWrite, Store, StoreOptions,
+    WriteMode,
 };
 use serde_json::{Value, json};
 
@@ -142,6 +144,12 @@ impl Session {
             ("predicate", [key, predicate, times]) => {
                 let predicates = [Predicate::parse(predicate)?];
                 let select = Select { predicates: &predicates, ..Select::default() };
+                self.select(&SeriesKey::parse(key)?, &select, times)
+            }
+            ("resample", [key, every, times]) => {
+                let buckets = ResampleSpec { every: (*every).to_owned(), ..ResampleSpec::default() };
+                let columns = ["open", "high", "low", "close", "volume"];
+                let select = Select { resample: Some(&buckets), columns: Some(&columns), ..Select::default() };
                 self.select(&SeriesKey::parse(key)?, &select, times)
             }
             ("sum", [key, start, end, times]) => {

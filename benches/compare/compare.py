@@ -38,6 +38,7 @@ ROWS = {
     "predicate": reads.predicate,
     "scalar-predicate": reads.scalar_predicate,
     "bars": reads.bars,
+    "hours": reads.hours,
     "bars-served": served.bars_served,
     "json": served.json_rows,
     "cross": cross.cross,

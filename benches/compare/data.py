@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 MINUTE = 60_000
+HOUR = 60 * MINUTE
 DAY = 1_440 * MINUTE
 BEGIN = 1_104_537_600_000  # 2005-01-01T00:00:00Z
 NAMES = ("ts", "open", "high", "low", "close", "volume")
@@ -75,6 +76,25 @@ def cut(table: pa.Table, span: tuple[int, int]) -> pa.Table:
     """The rows of a closed range, selected by their timestamps."""
     ts = table["ts"].to_numpy()
     return table.filter(pa.array((ts >= span[0]) & (ts <= span[1])))
+
+
+def hours(table: pa.Table) -> pa.Table:
+    """One-hour bars of minute bars without gaps; volumes are added in the order of time."""
+    columns = {name: table[name].to_numpy() for name in NAMES}
+    starts = np.arange(0, table.num_rows, 60)
+    ends = np.minimum(starts + 60, table.num_rows)
+    volume = np.zeros(len(starts))
+    for minute in range(60):
+        inside = starts + minute < ends
+        volume[inside] += columns["volume"][starts[inside] + minute]
+    return table_of([
+        columns["ts"][starts],
+        columns["open"][starts],
+        np.maximum.reduceat(columns["high"], starts),
+        np.minimum.reduceat(columns["low"], starts),
+        columns["close"][ends - 1],
+        volume,
+    ])
 
 
 def words(column) -> np.ndarray:

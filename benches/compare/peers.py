@@ -14,6 +14,8 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 
+import data
+
 # Address space of ArcticDB's LMDB environment, which does not grow by itself.
 ARCTIC_MAP = "64GB"
 SQLITE_ROWS = 65_536
@@ -69,6 +71,14 @@ class DuckNative:
     def above(self, column: str, value: float):
         return self._ask(f"WHERE {column} > ?", value)
 
+    def hours(self):
+        """One-hour bars; `first` and `last` have no order in a parallel aggregation, so the rows are named by time."""
+        columns = "arg_min(open, ts) AS open, max(high) AS high, min(low) AS low, arg_max(close, ts) AS close"
+        hour = f"ts // {data.HOUR} * {data.HOUR}"
+        return self.connection.sql(
+            f"SELECT {hour} AS ts, {columns}, sum(volume) AS volume FROM {self.rows} GROUP BY 1 ORDER BY 1"
+        ).to_arrow_table()
+
     def table(self, given) -> pa.Table:
         return given
 
@@ -114,6 +124,12 @@ class PolarsParquet:
     def above(self, column: str, value: float):
         return self._scan().filter(pl.col(column) > value).collect()
 
+    def hours(self):
+        bars = self._scan().set_sorted("ts").group_by_dynamic("ts", every=f"{data.HOUR}i")
+        return bars.agg(
+            pl.col("open").first(), pl.col("high").max(), pl.col("low").min(), pl.col("close").last(), pl.col("volume").sum()
+        ).collect()
+
     def table(self, given) -> pa.Table:
         return given if isinstance(given, pa.Table) else given.to_arrow()
 
@@ -157,6 +173,10 @@ class Arctic:
     def above(self, column: str, value: float):
         query = arcticdb.QueryBuilder()
         return self.library.read("bars", query_builder=query[query[column] > value]).data
+
+    def hours(self):
+        rules = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
+        return self.library.read("bars", query_builder=arcticdb.QueryBuilder().resample("1h").agg(rules)).data
 
     def table(self, given) -> pa.Table:
         if not isinstance(given, pa.Table):

@@ -61,6 +61,25 @@ def latest(bench: Bench) -> list[Line]:
     return [compare(bench, "latest", "embedded, latest 100", words, lambda e: e.latest(100), expected, **how)]
 
 
+def hours(bench: Bench) -> list[Line]:
+    """One-hour bars of all rows. The sum of doubles depends on the order of the additions, so that volumes of other engines
+    are compared to nine digits."""
+    work, words = f"embedded, 1 h bars of {bench.rows // 1_000_000} M rows", ("resample", KEY, "1h")
+    expected = data.hours(bench.table)
+    checked(f"{PRODUCT}, hours", bench.engine.call(*words, 1), data.checksum(expected))
+    engines = [engine for engine in bench.engines if hasattr(engine, "hours")]
+    contenders = {PRODUCT: lambda: engine_p50(bench.engine, 5, *words)}
+    for engine in engines:
+        found = engine.table(engine.hours()).sort_by("ts")
+        exact = list(data.NAMES[:-1])
+        same(f"{engine.name}, hours", data.checksum(found.select(exact)), data.checksum(expected.select(exact)))
+        ratio = pc.divide(found["volume"], expected["volume"])
+        assert pc.all(pc.less(pc.abs(pc.subtract(ratio, 1.0)), 1e-9)).as_py(), f"{engine.name}, volumes of hours"
+        contenders[engine.name] = lambda engine=engine: p50(engine.hours, 1)
+    goal = Goal("≥ 4× the best peer", 4)
+    return [Line("hours", work, take_turns(contenders, bench.rounds_long), goal, amount=bench.rows, amount_unit="rows")]
+
+
 def all_rows(bench: Bench) -> list[Line]:
     """Conversion to Arrow without reading cells, which favours engines that do not copy; and with reading every cell."""
     work, goal = f"embedded, all {bench.rows // 1_000_000} M rows to Arrow", Goal("≥ 10× the best peer", 10)
