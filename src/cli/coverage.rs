@@ -12,7 +12,7 @@ use crate::types::{Calendar, SeriesKey};
 
 #[derive(Debug, clap::Args)]
 pub struct CoverageArgs {
-    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}
+    /// kline/{symbol}/{timeframe}, scalar/{category}/{symbol}/{timeframe}/{name}, or a registered kind and its words
     key: String,
     /// First timestamp: epoch in the unit of the series, RFC 3339, or a date. The range is closed.
     #[arg(long, allow_negative_numbers = true)]

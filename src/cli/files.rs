@@ -11,7 +11,7 @@ use crate::types::SeriesKey;
 
 #[derive(Debug, clap::Args)]
 pub struct FilesArgs {
-    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}
+    /// kline/{symbol}/{timeframe}, scalar/{category}/{symbol}/{timeframe}/{name}, or a registered kind and its words
     key: String,
     /// First seal the rows of the log into chunk files and compact each partition.
     #[arg(long, conflicts_with = "as_of")]

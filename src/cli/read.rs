@@ -21,8 +21,8 @@ const TABLE_ROWS_MAX: u64 = 100_000;
 
 #[derive(Debug, clap::Args)]
 struct SelectArgs {
-    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}; * in a segment matches any
-    /// characters. For several keys or a glob the first column is series.
+    /// kline/{symbol}/{timeframe}, scalar/{category}/{symbol}/{timeframe}/{name}, or a registered kind and its words; * in
+    /// a segment matches any characters. For several keys or a glob the first column is series.
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<String>,
     /// by_series or by_time, for several series.

@@ -16,7 +16,8 @@ use crate::types::SeriesKey;
 
 #[derive(Debug, clap::Args)]
 pub struct WriteArgs {
-    /// kline/{symbol}/{timeframe} or scalar/{category}/{symbol}/{timeframe}/{name}; the file under --many.
+    /// kline/{symbol}/{timeframe}, scalar/{category}/{symbol}/{timeframe}/{name}, or a registered kind and its words; the
+    /// file under --many.
     #[arg(value_name = "KEY", required_unless_present = "many")]
     key: Option<String>,
     /// File with rows; standard input when left out or `-`.
