@@ -5,6 +5,8 @@ Expected rows are computed here; text is parsed by pyarrow, not by FastK.
 
 import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +43,12 @@ ROWS_A_DAY = 400_000
 def amount() -> int:
     """A million rows in the proof, fewer in the ordinary round."""
     return 1_000_000 if PERCENT >= 100 else 60_000
+
+
+def peak_bytes(server) -> int:
+    """The most memory that the server ever had."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 
 def _wide(high, low, digits: int) -> pa.Array:

@@ -361,12 +361,6 @@ def test_names_that_clash_and_kinds_in_use_change_nothing(strict, client):
     assert refused(strict, "POST", "/v1/series", {"kind": "strict", "key": ["X"]})["code"] == "not_found"
 
 
-def peak_bytes(server) -> int:
-    """The most memory that the server ever had."""
-    status = (support.Path("/proc") / str(server.process.pid) / "status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
-
-
 def test_more_different_texts_than_a_column_holds_are_refused_within_bounded_memory(server, client):
     """Ten million different texts in the proof; just more than the limit in the ordinary round."""
     many = 10_000_000 if records.PERCENT >= 100 else 1_100_000
@@ -400,5 +394,5 @@ def test_more_different_texts_than_a_column_holds_are_refused_within_bounded_mem
     dictionary = pa.table({"ts": ts, "t": table["t"].combine_chunks().dictionary_encode()})
     assert code_of(put, client, dictionary.slice(0, 10), "texts/WORDS", size)[0] == "too_large"
     assert server.json("GET", "/v1/series/texts/WORDS")["rows"] == 0
-    print(f"\nproof dictionary_bomb: {many} different texts, most memory {peak_bytes(server) >> 20} MiB")
-    assert peak_bytes(server) < 2**31
+    print(f"\nproof dictionary_bomb: {many} different texts, most memory {records.peak_bytes(server) >> 20} MiB")
+    assert records.peak_bytes(server) < 2**31

@@ -217,6 +217,33 @@ def test_trades_stay_in_the_order_of_arrival_through_seals_compactions_kills_and
     )
 
 
+def test_a_million_trades_take_little_more_than_their_cells_on_disk(server, client):
+    register(server, "arrival")
+    feed, rows = Feed(SEED), 0
+    path = flight.FlightDescriptor.for_path(*KEY.split("/"))
+    writer, reader = client.do_put(path, feed.batch(1).schema)
+    while rows < 1_000_000:
+        batch = feed.batch(262_144)
+        rows += batch.num_rows
+        writer.write_table(batch)
+    writer.done_writing()
+    while reader.read() is not None:
+        pass
+    writer.close()
+    server.seal()
+    files = server.files(KEY)
+    sidecars = [path.with_suffix(".zmap") for path in files]
+    chunk_bytes = sum(path.stat().st_size for path in files) / rows
+    sidecar_bytes = sum(path.stat().st_size for path in sidecars) / rows
+    # ts, price, qty and id of 8 bytes, side of 1, flags of 2, sent of 8 and a bit of its bitmap, venue of 4.
+    cells = 8 + 8 + 8 + 1 + 8 + 2 + 8 + 1 / 8 + 4
+    print(
+        f"\nproof bytes_a_row: {rows} trades: {cells} bytes of cells, {chunk_bytes:.3f} of chunks, {sidecar_bytes:.3f} of "
+        f"sidecars; most memory of the server {records.peak_bytes(server) >> 20} MiB"
+    )
+    assert chunk_bytes + sidecar_bytes < cells * 1.02
+
+
 def test_trades_with_an_id_are_stored_once_and_the_newest_wins(server):
     """A feed that repeats batches after a reconnection, some trades with corrections."""
     register(server, {"unique": ["ts", "id"]})
