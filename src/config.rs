@@ -21,6 +21,7 @@ use crate::server::http::HttpSettings;
 use crate::server::tls_stream::TlsSettings;
 use crate::service::{ServiceLimits, StoreOptions};
 use crate::settings::{Section, SettingText, settings};
+use crate::sql::SqlSettings;
 use crate::types::similar::distance;
 
 /// Shorthand for the variable of `log.level`; it takes precedence over that variable.
@@ -43,6 +44,7 @@ pub struct Config {
     pub http: HttpSettings,
     pub flight: FlightSettings,
     pub limits: ServiceLimits,
+    pub sql: SqlSettings,
     pub tls: TlsSettings,
     pub log: LogSettings,
 }
@@ -335,13 +337,14 @@ impl ConfigMerge {
 
 impl Config {
     /// The keys of each section in order, each with the lines of its text. A section can be listed in parts.
-    pub fn keys() -> [(&'static str, &'static [SettingText]); 7] {
+    pub fn keys() -> [(&'static str, &'static [SettingText]); 8] {
         [
             ("store", StorePaths::KEYS),
             ("store", StoreOptions::KEYS),
             ("http", HttpSettings::KEYS),
             ("flight", FlightSettings::KEYS),
             ("limits", ServiceLimits::KEYS),
+            ("sql", SqlSettings::KEYS),
             ("tls", TlsSettings::KEYS),
             ("log", LogSettings::KEYS),
         ]
@@ -349,11 +352,12 @@ impl Config {
 
     /// Values out of range, and values that contradict each other.
     fn problems(&self) -> Vec<String> {
-        let Self { store, http, flight, limits, tls, log: _ } = self;
+        let Self { store, http, flight, limits, sql, tls, log: _ } = self;
         let mut problems = store.options.out_of_range("store");
         problems.extend(http.out_of_range("http"));
         problems.extend(flight.out_of_range("flight"));
         problems.extend(limits.out_of_range("limits"));
+        problems.extend(sql.out_of_range("sql"));
         let given = |path: &PathBuf| !path.as_os_str().is_empty();
         if given(&tls.cert) != given(&tls.key) {
             problems.push("tls.cert and tls.key are given together or not at all".into());

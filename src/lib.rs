@@ -85,6 +85,8 @@ pub mod server;
 #[cfg(feature = "server")]
 pub mod service;
 pub mod settings;
+#[cfg(feature = "sql")]
+pub mod sql;
 pub mod store;
 #[doc(hidden)]
 pub mod sync;

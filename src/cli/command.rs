@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::{
     admin, bridge, coverage, dataset, definition, demo, files, import, inspect, kind, log, print, read, register,
-    serve, snapshot, write,
+    serve, snapshot, sql, write,
 };
 use crate::error::{ErrorCode, Result};
 use crate::registry::RecordKind;
@@ -38,6 +38,8 @@ enum Command {
     Drop(write::DropArgs),
     /// Read rows of a series.
     Query(read::QueryArgs),
+    /// Run a SQL statement.
+    Sql(Box<sql::SqlArgs>),
     /// Read rows of a series into a file.
     Export(read::ExportArgs),
     /// Register, list and drop kinds of series.
@@ -129,6 +131,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Delete(args) => write::delete(args),
         Command::Drop(args) => write::drop(args),
         Command::Query(args) => read::query(args),
+        Command::Sql(args) => sql::run(*args),
         Command::Export(args) => read::export(args),
         Command::Kind(args) => kind::run(args),
         Command::Snapshot(args) => snapshot::run(args),

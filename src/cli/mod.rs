@@ -26,6 +26,7 @@ mod request;
 mod rows;
 mod series_filter;
 mod snapshot;
+mod sql;
 mod stats;
 pub mod target;
 mod token;

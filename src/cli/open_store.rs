@@ -61,6 +61,7 @@ pub fn open_with_progress(
 fn open_with_options(root: &Path, create: bool, config: &Config, options: StoreOptions) -> Result<Arc<Service>> {
     let service = Service::open(root, create, options)?;
     service.set_limits(config.limits);
+    service.set_sql(config.sql);
     service.allow_backups(&config.store.paths.backup_dir);
     let holder = serde_json::json!({ "pid": std::process::id(), "format": FORMAT_VERSION });
     service.store().describe_holder(&format!("{holder}\n"))?;

@@ -13,6 +13,12 @@ pub fn raise_open_files_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// Lowers the priority of the calling thread; on other systems than Linux that of the process.
+pub fn lower_priority(by: i32) {
+    // A refusal changes nothing that is correct.
+    let _ = rustix::process::nice(by);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

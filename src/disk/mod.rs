@@ -22,7 +22,7 @@ mod staged;
 pub use dirs::{create_dir, create_dirs, list, remove_dir_if_empty, remove_tree, resolve, sync_dir, sync_dirs};
 pub use files::{file_bytes, link, map, open, random, read, read_at, read_parts, remove};
 pub use interface::{DirHandle, Disk, DiskFile, File};
-pub use limits::raise_open_files_limit;
+pub use limits::{lower_priority, raise_open_files_limit};
 pub use lock::{Lock, SharedLock, process_lives};
 pub use mmap::is_resident;
 pub use path::DiskPath;

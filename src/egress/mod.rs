@@ -1,6 +1,7 @@
 //! Encoding of results: JSON, NDJSON, CSV, Arrow stream, Parquet.
 
 pub mod accept;
+mod batches;
 mod columnar;
 mod encoder;
 mod ipc;
@@ -8,6 +9,7 @@ mod options;
 mod text;
 mod writer;
 
+pub use batches::{BatchEncoder, ColumnLabel};
 pub use encoder::BodyEncoder;
 pub(crate) use ipc::{batch_message, dictionary_messages};
 pub use options::{EncodeOptions, JsonShape, OutFormat, TimeFormat};

@@ -25,6 +25,7 @@ pub mod replies;
 mod series;
 mod shared;
 mod snapshots;
+mod sql;
 mod wall_clock;
 mod write;
 
@@ -46,4 +47,5 @@ pub use registry::*;
 pub use replies::*;
 pub use series::Precondition;
 pub use shared::{Service, ServiceShared};
+pub use sql::{SqlQueryCancelled, SqlQueryInfo, SqlQueryList, SqlStatement};
 pub use write::{Acknowledged, IdempotencyKey, MergeOp, PendingWrite, WriteMethod, WriteOptions};

@@ -17,6 +17,7 @@ use crate::service::health_state::{HealthHistory, LastVerify};
 use crate::service::jobs::Jobs;
 use crate::service::limits::ServiceLimits;
 use crate::service::registry::catalog::Catalog;
+use crate::sql::{SqlEngine, SqlSettings};
 use crate::store::{Store, StoreOptions};
 use crate::types::SeriesDef;
 
@@ -41,6 +42,9 @@ pub struct ServiceShared {
     pub(super) jobs: Jobs,
     pub(super) last_verify: LastVerify,
     pub(super) health_history: HealthHistory,
+    sql_settings: OnceLock<SqlSettings>,
+    /// Started by the first statement.
+    sql: OnceLock<Arc<SqlEngine>>,
 }
 
 impl Deref for Service {
@@ -71,6 +75,8 @@ impl Service {
             jobs: Jobs::default(),
             last_verify: LastVerify::default(),
             health_history: HealthHistory::default(),
+            sql_settings: OnceLock::new(),
+            sql: OnceLock::new(),
         };
         Ok(Arc::new(Self { shared: Arc::new(shared), caller: Caller::trusted() }))
     }
@@ -78,6 +84,40 @@ impl Service {
     /// The same store with the permissions of another caller.
     pub fn as_caller(&self, caller: Caller) -> Arc<Self> {
         Arc::new(Self { shared: Arc::clone(&self.shared), caller })
+    }
+
+    /// The store with the permissions of a caller.
+    pub(super) fn of(shared: Arc<ServiceShared>, caller: Caller) -> Self {
+        Self { shared, caller }
+    }
+
+    /// What the services of all callers share.
+    pub(super) fn shared(&self) -> &Arc<ServiceShared> {
+        &self.shared
+    }
+
+    /// Sets the limits of statements, once, before the first.
+    pub fn set_sql(&self, settings: SqlSettings) {
+        let _ = self.sql_settings.set(settings);
+    }
+
+    pub(super) fn configured_sql(&self) -> SqlSettings {
+        *self.sql_settings.get_or_init(SqlSettings::default)
+    }
+
+    /// The engine of statements, started when there is none.
+    pub(super) fn sql_engine(&self) -> Result<Arc<SqlEngine>> {
+        if let Some(engine) = self.sql.get() {
+            return Ok(Arc::clone(engine));
+        }
+        let directory = self.staging_dir().join("sql");
+        let engine = Arc::new(SqlEngine::new(self.configured_sql(), Some(directory))?);
+        Ok(Arc::clone(self.sql.get_or_init(|| engine)))
+    }
+
+    /// The engine of statements, if it was started.
+    pub(super) fn running_sql(&self) -> Option<Arc<SqlEngine>> {
+        self.sql.get().cloned()
     }
 
     /// The caller whose permissions apply.

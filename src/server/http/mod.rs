@@ -29,6 +29,7 @@ mod routes;
 mod schemas;
 mod settings;
 mod special_docs;
+mod sql;
 mod state;
 mod write;
 

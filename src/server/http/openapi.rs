@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::problem_docs::{self, ProblemExamples};
 use super::schemas::{
     Binary, Category, Cell, ColumnLists, ColumnsObject, ContentCoding, Row, RowList, RowsBody, RowsObject, RowsReply,
-    SeriesOrList, SeriesRows, Symbol, Timeframe, WritesBody,
+    SeriesOrList, SeriesRows, SqlColumn, SqlReply, Symbol, Timeframe, WritesBody,
 };
 use super::special_docs;
 use crate::query::ScanStats;
@@ -45,12 +45,13 @@ use crate::service::operations::{
         SeriesRows, WritesBody, SeriesOrList, RowsReply, Binary, Symbol, Timeframe, Category, ContentCoding, crate::egress::OutFormat, crate::egress::TimeFormat,
         crate::egress::JsonShape, crate::service::RowMode, crate::service::MergeOp, crate::ingest::BodyFormat,
         crate::ingest::DecimalInput, crate::ingest::MissingCells,
-        crate::ingest::RowRules, crate::ingest::GridRule, crate::ingest::ImplausibleTs, crate::types::Rounding,
+        crate::service::SqlStatement, SqlReply, SqlColumn, crate::ingest::RowRules, crate::ingest::GridRule, crate::ingest::ImplausibleTs, crate::types::Rounding,
     )),
     tags(
         (name = "series", description = "Register, list, change and drop series"),
         (name = "kinds", description = "Register, list and drop kinds of series"),
         (name = "rows", description = "Write, read and delete rows"),
+        (name = "sql", description = "SQL over tables of series"),
         (name = "snapshots", description = "Named snapshots of the whole store that stay readable"),
         (name = "registry", description = "Datasets, features and factors: versioned metadata of series"),
         (name = "server", description = "Inventory, health and administration"),

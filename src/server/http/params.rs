@@ -153,6 +153,18 @@ documented! {
 }
 
 documented! {
+    /// Parameters of a SQL statement.
+    SqlParams {
+        /// Format of timestamps in JSON, NDJSON and CSV.
+        #[param(value_type = Option<TimeFormat>)]
+        times,
+        /// Format of the response; takes precedence over `Accept`. JSON has at most `sql.json_rows_max` rows.
+        #[param(value_type = Option<OutFormat>)]
+        format,
+    }
+}
+
+documented! {
     /// Parameters of a write.
     WriteParams {
         /// How rows whose timestamp is already stored are treated.

@@ -15,7 +15,7 @@ use crate::query::resample::spec::split_list;
 use crate::query::{MultiLayout, Predicate, Query, TimeValue};
 
 /// The values of the `Accept` header, joined.
-fn accept(headers: &HeaderMap) -> String {
+pub(super) fn accept(headers: &HeaderMap) -> String {
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     values.collect::<Vec<_>>().join(",")
 }

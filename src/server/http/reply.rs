@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::content_encoding::{BodyCompressor, ResponseCoding};
 use super::etag::{entity_tag, is_known, not_modified, tag_headers};
@@ -29,7 +29,7 @@ use crate::egress::{BodyEncoder, EncodeOptions, OutFormat, PIECE_BYTES, Trailer}
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{Block, Query, ScanStats};
 use crate::server::blocking::run;
-use crate::service::{Permit, PermitKind, QueryResult, Service};
+use crate::service::{PermitKind, QueryResult, Service};
 
 /// Pieces queued between the producer and the socket.
 const PIECES_AHEAD: usize = 3;
@@ -125,14 +125,24 @@ fn trailer_fn(stats: &FinalStats) -> TrailerFn {
     })
 }
 
+/// The pieces of a body before they are compressed.
+type PlainPieces = Box<dyn Iterator<Item = Result<Bytes>> + Send>;
+
 /// The encoded body of a response.
-struct EncodedBody {
-    encoder: BodyEncoder<QueryResult, TrailerFn>,
+pub struct PieceStream {
+    encoder: PlainPieces,
     compressor: Option<BodyCompressor>,
     stats: FinalStats,
 }
 
-impl Iterator for EncodedBody {
+impl PieceStream {
+    /// The body of these pieces in a content encoding.
+    pub fn new(encoder: PlainPieces, coding: ResponseCoding) -> Result<Self> {
+        Ok(Self { encoder, compressor: Some(coding.compressor()?), stats: FinalStats::default() })
+    }
+}
+
+impl Iterator for PieceStream {
     type Item = Result<Bytes>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -183,7 +193,52 @@ enum BodyPart {
 enum QueryOutcome {
     /// The client has the response with this entity tag.
     NotModified(String),
-    Response(Box<(ResponseHead, EncodedBody)>),
+    Response(Box<(ResponseHead, PieceStream)>),
+}
+
+/// A body whose first pieces are ready.
+pub struct StartedBody {
+    first: Vec<Bytes>,
+    rest: PieceStream,
+    is_complete: bool,
+}
+
+/// Produces the first pieces of a body. Blocks.
+///
+/// # Errors
+/// Those of the pieces.
+pub fn start(mut pieces: PieceStream) -> Result<StartedBody> {
+    let (mut first, mut bytes, mut is_complete) = (Vec::new(), 0, false);
+    while bytes < PIECE_BYTES && !is_complete {
+        match pieces.next() {
+            Some(piece) => {
+                let piece = piece?;
+                bytes += piece.len();
+                first.push(piece);
+            }
+            None => is_complete = true,
+        }
+    }
+    Ok(StartedBody { first, rest: pieces, is_complete })
+}
+
+/// The body of a response that goes on after its first pieces. `held` is dropped with it, `permits` when its producer
+/// has ended.
+pub fn streamed(
+    started: StartedBody,
+    what: String,
+    permits: impl Send + 'static,
+    stall_timeout: Duration,
+    held: impl Send + Unpin + 'static,
+) -> Body {
+    let StartedBody { first, rest, is_complete } = started;
+    match is_complete {
+        true => body_of(first, None),
+        false => {
+            let parts = produce(rest, vec![what], permits, stall_timeout);
+            Body::new(StreamedBody { first: first.into_iter(), rest: Some(parts), _held: Some(Box::new(held)) })
+        }
+    }
 }
 
 fn open(
@@ -207,18 +262,9 @@ fn open(
     }
     let stats = FinalStats::default();
     let encoder = BodyEncoder::new(&shape, options, result, trailer_fn(&stats))?;
-    let mut pieces = EncodedBody { encoder, compressor: Some(coding.compressor()?), stats: Arc::clone(&stats) };
-    let (mut first, mut bytes, mut is_complete) = (Vec::new(), 0, false);
-    while bytes < PIECE_BYTES && !is_complete {
-        match pieces.next() {
-            Some(piece) => {
-                let piece = piece?;
-                bytes += piece.len();
-                first.push(piece);
-            }
-            None => is_complete = true,
-        }
-    }
+    let pieces = PieceStream { stats: Arc::clone(&stats), ..PieceStream::new(Box::new(encoder), coding)? };
+    let StartedBody { first, rest, is_complete } = start(pieces)?;
+    let pieces = rest;
     let head =
         ResponseHead { tag, version: shape.version(), commit: shape.commit, truncated_at, first, is_complete, stats };
     Ok(QueryOutcome::Response(Box::new((head, pieces))))
@@ -325,9 +371,9 @@ fn next_page(uri: &Uri, cursor: &str) -> Option<HeaderValue> {
 
 /// Produces the rest of a response on a blocking thread, at most [`PIECES_AHEAD`] pieces ahead of the client.
 fn produce(
-    pieces: EncodedBody,
+    pieces: PieceStream,
     series: Vec<String>,
-    permits: (OwnedSemaphorePermit, Permit),
+    permits: impl Send + 'static,
     stall_timeout: Duration,
 ) -> mpsc::Receiver<BodyPart> {
     let (tx, rx) = mpsc::channel(PIECES_AHEAD);
@@ -374,7 +420,7 @@ fn body_of(mut first: Vec<Bytes>, rest: Option<mpsc::Receiver<BodyPart>>) -> Bod
             all.freeze()
         }));
     };
-    Body::new(StreamedBody { first: first.into_iter(), rest: Some(rx) })
+    Body::new(StreamedBody { first: first.into_iter(), rest: Some(rx), _held: None })
 }
 
 /// The first pieces of a response, followed by those of its producer.
@@ -382,6 +428,8 @@ struct StreamedBody {
     first: std::vec::IntoIter<Bytes>,
     /// `None` at the end.
     rest: Option<mpsc::Receiver<BodyPart>>,
+    /// What ends the work of the response when the client is gone.
+    _held: Option<Box<dyn Send + Unpin>>,
 }
 
 impl http_body::Body for StreamedBody {

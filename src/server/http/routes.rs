@@ -12,7 +12,7 @@ use super::openapi::openapi_json;
 use super::params::{NoParams, Params};
 use super::problem::ProblemResponse;
 use super::state::RequestState;
-use super::{monitoring, ordinary, read, write};
+use super::{monitoring, ordinary, read, sql, write};
 use crate::error::{Error, ErrorCode};
 use crate::service::operations::{Dispatch, Entry, OPERATIONS, Route};
 
@@ -53,6 +53,7 @@ fn special(route: &Route) -> Option<MethodRouter<RequestState>> {
         "readKlines" | "readScalars" | "readRows" => on(method, read::read),
         "readMany" => on(method, read::read_many),
         "queryRows" => on(method, read::query),
+        "runSql" => on(method, sql::sql),
         "writeKlines" | "writeScalars" | "writeRows" => on(method, write::write),
         "writeMany" => on(method, write::write_many),
         "mergeKlines" | "mergeScalars" | "mergeRows" => on(method, write::merge),

@@ -128,6 +128,28 @@ schemas! {
             .required("next_cursor")
             .build(),
     );
+    /// A column of the result of a statement.
+    SqlColumn Schema::Object(
+        object("A column of the result of a statement")
+            .property("name", text("Its name; a repeated one has a number"))
+            .property("type", text("Its type, such as decimal(18,2), timestamp(ms) or text"))
+            .required("name")
+            .required("type")
+            .build(),
+    );
+    /// A JSON response to a statement.
+    SqlReply Schema::Object(
+        object("The columns and rows of a statement")
+            .property("columns", list_of("SqlColumn", "Names and types"))
+            .property("rows", named("RowList"))
+            .property("truncated", Schema::Object(
+                object("Whether rows beyond `sql.json_rows_max` were left out").schema_type(Type::Boolean).build(),
+            ))
+            .required("columns")
+            .required("rows")
+            .required("truncated")
+            .build(),
+    );
 }
 
 macro_rules! texts {

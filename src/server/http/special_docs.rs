@@ -7,7 +7,9 @@ use utoipa::openapi::{Content, Ref, RefOr, Required};
 use utoipa::{IntoParams, PartialSchema};
 
 use super::openapi_parts::{Parts, nullable};
-use super::params::{MergeKlineParams, MergeScalarParams, QueryParams, ReadManyParams, ReadParams, WriteParams};
+use super::params::{
+    MergeKlineParams, MergeScalarParams, QueryParams, ReadManyParams, ReadParams, SqlParams, WriteParams,
+};
 use crate::ingest::BodyFormat;
 use crate::service::operations::Route;
 
@@ -17,6 +19,7 @@ pub fn parts(route: &Route) -> Parts {
         "readKlines" | "readScalars" | "readRows" => rows(query::<ReadParams>(), None),
         "readMany" => rows([query::<ReadManyParams>(), query::<ReadParams>()].concat(), None),
         "queryRows" => rows(query::<QueryParams>(), Some(body("application/json", "Query"))),
+        "runSql" => sql(),
         "writeKlines" | "writeScalars" | "writeRows" => write(query::<WriteParams>(), "RowsBody", "WriteReply"),
         "writeMany" => write(query::<WriteParams>(), "WritesBody", "WriteManyReply"),
         "mergeKlines" | "mergeRows" => write(query::<MergeKlineParams>(), "RowsBody", "WriteReply"),
@@ -70,6 +73,16 @@ fn rows(parameters: Vec<Parameter>, body: Option<RequestBody>) -> Parts {
         ]);
     }
     Parts { parameters, body, contents: formats("RowsReply"), headers }
+}
+
+/// A response with the rows of a statement.
+fn sql() -> Parts {
+    let headers = vec![
+        ("fastk-commit", u64::schema(), ""),
+        ("fastk-query-id", u64::schema(), "Number of the statement, by which it is cancelled"),
+    ];
+    let (parameters, body) = (query::<SqlParams>(), Some(body("application/json", "SqlStatement")));
+    Parts { parameters, body, contents: formats("SqlReply"), headers }
 }
 
 fn write(parameters: Vec<Parameter>, rows: &str, reply: &str) -> Parts {

@@ -13,6 +13,7 @@ use super::kinds::{DescribeKind, DropKind, ListKinds, RegisterKind};
 use super::rows::{Delete, MERGE, PLAN, READ, ReadCoverage, WRITE};
 use super::series::{ChangeSeries, DescribeSeries, DropSeries, ListSeries, Register};
 use super::snapshots::{CreateSnapshot, DropSnapshot, ListSnapshots};
+use super::sql::{CancelSqlQuery, ListSqlQueries, RUN_SQL};
 use super::store::{DESCRIBE_INTERFACE, HealthOf, InventoryOf, LIVENESS, METRICS, Readiness};
 use super::tools::{INSPECT, LOG_IN, REBUILD_MANIFEST, REPAIR, RESTORE, SERVE, TOKENS};
 
@@ -32,6 +33,9 @@ pub static OPERATIONS: &[Entry] = &[
     Entry::json::<Delete>(),
     Entry::special(READ),
     Entry::special(PLAN),
+    Entry::special(RUN_SQL),
+    Entry::json::<ListSqlQueries>(),
+    Entry::json::<CancelSqlQuery>(),
     Entry::json::<CreateSnapshot>(),
     Entry::json::<DropSnapshot>(),
     Entry::json::<ListSnapshots>(),
@@ -95,7 +99,9 @@ mod tests {
         for entry in OPERATIONS {
             for route in entry.spec.rest.bindings() {
                 let is_read = entry.spec.scope == crate::service::Scope::Read;
-                let only_reads = route.method == Method::Get || route.id == "queryRows";
+                // A caller may cancel its own statements.
+                let reads = ["queryRows", "runSql", "cancelSqlQuery"];
+                let only_reads = route.method == Method::Get || reads.contains(&route.id);
                 assert!(!is_read || only_reads, "{}", route.id);
                 assert!(!route.writes || !is_read, "{}", route.id);
             }

@@ -1,0 +1,523 @@
+//! The engine: its threads, memory and queue, and the way of a statement from its text to its rows.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableFunctionImpl;
+use datafusion::common::ParamValues;
+use datafusion::error::{DataFusionError, Result as SqlResult};
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::disk_manager::{DiskManager, DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::object_store::ObjectStore;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::SessionConfig;
+use futures::StreamExt;
+use serde_json::Value;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use url::Url;
+
+use super::batches::{wire_batch, wire_schema};
+use super::catalog::{CATALOG, Catalogs, PUBLIC, Tables};
+use super::failure::failure;
+use super::functions::scalar_functions;
+use super::index::TableIndex;
+use super::memory::{QueryMemory, SharedMemory};
+use super::parameters::values;
+use super::queries::{QueryEntry, QueryOwner, QueryStatus, RunningQueries, RunningQuery};
+use super::settings::SqlSettings;
+use super::statement::parse;
+use super::system::{SystemSchema, queries};
+use super::table_functions::{AsOf, Latest};
+use super::view::{SqlView, SystemTable, ViewSource};
+use crate::disk::lower_priority;
+use crate::error::{Error, ErrorCode, Result};
+use crate::store::StoreState;
+
+/// A batch; `None` after the last one, so that rows of a task that was lost do not look complete.
+type SentBatch = Result<Option<RecordBatch>>;
+
+/// Batches ahead of the client.
+const BATCHES_AHEAD: usize = 2;
+/// Memory that a partition may fill ahead of a merge.
+const SORT_BUFFER_BYTES: usize = 1 << 20;
+/// Added to the niceness of the threads of statements.
+const NICENESS: i32 = 10;
+
+/// A statement and how it runs.
+#[derive(Clone, Debug, Default)]
+pub struct SqlRequest {
+    pub sql: String,
+    /// Values of `$1`, `$2` and so on, or of each `?`.
+    pub parameters: Vec<Value>,
+    /// The snapshot or dataset to read, unless the text sets one.
+    pub as_of: Option<String>,
+    /// Shortens the time limit.
+    pub timeout: Option<Duration>,
+    pub owner: QueryOwner,
+}
+
+/// Runs statements.
+pub struct SqlEngine {
+    settings: SqlSettings,
+    /// `None` once it is dropped.
+    runtime: Option<tokio::runtime::Runtime>,
+    template: SessionState,
+    disk: Arc<DiskManager>,
+    memory: Arc<SharedMemory>,
+    permits: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+    running: Arc<RunningQueries>,
+    /// The tables of the last state.
+    index: Mutex<Arc<TableIndex>>,
+}
+
+impl fmt::Debug for SqlEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlEngine").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Drop for SqlEngine {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A registry of no stores of objects: statements read no files.
+#[derive(Debug)]
+struct NoObjectStores;
+
+impl ObjectStoreRegistry for NoObjectStores {
+    fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
+    fn get_store(&self, _: &Url) -> SqlResult<Arc<dyn ObjectStore>> {
+        Err(DataFusionError::External(Box::new(Error::new(ErrorCode::PermissionDenied, "SQL reads no files"))))
+    }
+}
+
+impl SqlEngine {
+    /// An engine that spills into a directory, which is created when it is needed.
+    ///
+    /// # Errors
+    /// `io` when its threads cannot be started.
+    pub fn new(settings: SqlSettings, spill: Option<PathBuf>) -> Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if settings.threads == 0 { cores } else { settings.threads };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("sql")
+            .thread_stack_size(8 << 20)
+            .enable_time()
+            .on_thread_start(|| {
+                lower_priority(NICENESS);
+            })
+            .build()
+            .map_err(|error| Error::new(ErrorCode::Io, format!("cannot start the threads of sql: {error}")))?;
+        let mode = match spill.filter(|_| settings.spill_bytes_max > 0) {
+            Some(directory) => DiskManagerMode::Directories(vec![directory]),
+            None => DiskManagerMode::Disabled,
+        };
+        let disk = DiskManagerBuilder::default()
+            .with_mode(mode)
+            .with_max_temp_directory_size(settings.spill_bytes_max)
+            .build()
+            .map_err(|error| failure(&error))?;
+        let memory = Arc::new(SharedMemory::new(bytes(settings.memory_bytes_max)));
+        let environment = RuntimeEnvBuilder::new()
+            .with_object_store_registry(Arc::new(NoObjectStores))
+            .build_arc()
+            .map_err(|error| failure(&error))?;
+        let mut template = SessionStateBuilder::new()
+            .with_config(session_config(threads))
+            .with_runtime_env(environment)
+            .with_default_features()
+            .with_file_formats(Vec::new())
+            .with_table_factories(std::collections::HashMap::new())
+            .build();
+        for function in scalar_functions() {
+            use datafusion::execution::registry::FunctionRegistry;
+            template.register_udf(function).map_err(|error| failure(&error))?;
+        }
+        Ok(Self {
+            settings,
+            runtime: Some(runtime),
+            template,
+            disk: Arc::new(disk),
+            memory,
+            permits: Arc::new(Semaphore::new(settings.queries_max)),
+            waiting: Arc::default(),
+            running: Arc::default(),
+            index: Mutex::default(),
+        })
+    }
+
+    /// The limits.
+    pub fn settings(&self) -> &SqlSettings {
+        &self.settings
+    }
+
+    /// The statements that wait or run, oldest first.
+    pub fn running(&self) -> Vec<RunningQuery> {
+        self.running.list()
+    }
+
+    /// Cancels a statement; false when there is none of this id for which `may` is true.
+    pub fn cancel(&self, id: u64, may: impl Fn(&QueryOwner) -> bool) -> bool {
+        self.running.cancel(id, may)
+    }
+
+    /// A table of the statements for which `sees` is true, for the schema `system`.
+    pub fn queries_table(self: &Arc<Self>, sees: impl Fn(&QueryOwner) -> bool + Send + Sync + 'static) -> SystemTable {
+        let running = Arc::clone(&self.running);
+        let rows = move || {
+            let visible: Vec<RunningQuery> = running.list().into_iter().filter(|query| sees(&query.owner)).collect();
+            queries(&visible)
+        };
+        SystemTable { name: "queries", rows: Box::new(rows) }
+    }
+
+    fn index(&self, state: &StoreState) -> Arc<TableIndex> {
+        let mut last = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        if !last.is_of(state) {
+            *last = Arc::new(TableIndex::of(state));
+        }
+        Arc::clone(&last)
+    }
+
+    /// Plans a statement and starts it. The rows are computed on the threads of the engine, a few batches ahead.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a statement that cannot be planned, `permission_denied` for one that does not read,
+    /// `not_found` for a table, `overloaded` when too many wait, `deadline_exceeded`, `too_large` for its memory.
+    pub async fn start(&self, request: SqlRequest, views: Arc<dyn ViewSource>) -> Result<SqlRows> {
+        let started = self.spawn(request, views)?;
+        let schema = started.ready.await.map_err(|_| lost())??;
+        Ok(SqlRows { schema, ..started.rows })
+    }
+
+    /// Like [`start`](Self::start), for a thread that may block.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub fn start_blocking(&self, request: SqlRequest, views: Arc<dyn ViewSource>) -> Result<SqlRows> {
+        let started = self.spawn(request, views)?;
+        let schema = started.ready.blocking_recv().map_err(|_| lost())??;
+        Ok(SqlRows { schema, ..started.rows })
+    }
+
+    fn spawn(&self, request: SqlRequest, views: Arc<dyn ViewSource>) -> Result<StartedQuery> {
+        let runtime = self.runtime.as_ref().ok_or_else(|| Error::internal("sql: the engine has ended"))?;
+        let place = WaitingPlace::take(&self.waiting, self.settings.queries_max + self.settings.queue_max)?;
+        let memory = Arc::new(QueryMemory::new(bytes(self.settings.query_memory_bytes_max), Arc::clone(&self.memory)));
+        let entry = self.running.add(request.owner.clone(), &request.sql, memory);
+        let timeout = request.timeout.map_or(self.settings.timeout(), |timeout| timeout.min(self.settings.timeout()));
+        // Ends the entry whatever happens until its rows are dropped.
+        let guard = QueryGuard { entry: Arc::clone(&entry), running: Arc::clone(&self.running) };
+        let (ready_tx, ready) = oneshot::channel();
+        let (tx, rows) = mpsc::channel(BATCHES_AHEAD);
+        let template = self.template.clone();
+        let environment = RuntimeEnv {
+            memory_pool: Arc::clone(&entry.memory) as _,
+            disk_manager: Arc::clone(&self.disk),
+            ..self.template.runtime_env().as_ref().clone()
+        };
+        let view_of = |name: Option<&str>| name.map_or_else(|| views.now(), |name| views.as_of(name));
+        let parsed = parse(&request.sql, self.settings.statement_bytes_max)?;
+        let parameters = values(&request.parameters)?;
+        let view = view_of(parsed.as_of.as_deref().or(request.as_of.as_deref()))?;
+        let (index, commit) = (self.index(&view.state), view.state.commit);
+        let permits = Arc::clone(&self.permits);
+        let task = Task {
+            entry: Arc::clone(&entry),
+            deadline: Deadline { left: timeout, limit: timeout },
+            statement: parsed.statement,
+            parameters: ParamValues::from(parameters),
+        };
+        runtime.spawn(async move {
+            let _place = place;
+            let mut ready = Some(ready_tx);
+            let work = async {
+                let mut task = task;
+                let _permit = task
+                    .deadline
+                    .run(permits.acquire_owned())
+                    .await?
+                    .map_err(|_| Error::internal("sql: no permits"))?;
+                let session = session(template, environment, view, index, &views, &task.entry);
+                task.run(session, &mut ready, &tx).await
+            };
+            let result = tokio::select! {
+                result = work => result,
+                () = entry.cancelled.notified() => Err(cancelled(entry.id)),
+            };
+            // Scans that other tasks of the statement still run end at their next block.
+            entry.stop.cancel();
+            if let Err(error) = result {
+                match ready.take() {
+                    Some(ready) => drop(ready.send(Err(error))),
+                    None => drop(tx.send(Err(error)).await),
+                }
+            }
+        });
+        let rows = SqlRows { schema: Arc::new(Schema::empty()), rows, id: guard.entry.id, commit, guard, ended: false };
+        Ok(StartedQuery { ready, rows })
+    }
+}
+
+/// The error of a statement whose task has ended without a result.
+fn lost() -> Error {
+    Error::internal("sql: the statement was lost")
+}
+
+fn cancelled(id: u64) -> Error {
+    Error::new(ErrorCode::DeadlineExceeded, format!("query {id} was cancelled"))
+}
+
+fn bytes(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn session_config(threads: usize) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(threads)
+        .with_batch_size(8_192)
+        .with_information_schema(true)
+        .with_create_default_catalog_and_schema(false)
+        .with_default_catalog_and_schema(CATALOG, PUBLIC);
+    let options = config.options_mut();
+    options.sql_parser.parse_float_as_decimal = true;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.execution.time_zone = Some("UTC".to_owned());
+    options.execution.sort_pushdown_buffer_capacity = SORT_BUFFER_BYTES;
+    options.execution.enable_recursive_ctes = false;
+    options.optimizer.prefer_existing_sort = true;
+    options.optimizer.prefer_existing_union = true;
+    config
+}
+
+/// The session of one statement.
+fn session(
+    template: SessionState,
+    environment: RuntimeEnv,
+    view: SqlView,
+    index: Arc<TableIndex>,
+    views: &Arc<dyn ViewSource>,
+    entry: &QueryEntry,
+) -> SessionState {
+    let tables = Arc::new(Tables { view: view.clone(), index, stop: entry.stop.clone() });
+    let system = Arc::new(SystemSchema { view, views: Arc::clone(views), others: views.system_tables() });
+    let functions: [(&str, Arc<dyn TableFunctionImpl>); 2] = [
+        ("latest", Arc::new(Latest { tables: Arc::clone(&tables) })),
+        ("as_of", Arc::new(AsOf { tables: Arc::clone(&tables), views: Arc::clone(views) })),
+    ];
+    let mut state = SessionStateBuilder::new_from_existing(template)
+        .with_catalog_list(Arc::new(Catalogs { tables, system }))
+        .with_runtime_env(Arc::new(environment))
+        .build();
+    for (name, function) in functions {
+        state.register_udtf(name, function);
+    }
+    state
+}
+
+/// A statement that was started.
+struct StartedQuery {
+    ready: oneshot::Receiver<Result<SchemaRef>>,
+    /// Without their schema, which is known when it is ready.
+    rows: SqlRows,
+}
+
+/// A place among the statements that wait and run.
+struct WaitingPlace(Arc<AtomicUsize>);
+
+impl WaitingPlace {
+    fn take(places: &Arc<AtomicUsize>, max: usize) -> Result<Self> {
+        let taken =
+            places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < max).then_some(taken + 1));
+        match taken {
+            Ok(_) => Ok(Self(Arc::clone(places))),
+            Err(taken) => Err(Error::new(ErrorCode::Overloaded, format!("{taken} statements run and wait already"))
+                .with_hint("retry later, or raise sql.queries_max and sql.queue_max")),
+        }
+    }
+}
+
+impl Drop for WaitingPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The rest of the time of a statement.
+struct Deadline {
+    left: Duration,
+    limit: Duration,
+}
+
+impl Deadline {
+    /// Runs work of the statement and counts its time.
+    async fn run<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
+        let started = Instant::now();
+        let result = tokio::time::timeout(self.left, work).await;
+        self.left = self.left.saturating_sub(started.elapsed());
+        result.map_err(|_| {
+            let detail = format!("the statement did not finish within {} ms", self.limit.as_millis());
+            Error::new(ErrorCode::DeadlineExceeded, detail).with_hint("select less, or raise sql.timeout_ms")
+        })
+    }
+}
+
+/// The work of a statement.
+struct Task {
+    entry: Arc<QueryEntry>,
+    deadline: Deadline,
+    statement: datafusion::sql::parser::Statement,
+    parameters: ParamValues,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        session: SessionState,
+        ready: &mut Option<oneshot::Sender<Result<SchemaRef>>>,
+        rows: &mpsc::Sender<SentBatch>,
+    ) -> Result<()> {
+        self.entry.set_status(QueryStatus::Planning);
+        let (statement, parameters) = (self.statement, self.parameters);
+        let plan = async {
+            let mut plan = session.statement_to_plan(statement).await?;
+            // The text was checked; this checks what it was planned to.
+            SQLOptions::new()
+                .with_allow_ddl(false)
+                .with_allow_dml(false)
+                .with_allow_statements(false)
+                .verify_plan(&plan)?;
+            plan = plan.with_param_values(parameters)?;
+            let physical = session.create_physical_plan(&plan).await?;
+            execute_stream(physical, session.task_ctx())
+        };
+        let mut stream = self.deadline.run(plan).await?.map_err(|error| failure(&error))?;
+        let schema = wire_schema(&stream.schema());
+        self.entry.set_status(QueryStatus::Running);
+        // Without a first batch an error would come after the head of a response.
+        let mut next = self.deadline.run(stream.next()).await?;
+        if let Some(Err(error)) = &next {
+            return Err(failure(error));
+        }
+        if let Some(ready) = ready.take()
+            && ready.send(Ok(Arc::clone(&schema))).is_err()
+        {
+            return Ok(());
+        }
+        while let Some(batch) = next {
+            let batch = wire_batch(&batch.map_err(|error| failure(&error))?, &schema)?;
+            self.entry.add_rows(batch.num_rows());
+            // The time of the client is not that of the statement.
+            if batch.num_rows() > 0 && rows.send(Ok(Some(batch))).await.is_err() {
+                return Ok(());
+            }
+            next = self.deadline.run(stream.next()).await?;
+        }
+        let _ = rows.send(Ok(None)).await;
+        Ok(())
+    }
+}
+
+/// Ends a statement when its rows are dropped.
+#[derive(Debug)]
+struct QueryGuard {
+    entry: Arc<QueryEntry>,
+    running: Arc<RunningQueries>,
+}
+
+impl Drop for QueryGuard {
+    fn drop(&mut self) {
+        self.entry.stop.cancel();
+        self.entry.cancelled.notify_one();
+        self.running.remove(self.entry.id);
+    }
+}
+
+/// Cancels a statement when it is dropped.
+#[derive(Debug)]
+pub struct QueryCanceller(Arc<QueryEntry>);
+
+impl Drop for QueryCanceller {
+    fn drop(&mut self) {
+        self.0.stop.cancel();
+        self.0.cancelled.notify_one();
+    }
+}
+
+/// The rows of a statement, batch by batch. Dropping them ends it.
+#[derive(Debug)]
+pub struct SqlRows {
+    schema: SchemaRef,
+    rows: mpsc::Receiver<SentBatch>,
+    id: u64,
+    commit: u64,
+    guard: QueryGuard,
+    ended: bool,
+}
+
+impl SqlRows {
+    /// Names and types of the columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Commit of the view that is read.
+    pub fn commit(&self) -> u64 {
+        self.commit
+    }
+
+    /// Cancels the statement when it is dropped, unless its rows have ended by then.
+    pub fn canceller(&self) -> QueryCanceller {
+        QueryCanceller(Arc::clone(&self.guard.entry))
+    }
+
+    /// Number of the statement, by which it is cancelled.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The next batch; after an error there is none.
+    pub async fn next_batch(&mut self) -> Option<Result<RecordBatch>> {
+        if self.ended {
+            return None;
+        }
+        let batch = self.rows.recv().await;
+        self.finish(batch)
+    }
+
+    fn finish(&mut self, sent: Option<SentBatch>) -> Option<Result<RecordBatch>> {
+        let batch = sent.unwrap_or_else(|| Err(lost())).transpose();
+        self.ended = !matches!(batch, Some(Ok(_)));
+        batch
+    }
+}
+
+impl Iterator for SqlRows {
+    type Item = Result<RecordBatch>;
+
+    /// Blocks.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let batch = self.rows.blocking_recv();
+        self.finish(batch)
+    }
+}

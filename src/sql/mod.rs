@@ -1,0 +1,38 @@
+//! SQL over the series of a store, by DataFusion.
+//!
+//! There is one table per kind and timeframe, such as `klines_1m(symbol, ts, open, …)`. A statement reads one view of
+//! the store, and of it only what its caller can see.
+//!
+//! Invariants:
+//! 1. A statement only reads: no definition, no write, no file, no setting beyond `fastk.as_of`.
+//! 2. Decimals are `Decimal128` inside: the engine of SQL truncates and wraps narrower ones without an error.
+//! 3. What a scan declares of its rows (order, partitions, counts, bounds) is exact. It declares one order, never two.
+//! 4. Memory, time and number of statements are limited, and statements run on threads of their own.
+
+mod batches;
+mod catalog;
+mod columns;
+mod engine;
+mod failure;
+mod filter;
+mod functions;
+mod index;
+mod memory;
+mod parameters;
+mod queries;
+mod rows;
+mod scan;
+mod settings;
+mod statement;
+mod system;
+mod table;
+mod table_functions;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use batches::column_type;
+pub use engine::{QueryCanceller, SqlEngine, SqlRequest, SqlRows};
+pub use queries::{QueryOwner, QueryStatus, RunningQuery};
+pub use settings::SqlSettings;
+pub use view::{SeesSeries, SqlView, SystemTable, ViewSource};

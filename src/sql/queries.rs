@@ -1,0 +1,162 @@
+//! The statements that wait or run: listed, and cancelled.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::memory::QueryMemory;
+use crate::cancel::CancelFlag;
+use crate::clock::wall_ms;
+
+/// Maximum bytes of a statement in the list.
+const TEXT_BYTES_MAX: usize = 4_096;
+
+/// Who started a statement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueryOwner {
+    /// Id of the token; empty without one.
+    pub token: Arc<str>,
+}
+
+/// Progress of a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryStatus {
+    Waiting,
+    Planning,
+    Running,
+}
+
+impl QueryStatus {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Planning => "planning",
+            Self::Running => "running",
+        }
+    }
+
+    fn of(byte: u8) -> Self {
+        match byte {
+            0 => Self::Waiting,
+            1 => Self::Planning,
+            _ => Self::Running,
+        }
+    }
+}
+
+/// A statement that has not ended.
+#[derive(Clone, Debug)]
+pub struct RunningQuery {
+    pub id: u64,
+    pub owner: QueryOwner,
+    /// The beginning of its text.
+    pub sql: String,
+    pub status: QueryStatus,
+    /// Wall clock of its start in milliseconds; for display only.
+    pub started_ms: i64,
+    pub elapsed_ms: u64,
+    /// Rows returned so far.
+    pub rows: u64,
+    /// Most bytes of memory in use at a time.
+    pub memory_bytes_peak: u64,
+}
+
+/// The entry of one statement.
+#[derive(Debug)]
+pub struct QueryEntry {
+    pub id: u64,
+    owner: QueryOwner,
+    sql: String,
+    started_ms: i64,
+    started: Instant,
+    status: AtomicU8,
+    rows: AtomicU64,
+    pub memory: Arc<QueryMemory>,
+    /// Ends its scans.
+    pub stop: CancelFlag,
+    /// Wakes its task once it is cancelled.
+    pub cancelled: Notify,
+}
+
+impl QueryEntry {
+    pub fn set_status(&self, status: QueryStatus) {
+        let byte = match status {
+            QueryStatus::Waiting => 0,
+            QueryStatus::Planning => 1,
+            QueryStatus::Running => 2,
+        };
+        self.status.store(byte, Ordering::Relaxed);
+    }
+
+    pub fn add_rows(&self, rows: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    fn shown(&self) -> RunningQuery {
+        RunningQuery {
+            id: self.id,
+            owner: self.owner.clone(),
+            sql: self.sql.clone(),
+            status: QueryStatus::of(self.status.load(Ordering::Relaxed)),
+            started_ms: self.started_ms,
+            elapsed_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            rows: self.rows.load(Ordering::Relaxed),
+            memory_bytes_peak: self.memory.peak() as u64,
+        }
+    }
+}
+
+/// All statements that have not ended.
+#[derive(Debug, Default)]
+pub struct RunningQueries {
+    entries: Mutex<BTreeMap<u64, Arc<QueryEntry>>>,
+    last_id: AtomicU64,
+}
+
+impl RunningQueries {
+    /// Adds a statement.
+    pub fn add(&self, owner: QueryOwner, sql: &str, memory: Arc<QueryMemory>) -> Arc<QueryEntry> {
+        let end = (0..=TEXT_BYTES_MAX.min(sql.len())).rev().find(|end| sql.is_char_boundary(*end)).unwrap_or(0);
+        let entry = Arc::new(QueryEntry {
+            id: self.last_id.fetch_add(1, Ordering::Relaxed) + 1,
+            owner,
+            sql: sql.get(..end).unwrap_or_default().to_owned(),
+            started_ms: wall_ms(),
+            started: Instant::now(),
+            status: AtomicU8::new(0),
+            rows: AtomicU64::new(0),
+            memory,
+            stop: CancelFlag::default(),
+            cancelled: Notify::new(),
+        });
+        self.lock().insert(entry.id, Arc::clone(&entry));
+        entry
+    }
+
+    /// Removes a statement that has ended.
+    pub fn remove(&self, id: u64) {
+        self.lock().remove(&id);
+    }
+
+    /// The statements, oldest first.
+    pub fn list(&self) -> Vec<RunningQuery> {
+        self.lock().values().map(|entry| entry.shown()).collect()
+    }
+
+    /// Cancels a statement; false when there is none of this id for which `may` is true.
+    pub fn cancel(&self, id: u64, may: impl Fn(&QueryOwner) -> bool) -> bool {
+        let found = self.lock().get(&id).filter(|entry| may(&entry.owner)).cloned();
+        if let Some(entry) = &found {
+            entry.stop.cancel();
+            entry.cancelled.notify_one();
+        }
+        found.is_some()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<QueryEntry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,221 @@
+//! A table: the series of a kind and timeframe that the caller can see, as DataFusion plans it.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, StringViewArray};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DFSchema, Result as SqlResult};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+
+use super::columns::{TableColumn, fields, finest, union};
+use super::failure::external;
+use super::filter::{FilterScope, Pushed};
+use super::index::Group;
+use super::scan::{ScanCore, SeriesScan, SeriesSlice};
+use super::view::SqlView;
+use crate::cancel::CancelFlag;
+use crate::error::{Error, ErrorCode};
+use crate::query::select::SERIES_MAX;
+use crate::query::{Operator, Predicate};
+use crate::store::SeriesState;
+use crate::types::{SeriesKey, TimeUnit};
+
+/// One series of a table.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub series: Arc<SeriesState>,
+    /// The cells of the key columns.
+    pub words: Vec<Arc<str>>,
+}
+
+/// The series of a table and its columns.
+#[derive(Debug)]
+pub struct SeriesTable {
+    pub name: String,
+    pub view: SqlView,
+    /// Names of the key columns.
+    pub keys: Vec<String>,
+    /// In the order of the key columns.
+    pub members: Vec<Member>,
+    /// The columns after the keys and `ts`.
+    pub columns: Vec<TableColumn>,
+    pub unit: TimeUnit,
+    schema: SchemaRef,
+}
+
+impl SeriesTable {
+    /// The table of the visible series of a group; `None` when there is none.
+    pub fn of_group(view: &SqlView, group: &Group) -> Option<Self> {
+        let members: Vec<Member> = group
+            .series
+            .iter()
+            .filter_map(|(words, key)| Some(Member { series: Arc::clone(view.series(key)?), words: words.to_vec() }))
+            .collect();
+        (!members.is_empty()).then(|| Self::new(view, group.name.clone(), group.key_columns.clone(), members))
+    }
+
+    /// The table of one series, without key columns; `None` when there is no visible one.
+    pub fn of_series(view: &SqlView, key: &SeriesKey) -> Option<Self> {
+        let series = Arc::clone(view.series(key)?);
+        Some(Self::new(view, key.to_string(), Vec::new(), vec![Member { series, words: Vec::new() }]))
+    }
+
+    fn new(view: &SqlView, name: String, keys: Vec<String>, members: Vec<Member>) -> Self {
+        let columns = union(members.iter().map(|member| member.series.def.as_ref()));
+        let unit = finest(members.iter().map(|member| member.series.def.unit));
+        let schema = Arc::new(Schema::new(fields(&keys, unit, &columns)));
+        Self { name, view: view.clone(), keys, members, columns, unit, schema }
+    }
+}
+
+/// A table in one statement.
+#[derive(Clone, Debug)]
+pub struct TableSource {
+    pub table: Arc<SeriesTable>,
+    /// The last rows of each series only.
+    pub latest: Option<u64>,
+    /// Cancels its scans.
+    pub stop: CancelFlag,
+}
+
+impl TableSource {
+    fn scope(&self) -> FilterScope<'_> {
+        let SeriesTable { keys, unit, columns, .. } = self.table.as_ref();
+        // Conditions on the last rows of a series are evaluated after these are found.
+        FilterScope { keys, unit: *unit, columns, keys_only: self.latest.is_some() }
+    }
+
+    /// The members for which all conditions on keys are true.
+    fn selected(&self, state: &dyn Session, conditions: &[Expr]) -> SqlResult<Vec<usize>> {
+        let table = &self.table;
+        let all = (0..table.members.len()).collect();
+        if conditions.is_empty() {
+            return Ok(all);
+        }
+        let fields: Vec<Field> = table.keys.iter().map(|key| Field::new(key, DataType::Utf8View, false)).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let columns = (0..table.keys.len()).map(|at| {
+            let words = table.members.iter().map(|member| member.words.get(at).map(|word| word.as_ref()));
+            Arc::new(words.collect::<StringViewArray>()) as ArrayRef
+        });
+        let positions: arrow::array::UInt64Array = (0..table.members.len() as u64).collect();
+        let mut batch = RecordBatch::try_new(Arc::clone(&schema), columns.collect())?;
+        let mut selected = RecordBatch::try_from_iter([("position", Arc::new(positions) as ArrayRef)])?;
+        let schema = DFSchema::try_from(schema)?;
+        for condition in conditions {
+            let condition = state.create_physical_expr(condition.clone(), &schema)?;
+            let found = condition.evaluate(&batch)?.into_array(batch.num_rows())?;
+            let found = found
+                .as_boolean_opt()
+                .ok_or_else(|| external(Error::invalid("a condition on symbols is not true or false")))?;
+            (batch, selected) = (filter_record_batch(&batch, found)?, filter_record_batch(&selected, found)?);
+        }
+        let positions = selected.column(0).as_primitive::<arrow::datatypes::UInt64Type>().values();
+        Ok(positions.iter().filter_map(|position| usize::try_from(*position).ok()).collect())
+    }
+}
+
+#[async_trait::async_trait]
+impl TableProvider for TableSource {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.table.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> SqlResult<Vec<TableProviderFilterPushDown>> {
+        let scope = self.scope();
+        let evaluated = filters.iter().map(|filter| match scope.classify(filter) {
+            Some(_) => TableProviderFilterPushDown::Exact,
+            None => TableProviderFilterPushDown::Unsupported,
+        });
+        Ok(evaluated.collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> SqlResult<Arc<dyn ExecutionPlan>> {
+        let scope = self.scope();
+        let (mut of_keys, mut predicates) = (Vec::new(), Vec::new());
+        let (mut from, mut to) = (i64::MIN, i64::MAX);
+        for filter in filters {
+            match scope.classify(filter) {
+                Some(Pushed::Keys(condition)) => of_keys.push(condition),
+                Some(Pushed::Range(first, last)) => (from, to) = (from.max(first), to.min(last)),
+                Some(Pushed::Column(predicate)) => predicates.push(predicate),
+                None => return Err(DataFusionError::Internal(format!("the scan cannot evaluate {filter}"))),
+            }
+        }
+        let mut slices = Vec::new();
+        for member in self.selected(state, &of_keys)? {
+            let Some(series) = self.table.members.get(member).map(|member| &member.series) else { continue };
+            let range = (
+                ticks(from, self.table.unit, series.def.unit, true),
+                ticks(to, self.table.unit, series.def.unit, false),
+            );
+            if range.0 <= range.1 && predicates.iter().all(|predicate| can_match(series, predicate)) {
+                slices.push(SeriesSlice { member, range });
+            }
+        }
+        if slices.len() > SERIES_MAX {
+            let detail =
+                format!("the statement reads {} series of {}, more than {SERIES_MAX}", slices.len(), self.table.name);
+            return Err(external(
+                Error::new(ErrorCode::TooLarge, detail).with_hint("select fewer, such as by WHERE symbol IN (…)"),
+            ));
+        }
+        let schema = match projection {
+            Some(columns) => Arc::new(self.table.schema.project(columns)?),
+            None => self.schema(),
+        };
+        let core = ScanCore {
+            table: Arc::clone(&self.table),
+            schema,
+            predicates,
+            latest: self.latest,
+            stop: self.stop.clone(),
+        };
+        Ok(Arc::new(SeriesScan::new(core, slices, limit, state.config().target_partitions())?))
+    }
+}
+
+/// Whether rows of a series can meet a condition: those of a series without its column are nulls.
+fn can_match(series: &SeriesState, predicate: &Predicate) -> bool {
+    let has = predicate.column.as_deref().is_some_and(|name| series.def.column(name).is_some());
+    has || predicate.op == Operator::IsNull
+}
+
+/// A bound of a range in the unit of a series, which is not finer than that of the table.
+fn ticks(bound: i64, from: TimeUnit, to: TimeUnit, is_first: bool) -> i64 {
+    let ratio = from.per_second() / to.per_second();
+    if bound == i64::MIN || bound == i64::MAX || ratio <= 1 {
+        return bound;
+    }
+    let floor = bound.div_euclid(ratio);
+    if is_first && bound.rem_euclid(ratio) > 0 { floor + 1 } else { floor }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_rounded_into_the_range() {
+        let convert = |bound, is_first| ticks(bound, TimeUnit::Ms, TimeUnit::S, is_first);
+        assert_eq!((convert(1_500, true), convert(1_500, false)), (2, 1));
+        assert_eq!((convert(-1_500, true), convert(-1_500, false)), (-1, -2));
+        assert_eq!((convert(2_000, true), convert(2_000, false)), (2, 2));
+        assert_eq!((convert(i64::MIN, true), convert(i64::MAX, false)), (i64::MIN, i64::MAX));
+    }
+}

@@ -1,0 +1,624 @@
+//! Statements over small stores: plans, results, doors.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use arrow::util::display::array_value_to_string;
+use serde_json::{Value, json};
+
+use super::{SqlEngine, SqlRequest, SqlSettings, SqlView, SystemTable, ViewSource};
+use crate::error::{Error, ErrorCode, Result};
+use crate::store::{Store, StoreOptions, WriteMode};
+use crate::types::{Rows, SeriesKey, SeriesSpec};
+
+const MINUTE: i64 = 60_000;
+/// 2024-02-01.
+const START: i64 = 1_706_745_600_000;
+
+/// The views of a store, of which only series with a prefix are visible.
+#[derive(Debug)]
+struct TestViews {
+    store: Arc<Store>,
+    prefix: &'static str,
+}
+
+impl TestViews {
+    fn of(&self, state: Arc<crate::store::StoreState>) -> SqlView {
+        let prefix = self.prefix;
+        let sees = Arc::new(move |key: &SeriesKey| key.as_str().starts_with(prefix));
+        SqlView { state, cache: Arc::clone(self.store.cache()), sees }
+    }
+}
+
+impl ViewSource for TestViews {
+    fn now(&self) -> Result<SqlView> {
+        Ok(self.of(self.store.snapshot()))
+    }
+
+    fn as_of(&self, name: &str) -> Result<SqlView> {
+        Ok(self.of(self.store.as_of(name)?))
+    }
+
+    fn system_tables(&self) -> Vec<SystemTable> {
+        Vec::new()
+    }
+
+    fn sees_snapshot(&self, _: &str) -> bool {
+        true
+    }
+}
+
+struct Fixture {
+    root: tempfile::TempDir,
+    store: Arc<Store>,
+    engine: SqlEngine,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self::with(SqlSettings { threads: 2, ..SqlSettings::default() })
+    }
+
+    fn with(settings: SqlSettings) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&root.path().join("store"), true, StoreOptions::default()).unwrap());
+        let engine = SqlEngine::new(settings, Some(root.path().join("spill"))).unwrap();
+        Self { root, store, engine }
+    }
+
+    /// Registers bars with prices of some digits and writes `count` of them: the close of bar n is 100 + n/100.
+    fn bars(&self, symbol: &str, timeframe: &str, digits: u8, count: i64) {
+        let key = SeriesKey::kline(symbol, timeframe).unwrap();
+        let spec = SeriesSpec { price_digits: Some(digits), volume_digits: Some(3), ..SeriesSpec::of_key(&key) };
+        self.store.register(spec.resolve().unwrap()).unwrap();
+        let scale = 10_i64.pow(digits.into());
+        let price = |n: i64| 100 * scale + n * scale / 100;
+        let words = |f: &dyn Fn(i64) -> i64| (0..count).map(f).collect::<Vec<i64>>();
+        let columns = vec![
+            words(&price),
+            words(&|n| price(n) + scale),
+            words(&|n| price(n) - scale),
+            words(&price),
+            words(&|n| n * 1_000),
+        ];
+        let rows = Rows::of_words(words(&|n| START + n * MINUTE), columns);
+        self.store.write(&key, rows, WriteMode::Upsert, None).unwrap();
+    }
+
+    fn scalar(&self, key: &str, values: &[f64]) {
+        let key = SeriesKey::parse(key).unwrap();
+        self.store.register(SeriesSpec::of_key(&key).resolve().unwrap()).unwrap();
+        let ts = (0..values.len() as i64).map(|n| START + n * 3_600_000).collect();
+        let words = values.iter().map(|value| value.to_bits().cast_signed()).collect();
+        self.store.write(&key, Rows::of_words(ts, vec![words]), WriteMode::Upsert, None).unwrap();
+    }
+
+    fn run_as(&self, prefix: &'static str, request: SqlRequest) -> Result<Vec<RecordBatch>> {
+        let views = Arc::new(TestViews { store: Arc::clone(&self.store), prefix });
+        self.engine.start_blocking(request, views)?.collect()
+    }
+
+    fn try_rows(&self, sql: &str) -> Result<Vec<String>> {
+        self.rows_with(SqlRequest { sql: sql.to_owned(), ..SqlRequest::default() })
+    }
+
+    fn rows_with(&self, request: SqlRequest) -> Result<Vec<String>> {
+        Ok(lines(&self.run_as("", request)?))
+    }
+
+    fn rows(&self, sql: &str) -> Vec<String> {
+        self.try_rows(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+    }
+
+    fn one(&self, sql: &str) -> String {
+        self.rows(sql).join(" | ")
+    }
+
+    fn fails(&self, sql: &str) -> Error {
+        self.try_rows(sql).map(|rows| rows.join("\n")).unwrap_err()
+    }
+
+    /// The physical plan.
+    fn plan(&self, sql: &str) -> String {
+        let batches = self.run_as("", SqlRequest { sql: format!("EXPLAIN {sql}"), ..SqlRequest::default() }).unwrap();
+        let mut text = String::new();
+        for batch in &batches {
+            for row in 0..batch.num_rows() {
+                if array_value_to_string(batch.column(0), row).unwrap() == "physical_plan" {
+                    text += &array_value_to_string(batch.column(1), row).unwrap();
+                }
+            }
+        }
+        assert!(!text.is_empty(), "{batches:?}");
+        text
+    }
+}
+
+fn lines(batches: &[RecordBatch]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            let cells = batch.columns().iter().map(|column| match column.is_null(row) {
+                true => "null".to_owned(),
+                false => array_value_to_string(column, row).unwrap(),
+            });
+            lines.push(cells.collect::<Vec<_>>().join(" "));
+        }
+    }
+    lines
+}
+
+#[test]
+fn a_table_has_the_series_of_a_timeframe_with_the_columns_of_all() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 3);
+    fixture.bars("B", "1m", 4, 2);
+    fixture.bars("A", "1M", 2, 1);
+    fixture.scalar("scalar/feature/A/1h/rsi_14", &[70.5, 30.25]);
+    assert_eq!(
+        fixture.rows("SELECT symbol, ts, close, volume FROM klines_1m ORDER BY symbol, ts"),
+        [
+            "A 2024-02-01T00:00:00Z 100.0000 0.000",
+            "A 2024-02-01T00:01:00Z 100.0100 1.000",
+            "A 2024-02-01T00:02:00Z 100.0200 2.000",
+            "B 2024-02-01T00:00:00Z 100.0000 0.000",
+            "B 2024-02-01T00:01:00Z 100.0100 1.000",
+        ]
+    );
+    assert_eq!(fixture.rows("SELECT close FROM \"kline/A/1m\" WHERE close > 100.005"), ["100.01", "100.02"]);
+    assert_eq!(fixture.rows("SELECT close FROM kline.\"1M\""), ["100.00"]);
+    assert_eq!(fixture.rows("SELECT symbol, name, value FROM scalars_feature_1h WHERE value > 50"), ["A rsi_14 70.5"]);
+    assert_eq!(
+        fixture.rows("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1"),
+        ["klines_1m", "klines_1mo", "scalars_feature_1h"]
+    );
+    assert_eq!(
+        fixture.rows("SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'klines_1m' AND column_name IN ('symbol', 'close') ORDER BY 1"),
+        ["close Decimal128(20, 4)", "symbol Utf8View"]
+    );
+    assert_eq!(
+        fixture.rows("SELECT key, table_name, rows, first_ts FROM system.series WHERE kind = 'scalar'"),
+        ["scalar/feature/A/1h/rsi_14 scalars_feature_1h 2 2024-02-01T00:00:00Z"]
+    );
+    fixture.store.seal(&[]).unwrap();
+    assert_eq!(fixture.one("SELECT count(*), sum(rows) FROM system.chunks"), "4 8");
+}
+
+#[test]
+fn conditions_select_exactly_in_the_scan() {
+    let fixture = Fixture::new();
+    for symbol in ["AAA", "ABB", "BBB"] {
+        fixture.bars(symbol, "1m", 2, 1_000);
+    }
+    for sealed in [false, true] {
+        if sealed {
+            fixture.store.seal(&[]).unwrap();
+        }
+        for (condition, rows) in [
+            ("symbol = 'AAA'", 1_000),
+            ("symbol LIKE 'A%'", 2_000),
+            ("symbol IN ('AAA', 'BBB', 'CCC')", 2_000),
+            ("length(symbol) = 3 AND symbol > 'ABA'", 2_000),
+            ("ts >= '2024-02-01T10:00:00Z'", 1_200),
+            ("ts > '2024-02-01T10:00:00Z'", 1_197),
+            ("ts BETWEEN '2024-02-01T00:00:00' AND '2024-02-01T00:00:59.999'", 3),
+            ("ts = TIMESTAMP '2024-02-01T00:01:00'", 3),
+            ("ts < '2024-02-01T00:00:00.000000001'", 3),
+            ("ts < DATE '2024-02-01'", 0),
+            ("close > 100.10", 2_967),
+            ("close > 100.105", 2_967),
+            ("close >= 100.1", 2_970),
+            ("close = 100.1 OR close = 100.2", 6),
+            ("close IN (100, 100.01, 5)", 6),
+            ("close NOT IN (100, 100.01)", 2_994),
+            ("close BETWEEN 100 AND 100.02", 9),
+            ("close <> 100", 2_997),
+            ("close * 2 > 219.97", 3),
+            ("close > open", 0),
+            ("volume >= 999", 3),
+            ("close > 1e2", 2_997),
+            ("close IS NULL", 0),
+            ("close IS NOT NULL AND symbol <> 'AAA' AND ts < '2024-02-01T00:10:00Z' AND close < 100.05", 10),
+        ] {
+            let found = fixture.one(&format!("SELECT count(*) FROM klines_1m WHERE {condition}"));
+            assert_eq!(found, rows.to_string(), "{condition}");
+        }
+    }
+    let plan = fixture
+        .plan("SELECT ts FROM klines_1m WHERE symbol LIKE 'A%' AND ts >= '2024-02-01T10:00:00Z' AND close > 100.105");
+    assert!(!plan.contains("FilterExec"), "{plan}");
+    assert!(
+        plan.contains("series=2") && plan.contains("ts=2024-02-01T10:00:00Z..=") && plan.contains("close:gt:"),
+        "{plan}"
+    );
+    let plan = fixture.plan("SELECT ts FROM klines_1m WHERE close > open");
+    assert!(plan.contains("FilterExec"), "{plan}");
+}
+
+#[test]
+fn counts_and_bounds_are_answered_without_reading() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 500);
+    fixture.bars("B", "1m", 2, 700);
+    fixture.store.seal(&[]).unwrap();
+    for sql in [
+        "SELECT count(*) FROM klines_1m",
+        "SELECT min(ts), max(ts) FROM klines_1m",
+        "SELECT count(*) FROM klines_1m WHERE symbol = 'B'",
+        "SELECT count(*) FROM klines_1m WHERE ts >= '2024-02-01T01:00:00Z'",
+    ] {
+        let plan = fixture.plan(sql);
+        assert!(plan.contains("PlaceholderRowExec") && !plan.contains("SeriesScan"), "{sql}: {plan}");
+    }
+    assert_eq!(
+        fixture.one("SELECT count(*), min(ts), max(ts) FROM klines_1m"),
+        "1200 2024-02-01T00:00:00Z 2024-02-01T11:39:00Z"
+    );
+    assert_eq!(
+        fixture.one("SELECT count(*) FROM klines_1m WHERE ts >= '2024-02-01T01:00:00Z'"),
+        (440 + 640).to_string()
+    );
+    // Bounds of a part are not those of the series.
+    assert_eq!(fixture.one("SELECT min(ts) FROM klines_1m WHERE ts > '2024-02-01T01:00:30Z'"), "2024-02-01T01:01:00Z");
+    assert_eq!(fixture.one("SELECT count(*) FROM (SELECT * FROM klines_1m LIMIT 7)"), "7");
+    assert_eq!(fixture.one("SELECT count(*) FROM (SELECT * FROM klines_1m WHERE symbol = 'A' LIMIT 7)"), "7");
+}
+
+#[test]
+fn declared_orders_need_no_sort() {
+    let fixture = Fixture::new();
+    for symbol in ["A", "B", "C", "D"] {
+        fixture.bars(symbol, "1m", 2, 40_000);
+    }
+    fixture.bars("A", "1h", 2, 10);
+    for sql in [
+        "SELECT ts, close FROM klines_1m WHERE symbol = 'A' ORDER BY ts",
+        "SELECT ts, close FROM klines_1m WHERE symbol = 'A' ORDER BY ts DESC LIMIT 10",
+        "SELECT ts, close FROM \"kline/A/1m\" ORDER BY ts DESC",
+        "SELECT * FROM klines_1m ORDER BY symbol, ts LIMIT 10",
+        "SELECT * FROM klines_1m ORDER BY symbol, ts DESC LIMIT 10",
+        "SELECT * FROM klines_1m ORDER BY ts, symbol LIMIT 10",
+        "SELECT * FROM klines_1m ORDER BY ts DESC LIMIT 10",
+        "SELECT symbol, count(close) FROM klines_1m GROUP BY symbol ORDER BY symbol",
+        "SELECT time_bucket('1h', ts) AS t, max(high) FROM klines_1m WHERE symbol = 'A' GROUP BY t ORDER BY t",
+        "SELECT ts, lag(close) OVER (ORDER BY ts) FROM klines_1m WHERE symbol = 'A'",
+    ] {
+        let plan = fixture.plan(sql);
+        assert!(!plan.contains("SortExec"), "{sql}: {plan}");
+    }
+    assert_eq!(
+        fixture.rows("SELECT ts, symbol FROM klines_1m ORDER BY ts DESC, symbol LIMIT 5"),
+        [
+            "2024-02-28T18:39:00Z A",
+            "2024-02-28T18:39:00Z B",
+            "2024-02-28T18:39:00Z C",
+            "2024-02-28T18:39:00Z D",
+            "2024-02-28T18:38:00Z A"
+        ]
+    );
+    assert_eq!(fixture.rows("SELECT close FROM \"kline/A/1m\" ORDER BY ts DESC LIMIT 2"), ["499.99", "499.98"]);
+    let grouped =
+        fixture.plan("SELECT symbol, time_bucket('1h', ts) AS t, max(high) FROM klines_1m GROUP BY symbol, t");
+    assert!(grouped.contains("SinglePartitioned") && !grouped.contains("RepartitionExec"), "{grouped}");
+}
+
+/// A wrong declaration of order or partitions is a wrong result: every number of threads must give the same.
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let mut results: Vec<Vec<Vec<String>>> = Vec::new();
+    for threads in [1, 2, 7] {
+        let fixture = Fixture::with(SqlSettings { threads, ..SqlSettings::default() });
+        for (symbol, count) in [("A", 90_000), ("B", 30_000), ("C", 10), ("D", 70_000), ("E", 5_000)] {
+            fixture.bars(symbol, "1m", 2, count);
+        }
+        fixture.bars("F", "1h", 2, 200_000);
+        let statements = [
+            "SELECT symbol, count(*), sum(close), min(low), max(high) FROM klines_1m GROUP BY symbol ORDER BY symbol",
+            "SELECT symbol, time_bucket('1d', ts) t, first(open, ts), last(close, ts), sum(volume) FROM klines_1m GROUP BY symbol, t ORDER BY symbol, t",
+            "SELECT time_bucket('1mo', ts) t, first(open, ts), last(close, ts), count(*) FROM klines_1h WHERE symbol = 'F' GROUP BY t ORDER BY t",
+            "SELECT count(*), sum(a.close - b.close) FROM klines_1m a JOIN klines_1m b ON a.ts = b.ts AND a.symbol = b.symbol",
+            "SELECT a.symbol, b.symbol, count(*) FROM klines_1m a JOIN klines_1m b ON a.ts = b.ts WHERE a.symbol < b.symbol GROUP BY 1, 2 ORDER BY 1, 2",
+            "SELECT count(*), sum(c) FROM (SELECT close - lag(close) OVER (PARTITION BY symbol ORDER BY ts) c FROM klines_1m)",
+            "SELECT ts, symbol, close FROM klines_1m WHERE ts >= '2024-02-03' ORDER BY ts, symbol LIMIT 20",
+            "SELECT ts, symbol, close FROM klines_1m ORDER BY ts DESC, symbol LIMIT 20",
+            "SELECT DISTINCT symbol FROM klines_1m ORDER BY symbol DESC",
+            "SELECT symbol, close FROM klines_1m WHERE symbol IN ('A', 'D') AND close > 799.9 ORDER BY close DESC, symbol LIMIT 9",
+            "SELECT close FROM klines_1h ORDER BY ts DESC LIMIT 5 OFFSET 3",
+            "SELECT count(*) FROM (SELECT symbol FROM klines_1m UNION ALL SELECT symbol FROM klines_1h)",
+        ];
+        results.push(statements.iter().map(|sql| fixture.rows(sql)).collect());
+    }
+    for (one, other) in [(0, 1), (0, 2)] {
+        for (position, (one, other)) in results[one].iter().zip(&results[other]).enumerate() {
+            assert_eq!(one, other, "statement {position}");
+        }
+    }
+    assert_eq!(results[0][3], [format!("{} 0.00", 90_000 + 30_000 + 10 + 70_000 + 5_000)]);
+}
+
+#[test]
+fn decimals_are_exact_where_narrower_ones_are_truncated() {
+    let fixture = Fixture::new();
+    let key = SeriesKey::parse("kline/X/1m").unwrap();
+    let spec = SeriesSpec { price_digits: Some(2), volume_digits: Some(0), ..SeriesSpec::of_key(&key) };
+    fixture.store.register(spec.resolve().unwrap()).unwrap();
+    let a = [10_050, 10_000, 9_999, 10_199, 300, -250];
+    let n = [100, 100, 100, 101, 3, -2];
+    let columns = vec![a.to_vec(), vec![900_000_000_000_000_000; 6], a.to_vec(), a.to_vec(), n.to_vec()];
+    let rows = Rows::of_words((0..6).map(|n| START + n * MINUTE).collect(), columns);
+    fixture.store.write(&key, rows, WriteMode::Upsert, None).unwrap();
+    let first = |expression: &str| {
+        fixture.one(&format!("SELECT {expression} FROM (SELECT close AS a, open AS b, CAST(volume AS BIGINT) AS n, ts FROM klines_1m) ORDER BY ts LIMIT 1"))
+    };
+    for (expression, result) in [
+        ("a * 2", "201.00"),
+        ("a + 1", "101.50"),
+        ("a / 3", "33.500000"),
+        ("a % 7", "2.50"),
+        ("(a + b) / 2", "100.500000"),
+        ("a * n", "10050.00"),
+        ("coalesce(a, 0)", "100.50"),
+        ("nullif(a, 0)", "100.50"),
+        ("CASE WHEN a > 0 THEN a ELSE 0 END", "100.50"),
+        ("greatest(a, 100)", "100.50"),
+        ("abs(-a)", "100.50"),
+        ("round(a, 1)", "100.5"),
+    ] {
+        let found = first(expression);
+        assert_eq!(
+            found.trim_end_matches('0').trim_end_matches('.'),
+            result.trim_end_matches('0').trim_end_matches('.'),
+            "{expression}: {found}"
+        );
+    }
+    let count = |condition: &str| {
+        fixture.one(&format!(
+            "SELECT count(*) FROM (SELECT close AS a, CAST(volume AS BIGINT) AS n FROM klines_1m) WHERE {condition}"
+        ))
+    };
+    assert_eq!((count("a > n").as_str(), count("a = n").as_str()), ("2", "2"));
+    assert_eq!(
+        fixture.one(
+            "SELECT count(*) FROM klines_1m x JOIN (SELECT CAST(volume AS BIGINT) n FROM klines_1m) y ON x.close = y.n"
+        ),
+        "4"
+    );
+    assert_eq!(fixture.one("SELECT sum(CASE WHEN close > 100 THEN close ELSE 0 END) FROM klines_1m"), "202.49");
+    assert_eq!(fixture.rows("SELECT close FROM klines_1m WHERE close < 0 UNION ALL SELECT 1"), ["-2.50", "1.00"]);
+    // Six times 9·10^15 has no space in 8 bytes with two digits.
+    assert_eq!(fixture.one("SELECT sum(high) FROM klines_1m"), "54000000000000000.00");
+    assert!(fixture.one("SELECT avg(high) FROM klines_1m").starts_with("9000000000000000.00"));
+    assert_eq!(fixture.one("SELECT round(vwap(close, volume), 6) FROM klines_1m WHERE volume > 0"), "99.952475");
+    // Literals are decimals: no double is next to them.
+    assert_eq!(fixture.one("SELECT 0.1 + 0.2 = 0.3"), "true");
+}
+
+#[test]
+fn snapshots_are_read_by_name_and_a_statement_reads_one_commit() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 10);
+    fixture.store.create_snapshot("before").unwrap();
+    fixture.store.delete_range(&SeriesKey::kline("A", "1m").unwrap(), (i64::MIN, START + 4 * MINUTE), None).unwrap();
+    assert_eq!(fixture.one("SELECT count(*) FROM klines_1m"), "5");
+    assert_eq!(fixture.one("SET fastk.as_of = 'before'; SELECT count(*) FROM klines_1m"), "10");
+    assert_eq!(fixture.one("SELECT count(*) FROM as_of('klines_1m', 'before')"), "10");
+    assert_eq!(
+        fixture.one("SELECT count(*), count(b.ts) FROM as_of('klines_1m', 'before') a LEFT JOIN klines_1m b ON a.ts = b.ts AND a.close = b.close"),
+        "10 5"
+    );
+    let request = SqlRequest {
+        sql: "SELECT count(*) FROM klines_1m".into(),
+        as_of: Some("before".into()),
+        ..SqlRequest::default()
+    };
+    assert_eq!(fixture.rows_with(request).unwrap(), ["10"]);
+    assert_eq!(fixture.fails("SET fastk.as_of = 'none'; SELECT 1").code(), ErrorCode::SnapshotNotFound);
+    assert_eq!(fixture.fails("SELECT * FROM as_of('klines_1m', 'none')").code(), ErrorCode::SnapshotNotFound);
+    assert_eq!(fixture.rows("SELECT name FROM system.snapshots"), ["before"]);
+}
+
+#[test]
+fn latest_has_the_last_rows_of_each_series() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 100);
+    fixture.bars("B", "1m", 2, 50);
+    fixture.bars("C", "1m", 2, 0);
+    assert_eq!(fixture.rows("SELECT symbol, close FROM latest('klines_1m') ORDER BY symbol"), ["A 100.99", "B 100.49"]);
+    assert_eq!(
+        fixture.rows("SELECT symbol, close FROM latest('klines_1m', 2) WHERE symbol = 'B' ORDER BY ts DESC"),
+        ["B 100.49", "B 100.48"]
+    );
+    // A condition selects among the last rows; it does not look for others.
+    assert_eq!(fixture.one("SELECT count(*) FROM latest('klines_1m', 3) WHERE close < 100.48"), "1");
+    for wrong in
+        ["SELECT * FROM latest()", "SELECT * FROM latest('klines_1m', 0)", "SELECT * FROM latest('klines_1m', 1.5)"]
+    {
+        assert_eq!(fixture.fails(wrong).code(), ErrorCode::InvalidArgument, "{wrong}");
+    }
+    assert_eq!(fixture.fails("SELECT * FROM latest('none')").code(), ErrorCode::NotFound);
+}
+
+#[test]
+fn parameters_are_values_of_their_type() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 100);
+    let run = |sql: &str, parameters: &[Value]| {
+        let request = SqlRequest { sql: sql.into(), parameters: parameters.to_vec(), ..SqlRequest::default() };
+        fixture.rows_with(request)
+    };
+    let sql = "SELECT count(*) FROM klines_1m WHERE symbol = ? AND ts >= ? AND close < ?";
+    assert_eq!(run(sql, &[json!("A"), json!("2024-02-01T00:10:00Z"), json!(100.5)]).unwrap(), ["40"]);
+    assert_eq!(run("SELECT $1 + 1, $2", &[json!(1), json!("x'; DROP")]).unwrap(), ["2 x'; DROP"]);
+    assert_eq!(run("SELECT count(*) FROM klines_1m LIMIT ?", &[json!(1)]).unwrap(), ["100"]);
+    for (sql, parameters) in [("SELECT ?", vec![]), ("SELECT $1", vec![json!([1])])] {
+        assert_eq!(run(sql, &parameters).unwrap_err().code(), ErrorCode::InvalidArgument, "{sql}");
+    }
+}
+
+#[test]
+fn nobody_sees_series_of_others() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 10);
+    fixture.bars("SECRET", "1m", 2, 10);
+    fixture.bars("SECRET", "1h", 2, 10);
+    fixture.scalar("scalar/SECRET/A/1h/x", &[1.0]);
+    let run = |sql: &str| fixture.run_as("kline/A", SqlRequest { sql: sql.into(), ..SqlRequest::default() });
+    let shown = |sql: &str| match run(sql) {
+        Ok(batches) => lines(&batches).join("\n"),
+        Err(error) => format!("{} {:?}", error.detail(), error.hint()),
+    };
+    assert_eq!(shown("SELECT DISTINCT symbol FROM klines_1m"), "A");
+    assert_eq!(shown("SELECT count(*) FROM klines_1m"), "10");
+    assert_eq!(shown("SELECT count(*) FROM klines_1m WHERE symbol = 'SECRET'"), "0");
+    assert_eq!(shown("SELECT key FROM system.series"), "kline/A/1m");
+    assert_eq!(
+        shown("SELECT DISTINCT table_name FROM information_schema.tables WHERE table_schema = 'public'"),
+        "klines_1m"
+    );
+    for sql in [
+        "SELECT * FROM \"kline/SECRET/1m\"",
+        "SELECT * FROM klines_1h",
+        "SELECT * FROM scalars_secret_1h",
+        "SELECT * FROM kline.\"1h\"",
+        "SELECT * FROM latest('kline/SECRET/1m')",
+        "SELECT * FROM scalar.\"SECRET/1h\"",
+    ] {
+        let error = run(sql).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::NotFound, "{sql}: {error:?}");
+    }
+    for sql in [
+        "EXPLAIN SELECT * FROM klines_1m",
+        "EXPLAIN ANALYZE SELECT * FROM klines_1m",
+        "EXPLAIN VERBOSE SELECT count(*) FROM klines_1m",
+        "SELECT * FROM information_schema.columns",
+        "SELECT * FROM system.chunks",
+        "SHOW TABLES",
+        "SELECT nothing FROM klines_1m",
+    ] {
+        assert!(!shown(sql).to_lowercase().contains("secret"), "{sql}: {}", shown(sql));
+    }
+}
+
+#[test]
+fn every_door_is_shut() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 10);
+    let file = fixture.root.path().join("x.csv");
+    std::fs::write(&file, "a\n1\n").unwrap();
+    let file = file.display();
+    for sql in [
+        format!("COPY (SELECT 1) TO '{file}.out'"),
+        format!("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '{file}'"),
+        format!("SELECT * FROM '{file}'"),
+        format!("SELECT * FROM \"{file}\""),
+        format!("SELECT * FROM read_csv('{file}')"),
+        "SELECT * FROM '/etc/passwd'".into(),
+        "CREATE TABLE t AS SELECT 1".into(),
+        "INSERT INTO klines_1m SELECT * FROM klines_1m".into(),
+        "INSERT INTO system.series VALUES (1)".into(),
+        "DROP TABLE klines_1m".into(),
+        "SET datafusion.runtime.memory_limit = '10G'; SELECT 1".into(),
+        "SELECT * FROM information_schema.df_settings".into(),
+        "SHOW ALL".into(),
+        "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t".into(),
+        "EXECUTE p".into(),
+    ] {
+        let error = fixture.fails(&sql);
+        let shut =
+            [ErrorCode::PermissionDenied, ErrorCode::NotFound, ErrorCode::InvalidArgument, ErrorCode::Unimplemented];
+        assert!(shut.contains(&error.code()), "{sql}: {error:?}");
+        assert!(error.code() != ErrorCode::Internal);
+    }
+    assert_eq!(
+        std::fs::read_dir(fixture.root.path()).unwrap().count(),
+        2 + usize::from(fixture.root.path().join("spill").exists())
+    );
+    // Deep nesting neither overflows the stack nor is executed.
+    let deep = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+    assert_eq!(fixture.fails(&deep).code(), ErrorCode::InvalidArgument);
+    let long = format!("SELECT 1 {}", "+ 1 ".repeat(3_000));
+    let _ = fixture.try_rows(&long);
+}
+
+#[test]
+fn memory_time_and_number_of_statements_are_limited() {
+    let settings = SqlSettings {
+        threads: 2,
+        query_memory_bytes_max: 4 << 20,
+        timeout_ms: 2_000,
+        queries_max: 1,
+        queue_max: 1,
+        ..SqlSettings::default()
+    };
+    let fixture = Fixture::with(settings);
+    fixture.bars("A", "1m", 2, 50_000);
+    let error = fixture.fails("SELECT count(*) FROM klines_1m a JOIN klines_1m b ON a.close + 1 = b.open + 2 - 1");
+    assert_eq!(error.code(), ErrorCode::TooLarge, "{error:?}");
+    // A sort beyond the memory uses the disk.
+    assert_eq!(fixture.one("SELECT count(*) FROM (SELECT *, row_number() OVER (ORDER BY volume % 1000, close) r FROM klines_1m) WHERE r > 0"), "50000");
+    let endless = "SELECT count(*) FROM klines_1m a, klines_1m b, klines_1m c WHERE a.close + b.close + c.close > 1e9";
+    let error = fixture.fails(endless);
+    assert_eq!(error.code(), ErrorCode::DeadlineExceeded, "{error:?}");
+    let request = SqlRequest { sql: endless.into(), timeout: Some(Duration::from_millis(50)), ..SqlRequest::default() };
+    assert_eq!(fixture.rows_with(request).unwrap_err().code(), ErrorCode::DeadlineExceeded);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| fixture.fails(endless));
+        let waiting = scope.spawn(|| {
+            while fixture.engine.running().is_empty() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            fixture.try_rows("SELECT 1")
+        });
+        while fixture.engine.running().len() < 2 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(fixture.fails("SELECT 2").code(), ErrorCode::Overloaded);
+        // Cancelling the one that runs lets the other run.
+        let first = fixture.engine.running().remove(0);
+        assert!(first.sql.contains("klines_1m") && fixture.engine.cancel(first.id, |_| true));
+        assert!(!fixture.engine.cancel(999, |_| true));
+        let error = running.join().unwrap();
+        assert!(error.code() == ErrorCode::DeadlineExceeded && error.detail().contains("cancelled"), "{error:?}");
+        assert_eq!(waiting.join().unwrap().unwrap(), ["1"]);
+    });
+    assert!(fixture.engine.running().is_empty());
+}
+
+#[test]
+fn rows_that_are_dropped_end_their_statement() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 50_000);
+    let views = Arc::new(TestViews { store: Arc::clone(&fixture.store), prefix: "" });
+    let request = SqlRequest { sql: "SELECT a.ts FROM klines_1m a, klines_1m b".into(), ..SqlRequest::default() };
+    let mut rows = fixture.engine.start_blocking(request, views).unwrap();
+    assert!(rows.next().unwrap().is_ok());
+    assert_eq!(fixture.engine.running().len(), 1);
+    drop(rows);
+    assert!(fixture.engine.running().is_empty());
+}
+
+#[test]
+fn errors_name_what_is_wrong_and_the_way_out() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 3);
+    for (sql, code, detail, hint) in [
+        ("SELECT * FROM klines_5m", ErrorCode::NotFound, "klines_5m", "SHOW TABLES"),
+        ("SELECT clse FROM klines_1m", ErrorCode::InvalidArgument, "clse", "close"),
+        (
+            "SELECT * FROM klines_1m WHERE ts > 1706745600000",
+            ErrorCode::InvalidArgument,
+            "Timestamp",
+            "to_timestamp_millis",
+        ),
+        ("SELECT 1 / 0", ErrorCode::InvalidArgument, "zero", "nullif"),
+        ("SELEC 1", ErrorCode::InvalidArgument, "SQL", ""),
+        ("SELECT time_bucket('5x', ts) FROM klines_1m", ErrorCode::InvalidArgument, "5x", "1h"),
+        ("SELECT time_bucket('1d', ts, 'Mars/Base') FROM klines_1m", ErrorCode::InvalidArgument, "Mars/Base", "IANA"),
+    ] {
+        let error = fixture.fails(sql);
+        assert_eq!(error.code(), code, "{sql}: {error:?}");
+        assert!(error.detail().contains(detail), "{sql}: {error:?}");
+        assert!(error.hint().unwrap_or_default().contains(hint), "{sql}: {error:?}");
+    }
+}
