@@ -52,7 +52,7 @@
 //! ```
 //!
 //! Layers depend strictly downwards: `error` < `types` < `format`, `disk` < `store`, `registry` < `query`, `ingest` <
-//! `egress` < `service` < `server` < `config` < `cli`. `docs/architecture.md` describes each.
+//! `sql`, `egress` < `service` < `server` < `config` < `cli`. `docs/architecture.md` describes each.
 
 #![warn(missing_debug_implementations)]
 #![deny(unsafe_op_in_unsafe_fn)]

@@ -1,7 +1,7 @@
 """SQL: random statements return what DuckDB returns on the same rows, and every door is shut from outside.
 
 Rows are loaded into DuckDB from the Parquet responses of FastK. Decimals are compared exactly, doubles to 12 digits.
-FASTK_SQL_ROUNDS (default 150) is the number of random statements, FASTK_SQL_SEED (default 1) where they begin; a failure
+FASTK_SQL_ROUNDS (default 100) is the number of random statements, FASTK_SQL_SEED (default 1) where they begin; a failure
 prints the statement.
 """
 
@@ -25,7 +25,7 @@ import pytest
 import support
 
 FOLDER = os.environ.get("FASTK_TEST_DATA")
-ROUNDS = int(os.environ.get("FASTK_SQL_ROUNDS", "150"))
+ROUNDS = int(os.environ.get("FASTK_SQL_ROUNDS", "100"))
 SEED = int(os.environ.get("FASTK_SQL_SEED", "1"))
 needs_data = pytest.mark.skipif(not FOLDER, reason="FASTK_TEST_DATA is not set: the real data files are not here")
 
@@ -91,6 +91,11 @@ def rows_of(table):
     return [tuple(plain(cell) for cell in row) for row in zip(*(column.to_pylist() for column in table.columns))]
 
 
+def duck(connection, sql):
+    """The rows that DuckDB returns."""
+    return rows_of(connection.sql(sql).to_arrow_table())
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """A server with real bars, and DuckDB with the same rows in tables of the same names."""
@@ -131,11 +136,11 @@ class Statements:
         self.chance = random.Random(seed)
         self.connection = connection
         self.bounds = {
-            name: connection.execute(f"SELECT min(ts), max(ts) FROM {name}").fetchone()
+            name: duck(connection, f"SELECT min(ts), max(ts) FROM {name}")[0]
             for name in ("klines_1m", "klines_1h")
         }
         self.closes = {
-            name: [row[0] for row in connection.execute(f"SELECT close FROM {name} USING SAMPLE 200 ROWS (reservoir, 7)").fetchall()]
+            name: [row[0] for row in duck(connection, f"SELECT close FROM {name} USING SAMPLE 200 ROWS (reservoir, 7)")]
             for name in self.bounds
         }
 
@@ -260,7 +265,7 @@ def test_random_statements_return_what_duckdb_returns(both):
             found = rows_of(run(server, ours))
         except urllib.error.HTTPError as error:
             raise AssertionError(f"statement {number} of seed {SEED}: {ours}\n{error.read().decode()}") from error
-        wanted = [tuple(plain(cell) for cell in row) for row in connection.execute(theirs).fetchall()]
+        wanted = duck(connection, theirs)
         if not ordered:
             found, wanted = sorted(found, key=key), sorted(wanted, key=key)
         where = f"statement {number} of seed {SEED}: {ours}"
@@ -275,11 +280,12 @@ def test_random_statements_return_what_duckdb_returns(both):
 def test_vwap_is_the_quotient_of_exact_sums(both):
     server, connection = both
     ours = run(server, "SELECT symbol, vwap(close, volume) v FROM klines_1m WHERE volume > 0 GROUP BY symbol ORDER BY symbol")
-    theirs = connection.execute(
+    theirs = duck(
+        connection,
         "SELECT symbol, CAST(sum(CAST(close AS DECIMAL(38,8)) * volume) AS DOUBLE) / CAST(sum(volume) AS DOUBLE) "
         "FROM (SELECT symbol, CAST(close AS DECIMAL(18,6)) close, CAST(volume AS DECIMAL(18,3)) volume FROM klines_1m) "
-        "WHERE volume > 0 GROUP BY symbol ORDER BY symbol"
-    ).fetchall()
+        "WHERE volume > 0 GROUP BY symbol ORDER BY symbol",
+    )
     for (symbol, one), (other_symbol, other) in zip(rows_of(ours), theirs, strict=True):
         assert symbol == other_symbol and math.isclose(one, float(other), rel_tol=1e-9), (symbol, one, other)
 

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::ipc;
 use crate::ingest::check_depth;
 use crate::query::{Query, ResultSchema};
-use crate::service::{InventoryRow, QueryInfo};
+use crate::service::{InventoryRow, QueryInfo, SqlStatement};
 use crate::types::SeriesKey;
 
 /// Maximum size of a ticket, a command or the body of an action.
@@ -62,6 +62,29 @@ pub(super) fn query_of_descriptor(descriptor: &FlightDescriptor, depth_max: usiz
     match target(descriptor)? {
         DescriptorTarget::Path(key) => Ok(Query::of(&key)),
         DescriptorTarget::Command(bytes) => json("command", bytes, depth_max),
+    }
+}
+
+/// What a ticket requests.
+#[derive(Debug)]
+pub(super) enum TicketRequest {
+    Query(Box<Query>),
+    Sql(SqlStatement),
+}
+
+impl TicketRequest {
+    /// The request of a ticket: a statement where it has the field `sql`, else a query.
+    pub(super) fn of(ticket: &Ticket, depth_max: usize) -> Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct HasSql {
+            sql: Option<serde::de::IgnoredAny>,
+        }
+        // Queries are not parsed twice.
+        let may_be_sql = ticket.ticket.windows(5).any(|bytes| bytes == b"\"sql\"");
+        if may_be_sql && json::<HasSql>("ticket", &ticket.ticket, depth_max)?.sql.is_some() {
+            return json("ticket", &ticket.ticket, depth_max).map(Self::Sql);
+        }
+        query_of_ticket(ticket, depth_max).map(|query| Self::Query(Box::new(query)))
     }
 }
 

@@ -35,6 +35,11 @@ const METADATA_TAG: u64 = 3 << 3 | 2;
 const BODY_TAG: u64 = 1000 << 3 | 2;
 
 impl FlightMessage {
+    /// A message of a header and a body.
+    pub(super) fn new(header: Vec<u8>, body: Vec<Bytes>) -> Self {
+        Self { header: header.into(), body, ..Self::default() }
+    }
+
     /// A message with metadata only.
     pub(super) fn of_metadata(metadata: Vec<u8>) -> Self {
         Self { metadata: metadata.into(), ..Self::default() }

@@ -28,8 +28,10 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::query::Block;
 use crate::server::flight::connection::Disconnect;
 use crate::server::flight::encode::{FlightEncoder, FlightMessage};
+use crate::server::flight::sql::SqlMessages;
 use crate::server::flight::status::{status, status_for};
 use crate::service::{Caller, Permit, QueryResult};
+use crate::sql::{QueryCanceller, SqlRows};
 
 /// Parts queued for the client, at most about 1 MiB each.
 const QUEUE_PARTS: usize = 2;
@@ -40,8 +42,8 @@ const PART_BYTES: usize = 64 * 1024;
 /// Pieces of messages, the end of the result, or the error that ended it.
 type Item = Result<Option<Vec<Bytes>>, Status>;
 
-/// Permits for a DoGet of this listener, and for a response of the server.
-pub(super) type StreamPermit = (OwnedSemaphorePermit, Permit);
+/// Permits for a DoGet of this listener, and for a response of the server; and what ends its statement with it.
+pub(super) type StreamPermit = ((OwnedSemaphorePermit, Permit), Option<QueryCanceller>);
 
 /// The body of a response.
 #[derive(Debug)]
@@ -66,15 +68,19 @@ pub(super) struct StartedGet {
 /// Produces the first part of a result. Reads mapped memory, so it must run on a blocking thread.
 pub(super) fn start(result: QueryResult, caller: Caller) -> StartedGet {
     let encoder = FlightEncoder::new(&result.shape);
-    let mut scan = GetScan {
-        head: encoder.head_messages(),
-        encoder,
-        result,
-        caller,
-        has_sent_stats: false,
-        rest: None,
-        after: None,
-    };
+    let head = encoder.head_messages();
+    let rows = QueryMessages { encoder, result, has_sent_stats: false, rest: None };
+    start_with(head, MessageSource::Query(Box::new(rows)), caller)
+}
+
+/// Produces the first part of the result of a statement, which must run on a blocking thread.
+pub(super) fn start_sql(rows: SqlRows, caller: Caller) -> StartedGet {
+    let messages = SqlMessages::new(rows);
+    start_with(vec![messages.schema_message()], MessageSource::Sql(Box::new(messages)), caller)
+}
+
+fn start_with(head: Vec<FlightMessage>, source: MessageSource, caller: Caller) -> StartedGet {
+    let mut scan = GetScan { head, source, caller, after: None };
     StartedGet { first: scan.next(), scan }
 }
 
@@ -105,18 +111,31 @@ pub(super) fn stream(
 
 #[derive(Debug)]
 struct GetScan {
-    encoder: FlightEncoder,
-    result: QueryResult,
+    source: MessageSource,
     /// Caller for whom errors are redacted.
     caller: Caller,
     /// Messages before the rows.
     head: Vec<FlightMessage>,
+    /// The item after the last part, when it is already known.
+    after: Option<Item>,
+}
+
+/// What the messages of a result are made of.
+#[derive(Debug)]
+enum MessageSource {
+    Query(Box<QueryMessages>),
+    Sql(Box<SqlMessages>),
+}
+
+/// The messages of a query.
+#[derive(Debug)]
+struct QueryMessages {
+    encoder: FlightEncoder,
+    result: QueryResult,
     /// Whether the message with the statistics was sent.
     has_sent_stats: bool,
     /// Rest of a block that is sent in several messages.
     rest: Option<Block>,
-    /// The item after the last part, when it is already known.
-    after: Option<Item>,
 }
 
 /// Why filling the queue stopped.
@@ -155,11 +174,39 @@ impl GetScan {
         }
     }
 
-    /// Writes the next message; false at the end.
+    /// Writes the next messages; false at the end.
     fn write_next(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         for message in std::mem::take(&mut self.head) {
             message.write(out)?;
         }
+        match &mut self.source {
+            MessageSource::Query(messages) => messages.write_next(out),
+            MessageSource::Sql(messages) => {
+                let Some(messages) = messages.next_messages()? else { return Ok(false) };
+                messages.into_iter().try_for_each(|message| message.write(out))?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Queues items until the queue is full or the result is complete.
+    fn fill(&mut self, sender: &Sender<Item>) -> Pause {
+        loop {
+            let item = self.next();
+            let last = !matches!(item, Ok(Some(_)));
+            match sender.try_send(item) {
+                Ok(()) if last => return Pause::Done,
+                Ok(()) => {}
+                Err(TrySendError::Full(item)) => return Pause::Full(item),
+                Err(TrySendError::Closed(_)) => return Pause::Done,
+            }
+        }
+    }
+}
+
+impl QueryMessages {
+    /// Writes the next message; false at the end.
+    fn write_next(&mut self, out: &mut OutputBuffer) -> Result<bool> {
         let Some(piece) = self.piece()? else {
             if let Some(stats) = self.result.stats().filter(|_| !self.has_sent_stats) {
                 self.has_sent_stats = true;
@@ -189,20 +236,6 @@ impl GetScan {
         }
         self.rest = Some(block.slice(rows_max, block.rows() - rows_max));
         Ok(Some(block.slice(0, rows_max)))
-    }
-
-    /// Queues items until the queue is full or the result is complete.
-    fn fill(&mut self, sender: &Sender<Item>) -> Pause {
-        loop {
-            let item = self.next();
-            let last = !matches!(item, Ok(Some(_)));
-            match sender.try_send(item) {
-                Ok(()) if last => return Pause::Done,
-                Ok(()) => {}
-                Err(TrySendError::Full(item)) => return Pause::Full(item),
-                Err(TrySendError::Closed(_)) => return Pause::Done,
-            }
-        }
     }
 }
 

@@ -14,6 +14,7 @@ mod listen;
 mod put;
 mod service;
 mod settings;
+mod sql;
 mod status;
 
 pub use acks::ACKS_QUEUED_MAX;

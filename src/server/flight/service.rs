@@ -33,6 +33,7 @@ use crate::server::blocking::{PERMIT, run, within};
 use crate::server::connections::{InFlight, ResponseInProgress};
 use crate::server::flight::acks::AckReceiver;
 use crate::server::flight::connection::Disconnect;
+use crate::server::flight::describe::TicketRequest;
 use crate::server::flight::put::PutLimits;
 use crate::server::flight::settings::FlightSettings;
 use crate::server::flight::status::{status, unimplemented};
@@ -221,25 +222,39 @@ impl FlightApi {
         let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(TICKET_BYTES_MAX));
         let ticket = messages.message().await?.ok_or_else(|| status(&Error::invalid("the request has no ticket")))?;
         let limits = *service.limits();
-        let query = describe::query_of_ticket(&ticket, limits.json_depth_max)?;
+        let request = TicketRequest::of(&ticket, limits.json_depth_max)?;
         // Acquired only now: a call whose ticket does not arrive uses no permit.
         let permit = self.gets.clone().try_acquire_owned().map_err(|_| {
             let detail = format!("{} DoGet responses are already being sent", self.settings.gets_max);
             status(&Error::new(ErrorCode::Overloaded, detail).with_hint("retry shortly"))
         })?;
         let permit = (permit, service.acquire_permit(PermitKind::Response)?);
-        let is_quick = service.is_in_memory(&query);
+        let timeout = limits.request_timeout();
         let stop = CancelFlag::default();
-        let cancel = stop.clone();
-        // The work holds its permits, even after the client is gone.
-        let work = move |service: &Service| {
-            let result = service.read_until(&query, &cancel)?;
-            Ok((get::start(result, service.caller().clone()), permit))
+        let (started, permit, held) = match request {
+            TicketRequest::Query(query) => {
+                let is_quick = service.is_in_memory(&query);
+                let cancel = stop.clone();
+                // The work holds its permits, even after the client is gone.
+                let work = move |service: &Service| {
+                    let result = service.read_until(&query, &cancel)?;
+                    Ok((get::start(result, service.caller().clone()), permit))
+                };
+                let (started, permit) = run(is_quick, timeout, stop, move || work(&service)).await?;
+                (started, permit, None)
+            }
+            TicketRequest::Sql(statement) => {
+                let rows = service.sql(statement).await?;
+                let canceller = rows.canceller();
+                let caller = service.caller().clone();
+                let work = move || Ok((get::start_sql(rows, caller), permit));
+                let (started, permit) = run(false, timeout, stop, work).await?;
+                (started, permit, Some(canceller))
+            }
         };
-        let started = run(is_quick, limits.request_timeout(), stop, move || work(&service));
-        let (started, permit) = started.await?;
         let stall_timeout = Duration::from_millis(self.settings.stall_timeout_ms);
-        let mut response = http::Response::new(Body::new(get::stream(started, stall_timeout, connection, permit)));
+        let mut response =
+            http::Response::new(Body::new(get::stream(started, stall_timeout, connection, (permit, held))));
         response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
         Ok(response)
     }
