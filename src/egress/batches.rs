@@ -305,6 +305,8 @@ enum Cells<'a> {
     Time(&'a ArrayRef, TimeUnit, fn(&dyn Array, usize) -> i64, TimeFormat),
     Bool(&'a ArrayRef),
     Text(ArrayFormatter<'a>, &'a ArrayRef),
+    /// Of a column of nulls only, which has no bitmap.
+    Null,
 }
 
 fn word<T: ArrowPrimitiveType<Native = i64>>(array: &dyn Array, row: usize) -> i64 {
@@ -345,6 +347,7 @@ impl<'a> Cells<'a> {
                 (value.into(), format!("{value:?}"))
             }),
             DataType::Boolean => Cells::Bool(array),
+            DataType::Null => Cells::Null,
             DataType::Timestamp(ArrowUnit::Second, _) => time(TimeUnit::S, word::<TimestampSecondType>),
             DataType::Timestamp(ArrowUnit::Millisecond, _) => time(TimeUnit::Ms, word::<TimestampMillisecondType>),
             DataType::Timestamp(ArrowUnit::Microsecond, _) => time(TimeUnit::Us, word::<TimestampMicrosecondType>),
@@ -353,19 +356,20 @@ impl<'a> Cells<'a> {
         })
     }
 
-    fn array(&self) -> &ArrayRef {
+    fn is_null(&self, row: usize) -> bool {
         match self {
+            Cells::Null => true,
             Cells::Number(_, array)
             | Cells::Int(array, _)
             | Cells::Float(array, _)
             | Cells::Time(array, ..)
             | Cells::Bool(array)
-            | Cells::Text(_, array) => array,
+            | Cells::Text(_, array) => array.is_null(row),
         }
     }
 
     fn write_json(&self, out: &mut Vec<u8>, row: usize) -> Result<()> {
-        if self.array().is_null(row) {
+        if self.is_null(row) {
             out.extend_from_slice(b"null");
             return Ok(());
         }
@@ -391,7 +395,7 @@ impl<'a> Cells<'a> {
     }
 
     fn write_csv(&self, out: &mut Vec<u8>, row: usize) -> Result<()> {
-        if self.array().is_null(row) {
+        if self.is_null(row) {
             return Ok(());
         }
         match self {
@@ -428,6 +432,7 @@ impl<'a> Cells<'a> {
                 let text: &[u8] = if array.as_boolean().value(row) { b"true" } else { b"false" };
                 out.extend_from_slice(text);
             }
+            Cells::Null => {}
         }
         Ok(())
     }

@@ -110,7 +110,8 @@ impl Service {
         if let Some(engine) = self.sql.get() {
             return Ok(Arc::clone(engine));
         }
-        let directory = self.staging_dir().join("sql");
+        // Named after its owner as other files there, which are in use while that lives.
+        let directory = self.staging_dir().join(format!("{}-sql", std::process::id()));
         let engine = Arc::new(SqlEngine::new(self.configured_sql(), Some(directory))?);
         Ok(Arc::clone(self.sql.get_or_init(|| engine)))
     }

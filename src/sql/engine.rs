@@ -21,7 +21,8 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use serde_json::Value;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use url::Url;
 
 use super::batches::{wire_batch, wire_schema};
@@ -125,15 +126,21 @@ impl SqlEngine {
             })
             .build()
             .map_err(|error| Error::new(ErrorCode::Io, format!("cannot start the threads of sql: {error}")))?;
-        let mode = match spill.filter(|_| settings.spill_bytes_max > 0) {
-            Some(directory) => DiskManagerMode::Directories(vec![directory]),
-            None => DiskManagerMode::Disabled,
+        let disk = |mode: DiskManagerMode| {
+            let builder = DiskManagerBuilder::default().with_mode(mode);
+            builder.with_max_temp_directory_size(settings.spill_bytes_max).build()
         };
-        let disk = DiskManagerBuilder::default()
-            .with_mode(mode)
-            .with_max_temp_directory_size(settings.spill_bytes_max)
-            .build()
-            .map_err(|error| failure(&error))?;
+        let spill = spill.filter(|_| settings.spill_bytes_max > 0);
+        let spilling = spill.and_then(|directory| {
+            // A store that is opened for reading only has no place for it.
+            disk(DiskManagerMode::Directories(vec![directory]))
+                .inspect_err(|error| tracing::warn!(%error, "statements cannot spill"))
+                .ok()
+        });
+        let disk = match spilling {
+            Some(disk) => disk,
+            None => disk(DiskManagerMode::Disabled).map_err(|error| failure(&error))?,
+        };
         let memory = Arc::new(SharedMemory::new(bytes(settings.memory_bytes_max)));
         let environment = RuntimeEnvBuilder::new()
             .with_object_store_registry(Arc::new(NoObjectStores))
@@ -238,23 +245,20 @@ impl SqlEngine {
         let parameters = values(&request.parameters)?;
         let view = view_of(parsed.as_of.as_deref().or(request.as_of.as_deref()))?;
         let (index, commit) = (self.index(&view.state), view.state.commit);
-        let permits = Arc::clone(&self.permits);
         let task = Task {
             entry: Arc::clone(&entry),
             deadline: Deadline { left: timeout, limit: timeout },
             statement: parsed.statement,
             parameters: ParamValues::from(parameters),
+            permits: Arc::clone(&self.permits),
+            permit: None,
         };
         runtime.spawn(async move {
             let _place = place;
             let mut ready = Some(ready_tx);
             let work = async {
                 let mut task = task;
-                let _permit = task
-                    .deadline
-                    .run(permits.acquire_owned())
-                    .await?
-                    .map_err(|_| Error::internal("sql: no permits"))?;
+                task.acquire_permit().await?;
                 let session = session(template, environment, view, index, &views, &task.entry);
                 task.run(session, &mut ready, &tx).await
             };
@@ -385,9 +389,36 @@ struct Task {
     deadline: Deadline,
     statement: datafusion::sql::parser::Statement,
     parameters: ParamValues,
+    permits: Arc<Semaphore>,
+    /// Held while the statement computes.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Task {
+    async fn acquire_permit(&mut self) -> Result<()> {
+        if self.permit.is_none() {
+            let permit = self.deadline.run(Arc::clone(&self.permits).acquire_owned()).await?;
+            self.permit = Some(permit.map_err(|_| Error::internal("sql: no permits"))?);
+        }
+        Ok(())
+    }
+
+    /// Sends a batch; false when the client is gone. While the client does not read, others may compute.
+    async fn send(&mut self, rows: &mpsc::Sender<SentBatch>, batch: RecordBatch) -> Result<bool> {
+        let batch = match rows.try_send(Ok(Some(batch))) {
+            Ok(()) => return Ok(true),
+            Err(TrySendError::Closed(_)) => return Ok(false),
+            Err(TrySendError::Full(batch)) => batch,
+        };
+        self.permit = None;
+        // The time of the client is not that of the statement.
+        if rows.send(batch).await.is_err() {
+            return Ok(false);
+        }
+        self.acquire_permit().await?;
+        Ok(true)
+    }
+
     async fn run(
         mut self,
         session: SessionState,
@@ -395,7 +426,7 @@ impl Task {
         rows: &mpsc::Sender<SentBatch>,
     ) -> Result<()> {
         self.entry.set_status(QueryStatus::Planning);
-        let (statement, parameters) = (self.statement, self.parameters);
+        let (statement, parameters) = (self.statement.clone(), self.parameters.clone());
         let plan = async {
             let mut plan = session.statement_to_plan(statement).await?;
             // The text was checked; this checks what it was planned to.
@@ -424,8 +455,7 @@ impl Task {
         while let Some(batch) = next {
             let batch = wire_batch(&batch.map_err(|error| failure(&error))?, &schema)?;
             self.entry.add_rows(batch.num_rows());
-            // The time of the client is not that of the statement.
-            if batch.num_rows() > 0 && rows.send(Ok(Some(batch))).await.is_err() {
+            if batch.num_rows() > 0 && !self.send(rows, batch).await? {
                 return Ok(());
             }
             next = self.deadline.run(stream.next()).await?;

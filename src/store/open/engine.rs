@@ -222,7 +222,9 @@ fn remove_leftovers(root: &DiskPath, contents: &Contents, newest: bool, report: 
         disk::create_dir(&root.join(name))?;
     }
     for name in disk::list(&root.join("tmp"))? {
-        disk::remove(&root.join("tmp").join(name))?;
+        let leftover = root.join("tmp").join(name);
+        // Statements of SQL spill into a directory.
+        if leftover.is_dir() { disk::remove_tree(&leftover)? } else { disk::remove(&leftover)? }
     }
     // Files with numbers the manifest did not assign could be those of an edit that was removed, unless it is known
     // that there was none.
