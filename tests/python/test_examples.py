@@ -3,9 +3,12 @@
 `FASTK_BLESS=1` rewrites the responses in `openapi/examples.json`; the document itself is then blessed as usual.
 """
 
+import contextlib
 import gzip
 import json
 import os
+import threading
+import time
 import urllib.parse
 from pathlib import Path
 
@@ -65,7 +68,22 @@ class Sender:
         assert shown in (None, [self.examples[name]]), f"{self.operation['operationId']}: {name}"
         return self.examples[name]
 
+    def running_statement(self):
+        """The number of a SQL statement that runs until it is cancelled."""
+        sql = "SELECT count(*) FROM generate_series(1, 100000000000) a(x) WHERE x % 7 = 8"
+
+        def run():
+            with contextlib.suppress(support.urllib.error.HTTPError):
+                self.server.json("POST", "/v1/sql", {"sql": sql})
+
+        threading.Thread(target=run, daemon=True).start()
+        while not (queries := self.server.json("GET", "/v1/sql/queries")["queries"]):
+            time.sleep(0.01)
+        return queries[0]["id"]
+
     def made(self, name):
+        if name == "id" and "/sql/" in self.path:
+            return self.running_statement()
         if name == "id":
             self.server.json("POST", "/v1/admin/verify?wait=true")
             return self.server.json("GET", "/v1/admin/jobs")["jobs"][0]["id"]
