@@ -11,6 +11,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableFunctionImpl;
 use datafusion::common::ParamValues;
 use datafusion::error::{DataFusionError, Result as SqlResult};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManager, DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::object_store::ObjectStoreRegistry;
@@ -19,6 +20,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::object_store::ObjectStore;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
+use datafusion::sql::parser::Statement;
 use futures::StreamExt;
 use serde_json::Value;
 use tokio::sync::mpsc::error::TrySendError;
@@ -37,7 +39,7 @@ use super::settings::SqlSettings;
 use super::statement::parse;
 use super::system::{SystemSchema, queries};
 use super::table_functions::{AsOf, Latest};
-use super::view::{SqlView, SystemTable, ViewSource};
+use super::view::{SystemTable, ViewSource};
 use crate::disk::lower_priority;
 use crate::error::{Error, ErrorCode, Result};
 use crate::store::StoreState;
@@ -49,6 +51,10 @@ type SentBatch = Result<Option<RecordBatch>>;
 const BATCHES_AHEAD: usize = 2;
 /// Memory that a partition may fill ahead of a merge.
 const SORT_BUFFER_BYTES: usize = 1 << 20;
+/// Memory that a sort keeps for the merge of what it spilled.
+const SPILL_MERGE_BYTES: usize = 2 << 20;
+/// Stack of each thread: expressions of many operators are nested as deeply.
+const STACK_BYTES: usize = 32 << 20;
 /// Added to the niceness of the threads of statements.
 const NICENESS: i32 = 10;
 
@@ -77,7 +83,7 @@ pub struct SqlEngine {
     waiting: Arc<AtomicUsize>,
     running: Arc<RunningQueries>,
     /// The tables of the last state.
-    index: Mutex<Arc<TableIndex>>,
+    index: Arc<Mutex<Arc<TableIndex>>>,
 }
 
 impl fmt::Debug for SqlEngine {
@@ -119,7 +125,7 @@ impl SqlEngine {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("sql")
-            .thread_stack_size(8 << 20)
+            .thread_stack_size(STACK_BYTES)
             .enable_time()
             .on_thread_start(|| {
                 lower_priority(NICENESS);
@@ -166,7 +172,7 @@ impl SqlEngine {
             permits: Arc::new(Semaphore::new(settings.queries_max)),
             waiting: Arc::default(),
             running: Arc::default(),
-            index: Mutex::default(),
+            index: Arc::default(),
         })
     }
 
@@ -195,14 +201,6 @@ impl SqlEngine {
         SystemTable { name: "queries", rows: Box::new(rows) }
     }
 
-    fn index(&self, state: &StoreState) -> Arc<TableIndex> {
-        let mut last = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        if !last.is_of(state) {
-            *last = Arc::new(TableIndex::of(state));
-        }
-        Arc::clone(&last)
-    }
-
     /// Plans a statement and starts it. The rows are computed on the threads of the engine, a few batches ahead.
     ///
     /// # Errors
@@ -210,8 +208,8 @@ impl SqlEngine {
     /// `not_found` for a table, `overloaded` when too many wait, `deadline_exceeded`, `too_large` for its memory.
     pub async fn start(&self, request: SqlRequest, views: Arc<dyn ViewSource>) -> Result<SqlRows> {
         let started = self.spawn(request, views)?;
-        let schema = started.ready.await.map_err(|_| lost())??;
-        Ok(SqlRows { schema, ..started.rows })
+        let (schema, commit) = started.ready.await.map_err(|_| lost())??;
+        Ok(SqlRows { schema, commit, ..started.rows })
     }
 
     /// Like [`start`](Self::start), for a thread that may block.
@@ -220,8 +218,8 @@ impl SqlEngine {
     /// Those of [`start`](Self::start).
     pub fn start_blocking(&self, request: SqlRequest, views: Arc<dyn ViewSource>) -> Result<SqlRows> {
         let started = self.spawn(request, views)?;
-        let schema = started.ready.blocking_recv().map_err(|_| lost())??;
-        Ok(SqlRows { schema, ..started.rows })
+        let (schema, commit) = started.ready.blocking_recv().map_err(|_| lost())??;
+        Ok(SqlRows { schema, commit, ..started.rows })
     }
 
     fn spawn(&self, request: SqlRequest, views: Arc<dyn ViewSource>) -> Result<StartedQuery> {
@@ -234,33 +232,39 @@ impl SqlEngine {
         let guard = QueryGuard { entry: Arc::clone(&entry), running: Arc::clone(&self.running) };
         let (ready_tx, ready) = oneshot::channel();
         let (tx, rows) = mpsc::channel(BATCHES_AHEAD);
-        let template = self.template.clone();
-        let environment = RuntimeEnv {
-            memory_pool: Arc::clone(&entry.memory) as _,
-            disk_manager: Arc::clone(&self.disk),
-            ..self.template.runtime_env().as_ref().clone()
+        let opener = SessionOpener {
+            template: self.template.clone(),
+            environment: RuntimeEnv {
+                memory_pool: Arc::clone(&entry.memory) as _,
+                disk_manager: Arc::clone(&self.disk),
+                ..self.template.runtime_env().as_ref().clone()
+            },
+            index: Arc::clone(&self.index),
+            views,
+            entry: Arc::clone(&entry),
         };
-        let view_of = |name: Option<&str>| name.map_or_else(|| views.now(), |name| views.as_of(name));
-        let parsed = parse(&request.sql, self.settings.statement_bytes_max)?;
-        let parameters = values(&request.parameters)?;
-        let view = view_of(parsed.as_of.as_deref().or(request.as_of.as_deref()))?;
-        let (index, commit) = (self.index(&view.state), view.state.commit);
-        let task = Task {
+        let mut task = Task {
             entry: Arc::clone(&entry),
             deadline: Deadline { left: timeout, limit: timeout },
-            statement: parsed.statement,
-            parameters: ParamValues::from(parameters),
             permits: Arc::clone(&self.permits),
             permit: None,
         };
+        let bytes_max = self.settings.statement_bytes_max;
         runtime.spawn(async move {
             let _place = place;
             let mut ready = Some(ready_tx);
             let work = async {
-                let mut task = task;
                 task.acquire_permit().await?;
-                let session = session(template, environment, view, index, &views, &task.entry);
-                task.run(session, &mut ready, &tx).await
+                // Here, since a nested text needs the long stack of these threads.
+                let parsed = parse(&request.sql, bytes_max)?;
+                let parameters = ParamValues::from(values(&request.parameters)?);
+                let (session, commit) = opener.open(parsed.as_of.as_deref().or(request.as_of.as_deref()))?;
+                let mut result = task.start(session, parsed.statement, parameters).await?;
+                let started = (Arc::clone(&result.schema), commit);
+                if ready.take().is_some_and(|ready| ready.send(Ok(started)).is_err()) {
+                    return Ok(());
+                }
+                task.send_all(&mut result, &tx).await
             };
             let result = tokio::select! {
                 result = work => result,
@@ -275,7 +279,8 @@ impl SqlEngine {
                 }
             }
         });
-        let rows = SqlRows { schema: Arc::new(Schema::empty()), rows, id: guard.entry.id, commit, guard, ended: false };
+        let rows =
+            SqlRows { schema: Arc::new(Schema::empty()), rows, id: guard.entry.id, commit: 0, guard, ended: false };
         Ok(StartedQuery { ready, rows })
     }
 }
@@ -305,41 +310,61 @@ fn session_config(threads: usize) -> SessionConfig {
     options.sql_parser.map_string_types_to_utf8view = false;
     options.execution.time_zone = Some("UTC".to_owned());
     options.execution.sort_pushdown_buffer_capacity = SORT_BUFFER_BYTES;
+    options.execution.sort_spill_reservation_bytes = SPILL_MERGE_BYTES;
     options.execution.enable_recursive_ctes = false;
+    // Series are already apart: no number of them is worth a hash of all rows.
+    options.optimizer.subset_repartition_threshold = 1;
     options.optimizer.prefer_existing_sort = true;
     options.optimizer.prefer_existing_union = true;
     config
 }
 
-/// The session of one statement.
-fn session(
+/// What the session of a statement is made of.
+struct SessionOpener {
     template: SessionState,
     environment: RuntimeEnv,
-    view: SqlView,
-    index: Arc<TableIndex>,
-    views: &Arc<dyn ViewSource>,
-    entry: &QueryEntry,
-) -> SessionState {
-    let tables = Arc::new(Tables { view: view.clone(), index, stop: entry.stop.clone() });
-    let system = Arc::new(SystemSchema { view, views: Arc::clone(views), others: views.system_tables() });
-    let functions: [(&str, Arc<dyn TableFunctionImpl>); 2] = [
-        ("latest", Arc::new(Latest { tables: Arc::clone(&tables) })),
-        ("as_of", Arc::new(AsOf { tables: Arc::clone(&tables), views: Arc::clone(views) })),
-    ];
-    let mut state = SessionStateBuilder::new_from_existing(template)
-        .with_catalog_list(Arc::new(Catalogs { tables, system }))
-        .with_runtime_env(Arc::new(environment))
-        .build();
-    for (name, function) in functions {
-        state.register_udtf(name, function);
+    /// The tables of the last state.
+    index: Arc<Mutex<Arc<TableIndex>>>,
+    views: Arc<dyn ViewSource>,
+    entry: Arc<QueryEntry>,
+}
+
+impl SessionOpener {
+    /// The session, and the commit that it reads.
+    fn open(self, as_of: Option<&str>) -> Result<(SessionState, u64)> {
+        let Self { template, environment, views, entry, .. } = &self;
+        let view = as_of.map_or_else(|| views.now(), |name| views.as_of(name))?;
+        let commit = view.state.commit;
+        let index = self.index_of(&view.state);
+        let tables = Arc::new(Tables { view: view.clone(), index, stop: entry.stop.clone() });
+        let system = Arc::new(SystemSchema { view, views: Arc::clone(views), others: views.system_tables() });
+        let functions: [(&str, Arc<dyn TableFunctionImpl>); 2] = [
+            ("latest", Arc::new(Latest { tables: Arc::clone(&tables) })),
+            ("as_of", Arc::new(AsOf { tables: Arc::clone(&tables), views: Arc::clone(views) })),
+        ];
+        let mut state = SessionStateBuilder::new_from_existing(template.clone())
+            .with_catalog_list(Arc::new(Catalogs { tables, system }))
+            .with_runtime_env(Arc::new(environment.clone()))
+            .build();
+        for (name, function) in functions {
+            state.register_udtf(name, function);
+        }
+        Ok((state, commit))
     }
-    state
+
+    fn index_of(&self, state: &StoreState) -> Arc<TableIndex> {
+        let mut last = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        if !last.is_of(state) {
+            *last = Arc::new(TableIndex::of(state));
+        }
+        Arc::clone(&last)
+    }
 }
 
 /// A statement that was started.
 struct StartedQuery {
-    ready: oneshot::Receiver<Result<SchemaRef>>,
-    /// Without their schema, which is known when it is ready.
+    ready: oneshot::Receiver<Result<(SchemaRef, u64)>>,
+    /// Without their schema and commit, which are known when it is ready.
     rows: SqlRows,
 }
 
@@ -387,8 +412,6 @@ impl Deadline {
 struct Task {
     entry: Arc<QueryEntry>,
     deadline: Deadline,
-    statement: datafusion::sql::parser::Statement,
-    parameters: ParamValues,
     permits: Arc<Semaphore>,
     /// Held while the statement computes.
     permit: Option<OwnedSemaphorePermit>,
@@ -419,14 +442,14 @@ impl Task {
         Ok(true)
     }
 
-    async fn run(
-        mut self,
+    /// Plans a statement and computes its first batch: without it an error would come after the head of a response.
+    async fn start(
+        &mut self,
         session: SessionState,
-        ready: &mut Option<oneshot::Sender<Result<SchemaRef>>>,
-        rows: &mpsc::Sender<SentBatch>,
-    ) -> Result<()> {
+        statement: Statement,
+        parameters: ParamValues,
+    ) -> Result<StartedResult> {
         self.entry.set_status(QueryStatus::Planning);
-        let (statement, parameters) = (self.statement.clone(), self.parameters.clone());
         let plan = async {
             let mut plan = session.statement_to_plan(statement).await?;
             // The text was checked; this checks what it was planned to.
@@ -442,27 +465,33 @@ impl Task {
         let mut stream = self.deadline.run(plan).await?.map_err(|error| failure(&error))?;
         let schema = wire_schema(&stream.schema());
         self.entry.set_status(QueryStatus::Running);
-        // Without a first batch an error would come after the head of a response.
-        let mut next = self.deadline.run(stream.next()).await?;
-        if let Some(Err(error)) = &next {
-            return Err(failure(error));
-        }
-        if let Some(ready) = ready.take()
-            && ready.send(Ok(Arc::clone(&schema))).is_err()
-        {
-            return Ok(());
-        }
+        let next = self.deadline.run(stream.next()).await?;
+        let first = next.transpose().map_err(|error| failure(&error))?;
+        Ok(StartedResult { stream, schema, first })
+    }
+
+    /// Sends all batches, and that there are no more.
+    async fn send_all(&mut self, result: &mut StartedResult, rows: &mpsc::Sender<SentBatch>) -> Result<()> {
+        let mut next = result.first.take();
         while let Some(batch) = next {
-            let batch = wire_batch(&batch.map_err(|error| failure(&error))?, &schema)?;
+            let batch = wire_batch(&batch, &result.schema)?;
             self.entry.add_rows(batch.num_rows());
             if batch.num_rows() > 0 && !self.send(rows, batch).await? {
                 return Ok(());
             }
-            next = self.deadline.run(stream.next()).await?;
+            let following = self.deadline.run(result.stream.next()).await?;
+            next = following.transpose().map_err(|error| failure(&error))?;
         }
         let _ = rows.send(Ok(None)).await;
         Ok(())
     }
+}
+
+/// A result whose first batch is ready.
+struct StartedResult {
+    stream: SendableRecordBatchStream,
+    schema: SchemaRef,
+    first: Option<RecordBatch>,
 }
 
 /// Ends a statement when its rows are dropped.

@@ -36,8 +36,8 @@ use crate::types::{TimeUnit, time};
 const SPLIT_ROWS_MIN: u64 = 65_536;
 /// Maximum number of series whose rows are counted by reading the ends of a range.
 const COUNTED_SERIES_MAX: usize = 256;
-/// Maximum number of series that are merged by time, one partition each.
-const MERGED_SERIES_MAX: usize = 64;
+/// Maximum number of series that have a partition each, so that they can be merged by time.
+const OWN_PARTITIONS_MAX: usize = 16;
 
 /// Rows of one series in a closed range of its own unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,11 +246,11 @@ impl SeriesScan {
 
     /// The same rows in another order; `None` where the partitions do not allow it.
     fn ordered(&self, order: ScanOrder) -> SqlResult<Option<Self>> {
-        let partitions = match (order.by_time, self.series > 1) {
-            (true, true) if self.series > MERGED_SERIES_MAX || self.core.table.keys.is_empty() => return Ok(None),
-            (true, true) => self.partitions.iter().flatten().map(|slice| vec![*slice]).collect(),
-            _ => self.partitions.as_ref().clone(),
-        };
+        // By time only where every partition has one series: what is above the scan relies on their number.
+        if order.by_time && self.series > 1 && self.partitions.len() != self.series {
+            return Ok(None);
+        }
+        let partitions = self.partitions.as_ref().clone();
         Self::of(Arc::clone(&self.core), partitions, order, self.limit, self.series).map(Some)
     }
 }
@@ -273,13 +273,16 @@ fn range_partitioning(core: &ScanCore, partitions: &[Vec<SeriesSlice>], series: 
     Some(Partitioning::Range(RangePartitioning::new(ordering, points)))
 }
 
-/// Consecutive series in partitions of similar numbers of rows.
+/// Few series in a partition each, others consecutively in partitions of similar numbers of rows.
 fn balanced(core: &ScanCore, slices: Vec<SeriesSlice>, partitions: usize) -> Vec<Vec<SeriesSlice>> {
     let rows = |slice: &SeriesSlice| core.series(slice).map_or(0, |series| series.rows).saturating_add(1);
     let total: u64 = slices.iter().map(rows).sum();
     let partitions = partitions.max(1) as u64;
     if total < SPLIT_ROWS_MIN {
         return if slices.is_empty() { Vec::new() } else { vec![slices] };
+    }
+    if slices.len() <= OWN_PARTITIONS_MAX {
+        return slices.into_iter().map(|slice| vec![slice]).collect();
     }
     let mut parts: Vec<Vec<SeriesSlice>> = Vec::new();
     let (mut passed, mut part_of_last) = (0_u64, None);

@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast::{
     VisitMut, VisitorMut, visit_expressions, visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::tokenizer::Location;
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 use super::failure::failure;
 use crate::error::{Error, ErrorCode, Result};
@@ -21,6 +21,35 @@ use crate::error::{Error, ErrorCode, Result};
 const DEPTH_MAX: usize = 50;
 /// Maximum number of statements of one text.
 const STATEMENTS_MAX: usize = 16;
+/// Maximum number of operators: a chain of them is nested as deeply as it is long.
+const OPERATORS_MAX: usize = 1_000;
+/// Maximum number of tables.
+const TABLES_MAX: usize = 256;
+/// Words that are operators, or combine queries and tables.
+const OPERATOR_WORDS: [&str; 22] = [
+    "AND",
+    "OR",
+    "XOR",
+    "NOT",
+    "IS",
+    "LIKE",
+    "ILIKE",
+    "SIMILAR",
+    "REGEXP",
+    "RLIKE",
+    "BETWEEN",
+    "IN",
+    "COLLATE",
+    "AT",
+    "UNION",
+    "INTERSECT",
+    "EXCEPT",
+    "MINUS",
+    "JOIN",
+    "OVERLAPS",
+    "DIV",
+    "CASE",
+];
 /// Setting of the snapshot or dataset that is read.
 const AS_OF: &str = "fastk.as_of";
 
@@ -44,6 +73,7 @@ pub fn parse(sql: &str, bytes_max: usize) -> Result<ParsedStatement> {
             format!("the statement has {} bytes, more than {bytes_max}", sql.len()),
         ));
     }
+    check_operators(sql)?;
     let parser = DFParserBuilder::new(sql).with_dialect(&GenericDialect {}).with_recursion_limit(DEPTH_MAX).build();
     let statements = parser.and_then(|mut parser| parser.parse_statements()).map_err(|error| failure(&error))?;
     if statements.len() > STATEMENTS_MAX {
@@ -66,6 +96,38 @@ pub fn parse(sql: &str, bytes_max: usize) -> Result<ParsedStatement> {
     check(&statement)?;
     rewrite(&mut statement)?;
     Ok(ParsedStatement { statement, as_of })
+}
+
+/// Refuses long chains of operators before they are parsed to deeply nested expressions.
+fn check_operators(sql: &str) -> Result<()> {
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize();
+    // The parser reports texts that cannot be split.
+    let Ok(tokens) = tokens else { return Ok(()) };
+    let is_operator = |token: &&Token| match token {
+        Token::Word(word) => {
+            word.quote_style.is_none() && OPERATOR_WORDS.iter().any(|known| word.value.eq_ignore_ascii_case(known))
+        }
+        Token::Number(..)
+        | Token::SingleQuotedString(_)
+        | Token::Comma
+        | Token::LParen
+        | Token::RParen
+        | Token::Period
+        | Token::SemiColon
+        | Token::Whitespace(_)
+        | Token::Placeholder(_)
+        | Token::EOF => false,
+        _ => true,
+    };
+    let operators = tokens.iter().filter(is_operator).count();
+    if operators > OPERATORS_MAX {
+        return Err(Error::new(
+            ErrorCode::TooLarge,
+            format!("the statement has {operators} operators, more than {OPERATORS_MAX}"),
+        )
+        .with_hint("write a list with IN instead of a chain of OR"));
+    }
+    Ok(())
 }
 
 /// The value of the only setting there is.
@@ -119,12 +181,17 @@ fn check(statement: &Statement) -> Result<()> {
 
 /// The settings of the engine show directories.
 fn check_relations(statement: &SqlStatement) -> Result<()> {
+    let mut tables = 0_usize;
     let flow = visit_relations(statement, |name| {
+        tables += 1;
         let is_hidden = name.0.last().is_some_and(|part| part.to_string().to_lowercase().contains("df_settings"));
         if is_hidden { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     match flow {
         ControlFlow::Break(()) => Err(Error::new(ErrorCode::NotFound, "no table \"df_settings\"")),
+        ControlFlow::Continue(()) if tables > TABLES_MAX => {
+            Err(Error::new(ErrorCode::TooLarge, format!("the statement names {tables} tables, more than {TABLES_MAX}")))
+        }
         ControlFlow::Continue(()) => Ok(()),
     }
 }
@@ -344,6 +411,12 @@ mod tests {
             assert_eq!(parse(sql, 10_000).unwrap_err().code(), ErrorCode::InvalidArgument, "{sql}");
         }
         assert_eq!(parse("SELECT 1", 5).unwrap_err().code(), ErrorCode::TooLarge);
+        for chain in ["+ 1 ", "OR true ", "UNION ALL SELECT 1 ", "IS NULL ", ":: int ", "|| 'a' "] {
+            let long = format!("SELECT 1 {}", chain.repeat(1_001));
+            assert_eq!(parse(&long, 100_000).unwrap_err().code(), ErrorCode::TooLarge, "{chain}");
+        }
+        let tables = format!("SELECT 1 FROM t{}", ", t".repeat(300));
+        assert_eq!(parse(&tables, 10_000).unwrap_err().code(), ErrorCode::TooLarge);
         let deep = format!("SELECT {}1{}", "(".repeat(500), ")".repeat(500));
         assert_eq!(parse(&deep, 10_000).unwrap_err().code(), ErrorCode::InvalidArgument);
     }
