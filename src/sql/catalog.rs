@@ -9,8 +9,9 @@ use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, 
 use datafusion::error::Result as SqlResult;
 
 use super::index::TableIndex;
+use super::series_table::SeriesTable;
 use super::system::SystemSchema;
-use super::table::{SeriesTable, TableSource};
+use super::table::TableSource;
 use super::view::SqlView;
 use crate::cancel::CancelFlag;
 use crate::types::SeriesKey;

@@ -11,7 +11,7 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 
 use super::failure::external;
-use super::scan::{ScanCore, SeriesSlice};
+use super::slices::{ScanCore, SeriesSlice};
 use crate::error::{Error, Result};
 use crate::query::{Block, MultiScan, ResultSchema, RowOrder, ScanStats};
 

@@ -1,0 +1,60 @@
+//! The series of a table that the caller can see, and their common columns.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+
+use super::columns::{TableColumn, fields, finest, union};
+use super::index::Group;
+use super::view::SqlView;
+use crate::store::SeriesState;
+use crate::types::{SeriesKey, TimeUnit};
+
+/// One series of a table.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub series: Arc<SeriesState>,
+    /// The cells of the key columns.
+    pub words: Vec<Arc<str>>,
+}
+
+/// The series of a table and its columns.
+#[derive(Debug)]
+pub struct SeriesTable {
+    pub name: String,
+    pub view: SqlView,
+    /// Names of the key columns.
+    pub keys: Vec<String>,
+    /// In the order of the key columns.
+    pub members: Vec<Member>,
+    /// The columns after the keys and `ts`.
+    pub columns: Vec<TableColumn>,
+    pub unit: TimeUnit,
+    /// All columns.
+    pub schema: SchemaRef,
+}
+
+impl SeriesTable {
+    /// The table of the visible series of a group; `None` when there is none.
+    pub fn of_group(view: &SqlView, group: &Group) -> Option<Self> {
+        let members: Vec<Member> = group
+            .series
+            .iter()
+            .filter_map(|(words, key)| Some(Member { series: Arc::clone(view.series(key)?), words: words.to_vec() }))
+            .collect();
+        (!members.is_empty()).then(|| Self::new(view, group.name.clone(), group.key_columns.clone(), members))
+    }
+
+    /// The table of one series, without key columns; `None` when there is no visible one.
+    pub fn of_series(view: &SqlView, key: &SeriesKey) -> Option<Self> {
+        let series = Arc::clone(view.series(key)?);
+        Some(Self::new(view, key.to_string(), Vec::new(), vec![Member { series, words: Vec::new() }]))
+    }
+
+    fn new(view: &SqlView, name: String, keys: Vec<String>, members: Vec<Member>) -> Self {
+        let columns = union(members.iter().map(|member| member.series.def.as_ref()));
+        let unit = finest(members.iter().map(|member| member.series.def.unit));
+        let schema = Arc::new(Schema::new(fields(&keys, unit, &columns)));
+        Self { name, view: view.clone(), keys, members, columns, unit, schema }
+    }
+}
