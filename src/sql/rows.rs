@@ -13,7 +13,7 @@ use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricB
 use super::failure::external;
 use super::slices::{ScanCore, SeriesSlice};
 use crate::error::{Error, Result};
-use crate::query::{Block, MultiScan, ResultSchema, RowOrder, ScanStats};
+use crate::query::{Block, ResultScan, ResultSchema, RowOrder, ScanStats};
 
 /// Maximum rows of a batch.
 const BATCH_ROWS: usize = 8_192;
@@ -47,7 +47,7 @@ pub struct PartitionRows {
 struct OpenSeries {
     shape: ResultSchema,
     schema: SchemaRef,
-    scan: MultiScan,
+    scan: ResultScan,
     sources: Vec<Source>,
     /// The rest of a block.
     block: Option<Block>,

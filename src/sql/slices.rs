@@ -10,7 +10,8 @@ use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::Selection;
 use crate::query::{
-    ClosedRange, MultiLayout, NumberFormat, Planner, Predicate, RangeSpec, ReadPlan, RowOrder, RowSpec,
+    ClosedRange, LimitTies, MultiLayout, NumberFormat, Planner, Predicate, RangeSpec, ReadPlan, RowLimit, RowOrder,
+    RowSpec,
 };
 use crate::store::SeriesState;
 use crate::types::time;
@@ -63,7 +64,8 @@ impl ScanCore {
             numbers: NumberFormat::Decimal128,
             order,
             layout: MultiLayout::BySeries,
-            limit: limit.into(),
+            limit: RowLimit { rows: limit, ties: LimitTies::Split },
+            resample: None,
         };
         let planner = Planner { state: &self.table.view.state, cache: &self.table.view.cache, stop: &self.stop };
         planner.plan_rows(Selection::One(Arc::clone(series)), &[], &spec)
