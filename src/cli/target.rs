@@ -85,6 +85,11 @@ pub fn root_or_configured(root: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
+/// The configured size of chunks.
+pub fn chunk_bytes_max() -> Result<u64> {
+    Ok(config()?.store.options.chunk_bytes_max)
+}
+
 impl CommandTarget {
     /// Opens the store, or connects to the server that owns it and prints so to standard error. A missing store is
     /// created when `create` is set, else it is `not_found`.

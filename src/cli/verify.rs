@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::target::{CommandTarget, PlainArgs, root_of};
+use super::target::{CommandTarget, PlainArgs, chunk_bytes_max, root_of};
 use super::{job, print};
 use crate::disk::DiskPath;
 use crate::error::Result;
@@ -97,7 +97,7 @@ pub fn list_orphans(args: &PlainArgs) -> Result<u8> {
 pub fn explain_overlap(args: &PlainArgs) -> Result<u8> {
     let report: OverlapReport = match &args.target.server {
         Some(_) => CommandTarget::open(&args.target, false)?.run::<ExplainOverlaps>(NoRequest {})?,
-        None => store::overlaps(&DiskPath::os(&root_of(&args.target)?))?,
+        None => store::overlaps(&DiskPath::os(&root_of(&args.target)?), chunk_bytes_max()?)?,
     };
     let status = u8::from(report.overlapping > 0);
     if args.json {

@@ -59,6 +59,13 @@ pub fn block_rows(layouts: impl Iterator<Item = CellLayout>) -> usize {
     (zones.max(1) * ZONE_ROWS).min(BLOCK_ROWS_MAX)
 }
 
+/// Rows of columns of these layouts, `ts` first, whose cells take at most this many bytes; at least one.
+pub fn rows_of_bytes(layouts: impl Iterator<Item = CellLayout>, bytes: u64) -> u64 {
+    let zone_bytes = body::body_bytes(layouts, ZONE_ROWS, 0).max(1);
+    let rows = u128::from(bytes) * ZONE_ROWS as u128 / zone_bytes as u128;
+    u64::try_from(rows).unwrap_or(u64::MAX).max(1)
+}
+
 /// Metadata of a chunk, as JSON in its footer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkMeta {
@@ -77,6 +84,12 @@ pub struct ChunkMeta {
     pub commit_hi: u64,
     /// Chunks this one replaces.
     pub replaces: Vec<u64>,
+    /// Number of this chunk among those that took over the rows of `replaces` together, from 1 in the order of time.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub slice: u32,
+    /// How many they are.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub slices: u32,
     /// CRC-32C of all bytes before the first block.
     pub head_crc: u32,
     pub blocks: Vec<BlockMeta>,
@@ -96,6 +109,10 @@ pub struct ChunkIdentity {
     pub commit_lo: u64,
     pub commit_hi: u64,
     pub replaces: Vec<u64>,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub slice: u32,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub slices: u32,
 }
 
 impl ChunkIdentity {
@@ -113,6 +130,8 @@ impl ChunkIdentity {
             commit_lo: self.commit_lo,
             commit_hi: self.commit_hi,
             replaces: self.replaces,
+            slice: self.slice,
+            slices: self.slices,
             head_crc: 0,
             blocks: Vec::new(),
             dictionaries: Vec::new(),
@@ -131,6 +150,8 @@ impl ChunkMeta {
             commit_lo: self.commit_lo,
             commit_hi: self.commit_hi,
             replaces: self.replaces.clone(),
+            slice: self.slice,
+            slices: self.slices,
         }
     }
 
@@ -184,6 +205,15 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(number: &u32) -> bool {
+    *number == 1
+}
+
 /// Position and size of a dictionary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DictionaryMeta {
@@ -215,6 +245,19 @@ impl BlockMeta {
     }
 }
 
+/// The place of a chunk among those that take over the rows of others together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SliceNumber {
+    /// From 1, in the order of time.
+    pub number: u32,
+    pub count: u32,
+}
+
+impl SliceNumber {
+    /// A chunk that takes over the rows of others by itself, or of no other.
+    pub const ONLY: Self = Self { number: 1, count: 1 };
+}
+
 /// Input of the writer before the first row.
 #[derive(Clone, Debug)]
 pub struct ChunkHead<'a> {
@@ -225,6 +268,8 @@ pub struct ChunkHead<'a> {
     pub commit_lo: u64,
     pub commit_hi: u64,
     pub replaces: Vec<u64>,
+    /// Its place among the chunks that take over the rows of `replaces`.
+    pub slice: SliceNumber,
     /// The dictionaries of the series, by column.
     pub dictionaries: &'a [Dictionary],
 }
@@ -345,6 +390,8 @@ impl<W: Write> ChunkWriter<W> {
             commit_lo: head.commit_lo,
             commit_hi: head.commit_hi,
             replaces: head.replaces,
+            slice: head.slice.number,
+            slices: head.slice.count,
         }
         .into_meta();
         let column_count = head.series.columns.len();
@@ -808,6 +855,7 @@ pub(super) mod tests {
             commit_lo: 3,
             commit_hi: 9,
             replaces: vec![1],
+            slice: SliceNumber::ONLY,
             dictionaries: &[],
         };
         let mut writer = ChunkWriter::new(Vec::new(), head).unwrap();
@@ -856,6 +904,7 @@ pub(super) mod tests {
                 commit_lo,
                 commit_hi,
                 replaces,
+                slice: SliceNumber::ONLY,
                 dictionaries: &[],
             };
             let mut writer = ChunkWriter::new(Vec::new(), head).unwrap();

@@ -291,8 +291,8 @@ impl Store {
         self.snapshot().snapshots.iter().map(|(name, snapshot)| (name.clone(), *snapshot)).collect()
     }
 
-    /// Merges chunks of these series (all when empty) where it is due: 8 or more in a partition, 30 % of a partition's
-    /// bytes garbage, or many deletes over it; with `full` wherever there is more than one chunk or any garbage.
+    /// Merges chunks of these series (all when empty) where it is due: 8 or more in a partition or slice of it, 30 % of
+    /// its bytes garbage, or many deletes over it; with `full` wherever there is more than one chunk or any garbage.
     /// Readers of the old files are not disturbed.
     ///
     /// # Errors
@@ -362,7 +362,7 @@ impl Store {
 
     /// Explains which chunks overlap now.
     pub fn overlaps(&self) -> OverlapReport {
-        explain(&self.snapshot(), self.cache())
+        explain(&self.snapshot(), self.cache(), self.engine.options.chunk_bytes_max)
     }
 
     /// Backs the whole store up into `target`, a new or empty directory or one with an earlier backup of this store,

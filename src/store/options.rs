@@ -22,6 +22,9 @@ settings! {
         /// Rows in the tail of one series that trigger a seal; a sorted write of at least this many rows is written
         /// directly to chunks.
         tail_rows_max: u64 = 262_144, 1..=1 << 32;
+        /// Maximum bytes of rows in one chunk file: a partition with more becomes several chunks, each for a part of its
+        /// time, so that late rows rewrite only the parts that they lie in. Rows of one timestamp stay together.
+        chunk_bytes_max: u64 = 256 << 20, 1 << 20..=1 << 40;
         /// Maximum bytes of rows in the run files of all tails; above it the longest tails are sealed into chunks.
         tail_bytes_max: u64 = 1 << 30, 1 << 20..=1 << 40;
         /// How long the commits named by replies, cursors and tickets stay readable.

@@ -435,6 +435,8 @@ fn chunk_metadata_has_the_documented_fields() {
         commit_lo: 0,
         commit_hi: 0,
         replaces: Vec::new(),
+        slice: 2,
+        slices: 3,
         head_crc: 0,
         blocks: vec![block],
         dictionaries: vec![dictionary],

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::{Array, Decimal64Array, Float64Array, Int64Array};
 use arrow::ipc::reader::FileReader;
 use fastk::format::backup::{Backup, BackupDamage, BackupFile, CopyMethod, decode_backup, encode_backup};
-use fastk::format::chunk::{self, ChunkHead, ChunkSummary, ChunkWriter};
+use fastk::format::chunk::{self, ChunkHead, ChunkSummary, ChunkWriter, SliceNumber};
 use fastk::format::coverage::Coverage;
 use fastk::format::current::{Current, decode_current, encode_current};
 use fastk::format::manifest::{self, Edit};
@@ -150,6 +150,7 @@ fn write_chunk(def: &SeriesDef, blocks: &[Rows], number: u64) -> (Vec<u8>, Chunk
         commit_lo: 5,
         commit_hi: 7 + number,
         replaces: (0..number).collect(),
+        slice: SliceNumber::ONLY,
         dictionaries: &[],
     };
     let mut writer = ChunkWriter::new(Vec::new(), head).unwrap();

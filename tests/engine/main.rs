@@ -30,5 +30,6 @@ mod record_damage;
 mod records;
 mod repair;
 mod resample;
+mod slices;
 mod streams;
 mod verify;

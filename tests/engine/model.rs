@@ -43,6 +43,7 @@ fn options(rng: &mut StdRng) -> StoreOptions {
         wal_segment_bytes: 16 << 10,
         tail_rows_max: [50, 400, 1 << 40][rng.random_range(0..3)],
         wal_bytes_max: [32 << 10, 1 << 30][rng.random_range(0..2)],
+        chunk_bytes_max: [1 << 10, 4 << 10, 16 << 10, 1 << 30][rng.random_range(0..4)],
         tail_bytes_max: [2 << 10, 256 << 10, 1 << 30][rng.random_range(0..3)],
         maps_max: [1, 4, 8_192][rng.random_range(0..3)],
         background_maintenance: rng.random_bool(0.5),

@@ -240,6 +240,7 @@ fn stored(store: &Store, state: &StoreState, key: &SeriesKey, range: (i64, i64),
 
 struct Model {
     rng: StdRng,
+    options: StoreOptions,
     root: tempfile::TempDir,
     store: Option<Store>,
     keys: Vec<SeriesKey>,
@@ -247,10 +248,12 @@ struct Model {
     snapshots: Vec<(String, Vec<Oracle>)>,
 }
 
-fn options() -> StoreOptions {
+/// Mostly with chunks so small that partitions are cut all the time; loads happen in a third of the cases.
+fn options(rng: &mut StdRng) -> StoreOptions {
     StoreOptions {
         background_maintenance: false,
-        tail_rows_max: u64::MAX,
+        tail_rows_max: [u64::MAX, u64::MAX, 200][rng.random_range(0..3)],
+        chunk_bytes_max: [1 << 30, 20 << 10, 4 << 10, 1 << 10, 1][rng.random_range(0..5)],
         wal_segment_bytes: 64 << 10,
         ..StoreOptions::default()
     }
@@ -260,7 +263,8 @@ impl Model {
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let root = tempfile::tempdir().unwrap();
-        let store = Store::open(root.path(), true, options()).unwrap();
+        let options = options(&mut rng);
+        let store = Store::open(root.path(), true, options.clone()).unwrap();
         let (mut keys, mut oracles) = (Vec::new(), Vec::new());
         for number in 0..2 {
             let key = SeriesKey::parse(&format!("scalar/c/S{number}/tick/n")).unwrap();
@@ -269,7 +273,7 @@ impl Model {
             store.register(def).unwrap();
             keys.push(key);
         }
-        Self { rng, root, store: Some(store), keys, oracles, snapshots: Vec::new() }
+        Self { rng, options, root, store: Some(store), keys, oracles, snapshots: Vec::new() }
     }
 
     fn store(&self) -> &Store {
@@ -359,7 +363,7 @@ impl Model {
         copy_dir(self.root.path(), copy.path());
         self.store = None;
         self.root = copy;
-        self.store = Some(Store::open(self.root.path(), false, options()).unwrap());
+        self.store = Some(Store::open(self.root.path(), false, self.options.clone()).unwrap());
         let recovery = self.store().recovery();
         assert!(recovery.damage.is_empty() && recovery.lost_commits.is_empty(), "{recovery:?}");
     }
@@ -371,7 +375,7 @@ impl Model {
         let root: &Path = self.root.path();
         let report = repair(&DiskPath::os(root), RepairOptions { apply: true, rebuild_manifest: true }).unwrap();
         assert!(report.lost.is_empty(), "{report:?}");
-        self.store = Some(Store::open(root, false, options()).unwrap());
+        self.store = Some(Store::open(root, false, self.options.clone()).unwrap());
         for (name, _) in self.store().snapshots() {
             self.store().drop_snapshot(&name).unwrap();
         }

@@ -584,7 +584,10 @@ fn overlaps_are_the_same_from_an_open_store_and_from_its_files() {
     // 15,000 rows for 5,200 timestamps: more than 30 % garbage.
     assert_eq!((overlap.rows, overlap.rows_hidden, overlap.due), (15_000, 9_800, true));
     assert!(overlap.compaction[0].contains("compacted into one of 5200 rows"), "{overlap:?}");
-    assert_eq!(fastk::store::overlaps(&DiskPath::os(root.path())).unwrap(), inside);
+    assert_eq!(
+        fastk::store::overlaps(&DiskPath::os(root.path()), StoreOptions::default().chunk_bytes_max).unwrap(),
+        inside
+    );
     store.compact(&[], false).unwrap();
     assert_eq!(store.overlaps(), Default::default());
 }

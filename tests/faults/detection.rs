@@ -18,7 +18,7 @@ use super::bit_flips::Whole;
 use super::disk_faults::{SCENARIOS, exhaust, fill, options, put};
 use super::rounds::close;
 use super::world::{World, keys, observe, open, register_all};
-use super::{power_cuts, recovery};
+use super::{power_cuts, recovery, slices};
 
 /// The proof that fails without a safeguard.
 #[derive(Clone, Copy)]
@@ -115,6 +115,28 @@ const TABLE: &[(&str, By)] = &[
     ("RetainedCommitsUnlimited", By::Direct("retained_commits_have_a_limit", retained_commits_have_a_limit)),
     ("WaitersNotWoken", By::Schedules("schedules_find_waiters_that_are_not_woken")),
     ("MaintenanceForgotten", By::Schedules("schedules_find_maintenance_that_a_leader_forgets")),
+    (
+        "CutInsideTimestamp",
+        By::Direct(
+            "rows_of_a_timestamp_are_never_in_two_chunks_of_a_seal",
+            slices::rows_of_a_timestamp_are_never_in_two_chunks_of_a_seal,
+        ),
+    ),
+    (
+        "SlicesJoined",
+        By::Direct(
+            "late_rows_all_over_a_partition_do_not_join_its_slices",
+            slices::late_rows_all_over_a_partition_do_not_join_its_slices,
+        ),
+    ),
+    ("SliceTimesIgnored", By::Direct("a_load_is_cut_as_a_seal_is", slices::a_load_is_cut_as_a_seal_is)),
+    (
+        "PartialSlicesTrusted",
+        By::Direct(
+            "a_manifest_rebuilt_after_a_crash_between_the_names_of_slices_doubles_and_loses_nothing",
+            slices::a_manifest_rebuilt_after_a_crash_between_the_names_of_slices_doubles_and_loses_nothing,
+        ),
+    ),
     ("MapsUnlimited", By::Schedules("schedules_find_maps_without_a_bound")),
 ];
 

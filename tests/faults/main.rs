@@ -18,6 +18,8 @@ mod recovery;
 mod rounds;
 #[path = "../shared/sim_disk.rs"]
 mod sim_disk;
+#[path = "../engine/slices.rs"]
+mod slices;
 #[path = "../proof/sync_order.rs"]
 mod sync_order;
 #[path = "../proof/world.rs"]

@@ -198,6 +198,7 @@ impl World {
             wal_segment_bytes: [4 << 10, 8 << 10][(rng.roll() % 2) as usize],
             tail_bytes_max: [2 << 10, 16 << 10, 1 << 30][(rng.roll() % 3) as usize],
             maps_max: [1, 8_192][(rng.roll() % 2) as usize],
+            chunk_bytes_max: [500, 2 << 10, 1 << 30][(rng.roll() % 3) as usize],
             tail_rows_max: [5, 20, 1 << 40][(rng.roll() % 3) as usize],
             durability: if rng.percent(85) {
                 Durability::Sync

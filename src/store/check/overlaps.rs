@@ -71,7 +71,8 @@ pub struct Overlap {
     pub rows_hidden: u64,
     /// Whether background compaction would merge something here.
     pub due: bool,
-    /// What it would do, and why; one sentence for each stretch between named snapshots, which it never merges over.
+    /// What it would do, and why; one sentence for each slice, and each stretch between named snapshots: it never
+    /// merges over them.
     pub compaction: Vec<String>,
 }
 
@@ -86,22 +87,23 @@ pub struct OverlapReport {
     pub overlaps: Vec<Overlap>,
 }
 
-/// Explains the store in `root` by its manifest, without its lock. Rows that are only in the log are no chunks.
+/// Explains the store in `root` by its manifest, without its lock; `chunk_bytes_max` is the setting with which it is
+/// opened. Rows that are only in the log are no chunks.
 ///
 /// # Errors
 /// `not_found` when there is no store; `unsupported_format`, `io`, `corrupt_data` for an unreadable manifest.
-pub fn overlaps(root: &DiskPath) -> Result<OverlapReport> {
+pub fn overlaps(root: &DiskPath, chunk_bytes_max: u64) -> Result<OverlapReport> {
     check_is_store(root)?;
     let contents = manifest::read(root)?.contents;
     let state = state_of(root, &contents, contents.base_commit)?;
-    Ok(explain(&state, &Arc::new(MapCache::new(MAPS_MAX, false))))
+    Ok(explain(&state, &Arc::new(MapCache::new(MAPS_MAX, false)), chunk_bytes_max))
 }
 
-pub fn explain(state: &StoreState, cache: &Arc<MapCache>) -> OverlapReport {
+pub fn explain(state: &StoreState, cache: &Arc<MapCache>, chunk_bytes_max: u64) -> OverlapReport {
     let mut report = OverlapReport::default();
     for series in state.series.values() {
         let mut partitions: BTreeMap<String, Vec<CompactionGroup>> = BTreeMap::new();
-        for group in groups_of(series, &state.snapshot_commits) {
+        for group in groups_of(series, &state.snapshot_commits, chunk_bytes_max) {
             partitions.entry(group.partition.clone()).or_default().push(group);
         }
         for (partition, groups) in partitions {
@@ -165,10 +167,14 @@ fn partition_of(
         let hidden = group.rows().saturating_sub(live);
         rows_hidden += hidden;
         let garbage = group.garbage_bytes(live);
-        let due_now = group.due(series, garbage, false);
+        let due_now = group.due(series, live, false);
         due |= due_now.any();
         let percent = garbage * 100 / group.bytes().max(1);
-        let what = match (due_now.any(), group.due(series, garbage, true).any()) {
+        let into = match group.chunks_of(live) {
+            0 | 1 => format!("one of {live} rows"),
+            chunks => format!("{chunks} of {live} rows together"),
+        };
+        let what = match (due_now.any(), group.due(series, live, true).any()) {
             (true, _) if live == 0 => format!("{count} chunks will be removed: none of their rows is read any more"),
             (true, _) => {
                 let why = match (due_now.too_many_chunks, due_now.too_much_garbage) {
@@ -178,12 +184,13 @@ fn partition_of(
                     }
                     (false, false) => "many deletes cover them".to_owned(),
                 };
-                format!("{count} chunks will be compacted into one of {live} rows by background maintenance: {why}")
+                format!("{count} chunks will be compacted into {into} by background maintenance: {why}")
             }
             (false, true) => format!(
-                "{count} chunks stay for now ({percent} % garbage); `fastk admin compact` merges them into one of {live} rows"
+                "{count} chunks stay for now ({percent} % garbage); `fastk admin compact` merges them into {into}"
             ),
-            (false, false) => "one chunk without garbage: nothing to do".to_owned(),
+            (false, false) if count == 1 => "one chunk without garbage: nothing to do".to_owned(),
+            (false, false) => format!("{count} chunks without garbage: nothing to do"),
         };
         compaction.push(format!("{place}{what}"));
     }

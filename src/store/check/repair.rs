@@ -16,7 +16,7 @@ use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::backup::REGISTRY_FILE;
 use crate::format::body::block_columns;
-use crate::format::chunk::{ChunkHead, ChunkWriter, decode_chunk};
+use crate::format::chunk::{ChunkHead, ChunkWriter, SliceNumber, decode_chunk};
 use crate::format::chunk_salvage::{ChunkSalvage, salvage_chunk};
 use crate::format::manifest::{ChunkRecord, ReceiptsRecord, RunRecord, SeriesRecord, SnapshotRecord};
 use crate::format::receipt::encode_receipts;
@@ -577,13 +577,15 @@ impl<'a> RepairPlan<'a> {
         });
     }
 
-    /// Rows of damaged run files.
+    /// Rows of damaged run files, and of chunks that no manifest knows and no file has.
     fn find_lost_runs(&mut self) {
         for series in self.read.state.series.values().cloned().collect::<Vec<_>>() {
             for chunk in series.chunks.iter() {
                 if let Some(reason) = chunk.lost_reason() {
-                    let (reason, runs) = (reason.to_owned(), self.root.join("runs"));
-                    self.add_lost(&series.def.key, &runs, Some(&chunk.record), &reason);
+                    let is_of_run = chunk.record.partition == salvage::LOST_RUN;
+                    let dir = if is_of_run { self.root.join("runs") } else { series_dir(self.root, series.id) };
+                    let reason = reason.to_owned();
+                    self.add_lost(&series.def.key, &dir, Some(&chunk.record), &reason);
                     self.damaged
                         .entry(series.id)
                         .or_default()
@@ -747,6 +749,7 @@ impl<'a> RepairPlan<'a> {
             commit_lo: old.commit_lo,
             commit_hi: old.commit_hi,
             replaces: vec![old.id],
+            slice: SliceNumber::ONLY,
             dictionaries: &series.dictionaries,
         };
         let mut staged = StagedFile::create(&self.root.join("tmp"))?;

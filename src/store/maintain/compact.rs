@@ -1,26 +1,30 @@
 //! Compaction: fewer chunks, and less garbage in them.
 //!
-//! - A compaction writes one chunk from all chunks of a partition between two snapshots, reads it back and compares it
-//!   with the chunks that it replaces, and only then publishes it. It is due from [`CHUNKS_MAX`] chunks or 30 % garbage
-//!   on, or when many deletes apply to few bytes.
+//! - A compaction merges all chunks of a slice of a partition between two snapshots into one, or into several of equal
+//!   size when they have too many rows for one. It reads the new chunks back and compares them with those that they
+//!   replace, and only then publishes them, by one edit. It is due from 8 chunks or 30 % garbage on, or when many deletes
+//!   apply to few bytes.
 //! - Retention is an ordinary delete of what is too old or too much.
 //! - Vacuum unlinks files that the manifest no longer names and no one reads. No other file is ever unlinked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::format::chunk::SliceNumber;
 use crate::format::manifest::{ChunkRecord, Edit};
 use crate::store::maintain::compaction_group::{CompactionGroup, groups_of};
 use crate::store::maintain::maintenance::Maintenance;
 use crate::store::publish::counters::CompactReport;
 use crate::store::publish::publisher::{PublishedFiles, SealedSeries};
+use crate::store::publish::slices::ranges_of_merge;
 use crate::store::publish::stager::{ChunkWrite, STAGED_MAX, StagedChunk};
-use crate::store::read::chunk::ChunkFile;
+use crate::store::read::chunk::{ChunkFile, OpenChunk};
 use crate::store::read::series_state::{SeriesId, SeriesState};
+use crate::types::width::narrow;
 
-/// Partitions that are compacted before the result is published.
+/// Slices that are compacted before the result is published.
 const PARTS_MAX: usize = 64;
 
 impl Maintenance {
@@ -34,8 +38,8 @@ impl Maintenance {
         if ids.is_empty() { Ok(CompactReport::default()) } else { self.compact(&ids, false) }
     }
 
-    /// Compacts what is due among these series, all when empty; with `full` every partition that is more than one chunk
-    /// without garbage. A damaged chunk is left as it is, so that its readers get the error; the others are compacted.
+    /// Compacts what is due among these series, all when empty; with `full` every slice of a partition that is more than one
+    /// chunk without garbage. A damaged chunk is left as it is, so that its readers get the error; the others are compacted.
     pub fn compact(&self, ids: &[SeriesId], full: bool) -> Result<CompactReport> {
         let mut files = self.publisher.lock();
         let started = Instant::now();
@@ -51,22 +55,28 @@ impl Maintenance {
         // A delete removes rows from files permanently only when it is itself durable.
         self.wal.queue.flush()?;
         self.wal.queue.sync()?;
-        // Once each, however often it is listed: several chunks are replaced by one.
+        // Once each, however often it is listed: its chunks are replaced once.
         let chosen: BTreeSet<SeriesId> =
             if ids.is_empty() { state.series.keys().copied().collect() } else { ids.iter().copied().collect() };
         let mut parts = Vec::new();
         let mut written = Vec::new();
+        let mut staged = 0;
         let mut next_file_id = files.manifest.contents.next_file_id;
         let mut failed = None;
+        let mut live_counts = self.live_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        live_counts.retain(|id| state.series.contains_key(&id));
         for series in chosen.iter().filter_map(|id| state.series.get(id)) {
             let mut garbage = 0;
-            for group in groups_of(series, &state.snapshot_commits) {
+            let groups = groups_of(series, &state.snapshot_commits, self.options.chunk_bytes_max);
+            let counts = live_counts.of_groups(series, &groups, &self.reads.cache);
+            for (group, live) in groups.into_iter().zip(counts) {
                 report.partitions_considered += 1;
                 let first = next_file_id;
-                match self.compact_group(series, &group, full, &mut next_file_id) {
+                match live.and_then(|live| self.compact_group(series, &group, live, full, &mut next_file_id)) {
                     Ok(CompactionOutcome::Left { garbage_bytes }) => garbage += garbage_bytes,
-                    Ok(CompactionOutcome::Written { chunk, live }) => {
-                        written.push(CompactedChunk { series: Arc::clone(series), group, chunk, live });
+                    Ok(CompactionOutcome::Written { chunks, live }) => {
+                        staged += chunks.staged.len();
+                        written.push(CompactedGroup { series: Arc::clone(series), group, chunks, live });
                     }
                     Err(error) => {
                         self.publisher.remove_unpublished(series.id, first);
@@ -74,12 +84,16 @@ impl Maintenance {
                         failed.get_or_insert(error);
                     }
                 }
-                if written.len() >= STAGED_MAX {
+                if staged >= STAGED_MAX {
+                    staged = 0;
                     parts.extend(self.place_compacted(std::mem::take(&mut written), &mut report, &mut failed));
                 }
             }
             self.publisher.counters.set_garbage(series.id, garbage);
             if parts.len() >= PARTS_MAX {
+                // The edit says up to which number files exist, so that it has all of them.
+                staged = 0;
+                parts.extend(self.place_compacted(std::mem::take(&mut written), &mut report, &mut failed));
                 self.publish_compacted(files, std::mem::take(&mut parts), next_file_id)?;
             }
         }
@@ -94,44 +108,37 @@ impl Maintenance {
         }
     }
 
-    /// Gives the new chunks their names and compares each with what it replaces. Returns the correct ones; the chunks
-    /// of the others stay as they are.
+    /// Gives the new chunks their names and compares those of each group with what they replace. Returns the correct ones;
+    /// the chunks of the others stay as they are.
     fn place_compacted(
         &self,
-        written: Vec<CompactedChunk>,
+        written: Vec<CompactedGroup>,
         report: &mut CompactReport,
         failed: &mut Option<Error>,
     ) -> Vec<(SealedSeries, Option<u64>, Arc<SeriesState>)> {
         let mut staged = Vec::new();
         let mut places = Vec::new();
-        for CompactedChunk { series, group, chunk, live } in written {
-            let record = chunk.as_ref().map(|chunk| chunk.record.clone());
-            staged.extend(chunk);
-            places.push((series, group, record, live));
+        for CompactedGroup { series, group, chunks, live } in written {
+            staged.extend(chunks.staged);
+            places.push((series, group, chunks.records, live));
         }
         let placed = self.publisher.stager.place_chunks(staged);
         let mut parts = Vec::new();
-        for (series, group, record, live) in places {
-            let checked = placed.clone().and_then(|()| self.check_compacted(&series, &group, record.as_ref(), live));
+        for (series, group, records, live) in places {
+            let checked = placed.clone().and_then(|()| self.check_compacted(&series, &group, &records, live));
             if let Err(error) = checked {
-                if let Some(record) = &record {
-                    self.publisher.remove_unpublished_chunk(record);
-                }
+                records.iter().for_each(|record| self.publisher.remove_unpublished_chunk(record));
                 tracing::error!(series = %series.def.key, partition = group.partition, %error, "not compacted");
                 failed.get_or_insert(error);
                 continue;
             }
             report.partitions_compacted += 1;
             report.chunks_removed += group.chunks.len() as u64;
-            report.chunks_written += u64::from(record.is_some());
+            report.chunks_written += records.len() as u64;
             report.bytes_before += group.bytes();
-            report.bytes_after += record.iter().map(|record| record.file_bytes).sum::<u64>();
-            let part = SealedSeries {
-                series_id: series.id,
-                added: record.into_iter().collect(),
-                removed: group.chunks,
-                tombstones: Vec::new(),
-            };
+            report.bytes_after += records.iter().map(|record| record.file_bytes).sum::<u64>();
+            let part =
+                SealedSeries { series_id: series.id, added: records, removed: group.chunks, tombstones: Vec::new() };
             parts.push((part, None, series));
         }
         parts
@@ -174,43 +181,54 @@ impl Maintenance {
         &self,
         series: &Arc<SeriesState>,
         group: &CompactionGroup,
+        live: u64,
         full: bool,
         next_file_id: &mut u64,
     ) -> Result<CompactionOutcome> {
-        let live = group.live_rows(series, &self.reads.cache)?;
-        let garbage_bytes = group.garbage_bytes(live);
-        let due = group.due(series, garbage_bytes, full);
+        let due = group.due(series, live, full);
         if !due.any() {
-            return Ok(CompactionOutcome::Left { garbage_bytes });
+            return Ok(CompactionOutcome::Left { garbage_bytes: group.garbage_bytes(live) });
         }
-        let (tombstones, as_of) = (group.tombstones(series), due.as_of);
-        let ids: Vec<u64> = group.chunks.iter().map(|chunk| chunk.record.id).collect();
-        let span = group.chunks.iter().fold((i64::MAX, i64::MIN), |span, chunk| {
-            (span.0.min(chunk.record.ts_min), span.1.max(chunk.record.ts_max))
-        });
-        let write = ChunkWrite {
-            partition: &group.partition,
-            range: span,
-            sources: group.sources(),
-            tombstones,
-            as_of,
-            after: 0,
-            replaces: ids,
-        };
-        let chunk = if live == 0 { None } else { self.publisher.stager.stage_chunk(series, write, next_file_id)? };
-        Ok(CompactionOutcome::Written { chunk, live })
+        let mut chunks = NewChunkFiles::default();
+        if live == 0 {
+            return Ok(CompactionOutcome::Written { chunks, live });
+        }
+        let times = group.times();
+        let merge = group.merge(series, &self.reads.cache);
+        let ranges = ranges_of_merge(merge, live, group.rows_max, times)?;
+        let count: u32 = narrow(ranges.len());
+        for (number, range) in (1..).zip(ranges) {
+            let write = ChunkWrite {
+                partition: &group.partition,
+                range,
+                sources: group.sources(),
+                tombstones: group.tombstones(series),
+                as_of: due.as_of,
+                after: 0,
+                replaces: group.chunks.iter().map(|chunk| chunk.record.id).collect(),
+                slice: SliceNumber { number, count },
+            };
+            if let Some(chunk) = self.publisher.stager.stage_chunk(series, write, next_file_id)? {
+                chunks.records.push(chunk.record.clone());
+                chunks.staged.push(chunk);
+            }
+            if chunks.staged.len() >= STAGED_MAX {
+                self.publisher.stager.place_chunks(std::mem::take(&mut chunks.staged))?;
+            }
+        }
+        Ok(CompactionOutcome::Written { chunks, live })
     }
 
-    /// Reads the new chunk back and compares it, cell by cell, with what it replaces.
+    /// Reads the new chunks back and compares them, cell by cell, with what they replace.
     fn check_compacted(
         &self,
         series: &SeriesState,
         group: &CompactionGroup,
-        added: Option<&ChunkRecord>,
+        added: &[ChunkRecord],
         live: u64,
     ) -> Result<()> {
         // Without a live row there is no new chunk.
-        let rows = added.map_or(0, |record| record.rows);
+        let rows: u64 = added.iter().map(|record| record.rows).sum();
         let wrong = |what: String| {
             Error::internal(format!(
                 "compaction of {} {} produced {what}; nothing was changed",
@@ -220,19 +238,27 @@ impl Maintenance {
         if rows != live {
             return Err(wrong(format!("{rows} rows instead of {live}")));
         }
-        let Some(record) = added else { return Ok(()) };
-        let written = Arc::new(ChunkFile::new(&self.root, record.clone()));
+        if live == 0 {
+            return Ok(());
+        }
         let mut old = group.merge(series, &self.reads.cache);
-        let open = written.open_uncached()?;
+        let mut records = added.iter();
+        let mut open = None;
         let mut position = 0;
         let mut row = 0;
         let mut block = None;
         while let Some(piece) = old.next_piece()? {
             let mut lo = 0;
             while lo < piece.rows() {
-                let current = match block.take() {
-                    Some(current) => current,
-                    None => open.block(position, &series.def)?,
+                let current = match (block.take(), &open) {
+                    (Some(current), _) => current,
+                    (None, Some(chunk)) => OpenChunk::block(chunk, position, &series.def)?,
+                    (None, None) => {
+                        let record = records.next().ok_or_else(|| wrong("chunks with fewer rows".to_owned()))?;
+                        position = 0;
+                        let chunk = Arc::new(ChunkFile::new(&self.root, record.clone())).open_uncached()?;
+                        open.insert(chunk).block(position, &series.def)?
+                    }
                 };
                 let count = (piece.rows() - lo).min(current.rows() - row);
                 let same = (0..=series.def.columns.len()).all(|column| {
@@ -245,10 +271,11 @@ impl Maintenance {
                 row += count;
                 if row < current.rows() {
                     block = Some(current);
-                } else {
-                    row = 0;
-                    position += 1;
+                    continue;
                 }
+                row = 0;
+                position += 1;
+                open = open.filter(|chunk| position < chunk.blocks().len());
             }
         }
         Ok(())
@@ -260,18 +287,25 @@ enum CompactionOutcome {
     Left {
         garbage_bytes: u64,
     },
-    /// The replacing chunk is written, or none is needed: none of its rows is read.
+    /// The replacing chunks are written, or none is needed: none of the rows is read.
     Written {
-        chunk: Option<StagedChunk>,
+        chunks: NewChunkFiles,
         live: u64,
     },
 }
 
-/// A group and the chunk that is to replace it.
-struct CompactedChunk {
+/// The chunks that are to replace a group, in the order of time, and those of them that have no name yet.
+#[derive(Default)]
+struct NewChunkFiles {
+    records: Vec<ChunkRecord>,
+    staged: Vec<StagedChunk>,
+}
+
+/// A group and the chunks that are to replace it.
+struct CompactedGroup {
     series: Arc<SeriesState>,
     group: CompactionGroup,
-    chunk: Option<StagedChunk>,
-    /// Rows that the chunk has to have.
+    chunks: NewChunkFiles,
+    /// Rows that the chunks have to have.
     live: u64,
 }

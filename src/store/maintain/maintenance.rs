@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use crate::disk::DiskPath;
 use crate::error::{ErrorCode, Result};
+use crate::store::maintain::compaction_group::LiveRowCounts;
 use crate::store::options::StoreOptions;
 use crate::store::publish::counters::SealReport;
 use crate::store::publish::publisher::Publisher;
@@ -22,6 +23,8 @@ pub struct Maintenance {
     pub(super) reads: Arc<Reads>,
     pub publisher: Arc<Publisher>,
     pub(super) writes: Arc<Writes>,
+    /// Counts of the last compaction; only one runs at a time.
+    pub(super) live_counts: Mutex<LiveRowCounts>,
     /// Why the last step failed, if it did. Not under the lock of the files: looking at it never waits for them.
     failed: Mutex<Option<String>>,
 }
@@ -42,6 +45,7 @@ impl Maintenance {
             reads: Arc::clone(reads),
             publisher: Arc::clone(publisher),
             writes: Arc::clone(writes),
+            live_counts: Mutex::default(),
             failed: Mutex::default(),
         }
     }

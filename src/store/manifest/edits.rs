@@ -211,7 +211,7 @@ pub struct RecoveredManifest {
     pub damaged: Vec<(DiskPath, String)>,
     /// What is missing or unreadable, and in no other file.
     pub missing: Vec<String>,
-    /// Highest number of any file of the manifest.
+    /// Highest number of any file of the manifest that is known to have existed.
     pub highest: u64,
 }
 

@@ -128,7 +128,8 @@ impl Engine {
         let options = Arc::new(options);
         let reads = Arc::new(Reads { cache, retained, views: SnapshotViews::default() });
         let wal = Arc::new(Wal { queue, reserve: DiskReserve::new(root, options.wal_segment_bytes) });
-        let publisher = Arc::new(Publisher::new(root, Arc::clone(&wal), Arc::clone(&reads), manifest));
+        let publisher =
+            Arc::new(Publisher::new(root, Arc::clone(&wal), Arc::clone(&reads), manifest, options.chunk_bytes_max));
         let writes = Arc::new(Writes::new(root, &publisher, &wal, &reads, options.tail_rows_max, next_series_id));
         let maintenance = Arc::new(Maintenance::new(root, &options, &wal, &reads, &publisher, &writes));
         publisher.count_runs(&publisher.lock());

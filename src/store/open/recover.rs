@@ -135,6 +135,8 @@ pub fn read_store_with_progress(
     if hint.edit > found.contents.number {
         let (last, edit) = (found.contents.number, hint.edit);
         found.missing.push(format!("the manifest ends at edit {last}, but there was an edit {edit}"));
+        // A repair continues after it, or the hint would name an edit that is missing for ever.
+        found.highest = found.highest.max(edit);
     }
     // A store without an epoch is new, unless it holds data.
     if found.contents.epoch.is_empty() && salvage::holds_data(root)? {
@@ -144,7 +146,7 @@ pub fn read_store_with_progress(
     damage.extend(found.missing.iter().cloned());
     let newest = hint.edit == found.contents.number;
     let known = found.contents.clone();
-    let mut marked = Vec::new();
+    let (mut marked, mut missing) = (Vec::new(), Vec::new());
     let salvaged = trust == ManifestTrust::FilesOnly || !found.missing.is_empty();
     if salvaged {
         let nothing = Contents { number: known.number, ..Contents::default() };
@@ -152,7 +154,8 @@ pub fn read_store_with_progress(
         // The start of the log says nothing about rows: it shows whether frames before it are missing.
         let begins = (found.missing.is_empty() && !known.epoch.is_empty())
             .then_some((known.wal_first_segment, known.wal_first_lsn));
-        (found.contents, marked) = salvage::contents(root, trusted, begins)?;
+        let files = salvage::contents(root, trusted, begins)?;
+        (found.contents, marked, missing) = (files.contents, files.marked, files.missing);
     }
     let contents = &found.contents;
     let start = ReplayStart {
@@ -162,6 +165,11 @@ pub fn read_store_with_progress(
         new: known.epoch.is_empty() && !salvaged,
     };
     let mut log = read_log(root, start, opening)?;
+    if !missing.is_empty() {
+        // What the log still has is replayed.
+        let logged: BTreeSet<u64> = log.commits.iter().map(|(frame, _)| frame.commit).collect();
+        missing.retain(|slice| (slice.commits.0..=slice.commits.1).any(|commit| !logged.contains(&commit)));
+    }
     // Later snapshots are in the log, unless it lost them. An edit that is missing may have trimmed their frames.
     let snapshots_until = match log.commits.first() {
         _ if !salvaged => contents.base_commit,
@@ -227,6 +235,7 @@ pub fn read_store_with_progress(
     }
     if salvaged {
         salvage::drop_marked(&mut state, &marked);
+        salvage::mark_missing(root, &mut state, missing);
         salvage::recount(&mut state, None);
         // Not every commit is in the log: the next number must be above those in all files.
         state.commit = state.commit.max(highest_commit(&known)).max(highest_commit(&found.contents));

@@ -1,8 +1,7 @@
 //! What a store consists of according to its files alone: for a manifest or a run file that is damaged or missing.
 //! Nothing is changed on disk.
 //!
-//! - Chunks say what they hold; one that another replaces, or whose commits lie inside those of a newer one of the same
-//!   partition, is a leftover. Tombstone files say what was deleted, drop markers what was dropped, run files hold
+//! - Chunks say what they hold, and which of them count (`current_chunks`). Tombstone files say what was deleted, drop markers what was dropped, run files hold
 //!   their registrations. What is left of the manifest is believed where nothing newer contradicts it.
 //! - The log is replayed from its start over all of it: rows that are in files already are the same rows.
 //! - Rows that cannot be read are in the state as a chunk that fails with `corrupt_data`, so that no reader takes them
@@ -23,13 +22,18 @@ use crate::format::texts::{ColumnTexts, put_texts};
 use crate::format::tombstone::{decode_drop, decode_registration, decode_tombstone};
 use crate::format::wal::{SEGMENT_HEADER_BYTES, decode_segment_header, first_frame};
 use crate::store::manifest::edits::Contents;
+use crate::store::open::current_chunks::{
+    CurrentChunks, FoundChunk, KnownOfSeries, MissingSlice, clash, current_chunks,
+};
 use crate::store::publish::series_files::{DROP_MARKER, REGISTRATION};
 use crate::store::read::chunk::{ChunkFile, MapCache};
 use crate::store::read::chunk_paths::{chunk_id_of, chunk_name, series_dir};
+use crate::store::read::merge_source::coalesce;
 use crate::store::read::run::Run;
 use crate::store::read::run_files::{map_run, receipts_path, run_path};
 use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::store_state::StoreState;
+use crate::store::read::tombstone::Tombstone;
 use crate::store::registration::{def_json, parse_def};
 use crate::store::wal::segments::{segment_number, segment_path};
 use crate::types::width::to_usize;
@@ -50,13 +54,29 @@ pub fn holds_data(root: &DiskPath) -> Result<bool> {
     }
 }
 
+/// Partition of the chunk that stands for lost rows of a run file.
+pub const LOST_RUN: &str = "lost";
+
 /// A series whose directory has the marker of a drop, and the commit of the drop; `None` when the marker is damaged.
 pub type MarkedFiles = (SeriesId, Option<u64>);
 
-/// Everything in the files, with what is `known` from the manifest, and the series that were dropped: they are among
-/// the contents, since a snapshot may still show them, until [`drop_marked`] removes them. `begins` is the segment and
-/// LSN of the start of the log, when an intact manifest has it.
-pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> Result<(Contents, Vec<MarkedFiles>)> {
+/// What a store consists of according to its files.
+#[derive(Debug, Default)]
+pub struct SalvagedFiles {
+    pub contents: Contents,
+    /// The series that were dropped: they are among the contents, since a snapshot may still show them, until
+    /// [`drop_marked`] removes them.
+    pub marked: Vec<MarkedFiles>,
+    /// Rows that are lost with the files of chunks.
+    pub missing: Vec<MissingSlice>,
+    /// Chunks that others name as replaced.
+    replaced: BTreeSet<u64>,
+}
+
+/// Everything in the files, with what is `known` from the manifest. `begins` is the segment and LSN of the start of the
+/// log, when an intact manifest has it.
+pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -> Result<SalvagedFiles> {
+    let mut salvaged = SalvagedFiles::default();
     let mut found = Contents {
         number: known.number,
         epoch: known.epoch.clone(),
@@ -67,19 +87,18 @@ pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -
         next_file_id: known.next_file_id,
         ..Contents::default()
     };
+    found.tombstones.extend(&known.tombstones);
     let mut newest = NewestRegistrations::default();
-    let mut marked = Vec::new();
     for name in disk::list(&root.join("chunks"))? {
         let Ok(series_id) = name.parse::<u64>() else { continue };
         found.next_series_id = found.next_series_id.max(series_id + 1);
-        if let Some(commit) = read_series_dir(root, series_id, known, &mut found, &mut newest)? {
-            marked.push((series_id, commit));
-        }
+        let (current, marked) = read_series_dir(root, series_id, known, &mut found, &mut newest)?;
+        salvaged.marked.extend(marked.map(|commit| (series_id, commit)));
+        salvaged.missing.extend(current.missing);
+        salvaged.replaced.extend(current.replaced);
+        found.chunks.extend(current.chunks.into_iter().map(|record| (record.id, record)));
     }
-    for (id, commit, start, end) in &known.tombstones {
-        found.tombstones.insert((*id, *commit, *start, *end));
-    }
-    add_missing_chunks(root, known, &mut found);
+    add_missing_chunks(root, known, &salvaged.replaced, &mut found);
     read_runs_dir(root, known, &mut found, &mut newest)?;
     let snapshot_commits: Vec<u64> = known.snapshots.values().map(|snapshot| snapshot.commit).collect();
     let mut ids: BTreeSet<SeriesId> = known.series.keys().copied().collect();
@@ -94,7 +113,8 @@ pub fn contents(root: &DiskPath, known: &Contents, begins: Option<(u64, u64)>) -
     found.tombstones.retain(|(series_id, ..)| found.series.contains_key(series_id));
     found.texts.retain(|series_id, _| found.series.contains_key(series_id));
     (found.wal_first_segment, found.wal_first_lsn) = log_start(root, known, begins)?;
-    Ok((found, marked))
+    salvaged.contents = found;
+    Ok(salvaged)
 }
 
 /// Drops the series that have the marker of a drop, once the log was replayed: they stay out of sight while a snapshot
@@ -178,15 +198,15 @@ impl NewestRegistrations {
     }
 }
 
-/// Adds the chunks and tombstones of a series. Returns `None` for a series without a drop
-/// marker, else the commit of the drop, `Some(None)` when the marker is damaged.
+/// Reads the chunks of a series, and adds its tombstones. Also returns `None` for a series without a drop marker, else the
+/// commit of the drop, `Some(None)` when the marker is damaged.
 fn read_series_dir(
     root: &DiskPath,
     series_id: SeriesId,
     known: &Contents,
     found: &mut Contents,
     newest: &mut NewestRegistrations,
-) -> Result<Option<Option<u64>>> {
+) -> Result<(CurrentChunks, Option<Option<u64>>)> {
     let dir = series_dir(root, series_id);
     let names = disk::list(&dir)?;
     let mut marked = None;
@@ -194,7 +214,8 @@ fn read_series_dir(
         let marker = decode_drop(&disk::read(&dir.join(DROP_MARKER))?).ok();
         marked = Some(marker.filter(|marker| marker.series_id == series_id).map(|marker| marker.commit));
     }
-    let mut chunks: Vec<(ChunkRecord, Vec<u64>)> = Vec::new();
+    let mut chunks: Vec<FoundChunk> = Vec::new();
+    let mut files = BTreeSet::new();
     for name in &names {
         let path = dir.join(name);
         if name.ends_with(".tombstone") {
@@ -208,32 +229,33 @@ fn read_series_dir(
             }
         } else if let Some(id) = chunk_id_of(name).filter(|_| name.ends_with(".arrow")) {
             found.next_file_id = found.next_file_id.max(id + 1);
+            files.insert(id);
             if let Some((meta, record)) = read_chunk(&path, known.chunks.get(&id))? {
                 newest.add(series_id, &meta.series, (meta.commit_lo, meta.commit_hi));
                 if meta.series_id == series_id && chunk_name(&meta.partition, meta.chunk_id) == *name {
                     add_texts(&path, &meta, found)?;
-                    chunks.push((record, meta.replaces));
+                    let span = meta.series.partition.span_of(meta.ts_min, meta.series.unit);
+                    let (slice, slices, span) = (meta.slice, meta.slices, (span.start, span.end));
+                    chunks.push(FoundChunk { record, replaces: meta.replaces, slice, slices, span });
                 }
             }
         }
     }
-    let replaced: BTreeSet<u64> = chunks.iter().flat_map(|(_, replaces)| replaces).copied().collect();
-    chunks.retain(|(record, _)| !replaced.contains(&record.id) && !known.waiting.contains_key(&record.id));
-    // Of two with commits in common the one that goes further has what the other has.
-    chunks.sort_by_key(|(record, _)| (record.commit_hi, record.id));
-    let mut kept: Vec<ChunkRecord> = Vec::new();
-    for (record, _) in chunks.into_iter().rev() {
-        let clash = |other: &ChunkRecord| {
-            other.partition == record.partition
-                && other.commit_lo <= record.commit_hi
-                && record.commit_lo <= other.commit_hi
-        };
-        if !kept.iter().any(clash) {
-            kept.push(record);
-        }
-    }
-    found.chunks.extend(kept.into_iter().map(|record| (record.id, record)));
-    Ok(marked)
+    // The manifest knows that these were replaced, and what they replaced went before.
+    let replaced: BTreeSet<u64> = chunks.iter().flat_map(|chunk| &chunk.replaces).copied().collect();
+    let (waiting, mut chunks): (Vec<_>, Vec<_>) =
+        chunks.into_iter().partition(|chunk| known.waiting.contains_key(&chunk.record.id));
+    let gone: BTreeSet<u64> = waiting.into_iter().flat_map(|chunk| chunk.replaces).collect();
+    chunks.retain(|chunk| !gone.contains(&chunk.record.id));
+    let tombstones: Vec<Tombstone> = found
+        .tombstones_of(series_id)
+        .map(|(_, commit, start, end)| Tombstone { commit: *commit, start: *start, end: *end })
+        .collect();
+    let published = |id: u64| known.chunks.contains_key(&id) || known.waiting.contains_key(&id);
+    let known = KnownOfSeries { files: &files, tombstones: &tombstones, published: &published };
+    let mut current = current_chunks(chunks, known);
+    current.replaced.extend(replaced);
+    Ok((current, marked))
 }
 
 /// Takes the dictionaries of a series from a chunk that has more texts than were found so far. Each chunk has all texts of
@@ -313,20 +335,16 @@ fn read_footer(path: &DiskPath) -> Result<(ChunkMeta, u32, u64)> {
     Ok((meta, crc, bytes))
 }
 
-/// Chunks the manifest knew that have no file: unless another one replaced their rows or a delete removed all of them,
-/// their rows are lost, and reading them must say so.
-fn add_missing_chunks(root: &DiskPath, known: &Contents, found: &mut Contents) {
+/// Chunks the manifest knew that have no file: unless others replaced their rows or deletes removed all of them, their
+/// rows are lost, and reading them must say so.
+fn add_missing_chunks(root: &DiskPath, known: &Contents, replaced: &BTreeSet<u64>, found: &mut Contents) {
     for record in known.chunks.values() {
         let path = series_dir(root, record.series_id).join(chunk_name(&record.partition, record.id));
-        let covered = found.chunks.values().any(|chunk| {
-            chunk.series_id == record.series_id
-                && chunk.partition == record.partition
-                && chunk.commit_lo <= record.commit_hi
-                && record.commit_lo <= chunk.commit_hi
-        });
-        let deleted = found.tombstones_of(record.series_id).any(|(_, commit, start, end)| {
-            *commit > record.commit_hi && *start <= record.ts_min && record.ts_max <= *end
-        });
+        let covered = replaced.contains(&record.id)
+            || found.chunks.values().any(|chunk| chunk.series_id == record.series_id && clash(chunk, record));
+        let hidden = found.tombstones_of(record.series_id).filter(|(_, commit, ..)| *commit > record.commit_hi);
+        let hidden = coalesce(hidden.map(|(.., start, end)| (*start, *end)).collect());
+        let deleted = hidden.iter().any(|(start, end)| *start <= record.ts_min && record.ts_max <= *end);
         if !covered && !deleted && !path.exists() {
             found.chunks.insert(record.id, record.clone());
         }
@@ -494,7 +512,7 @@ pub fn mark_lost(root: &DiskPath, state: &mut StoreState, lost: Vec<LostRun>) {
             let record = ChunkRecord {
                 id: u64::MAX - next.chunks.len() as u64,
                 series_id: id,
-                partition: "lost".to_owned(),
+                partition: LOST_RUN.to_owned(),
                 rows: lost.run.map_or(1, |run| run.rows.max(1)),
                 ts_min: lost.run.map_or(i64::MIN, |run| run.ts_min),
                 ts_max: lost.run.map_or(i64::MAX, |run| run.ts_max),
@@ -506,6 +524,28 @@ pub fn mark_lost(root: &DiskPath, state: &mut StoreState, lost: Vec<LostRun>) {
             next.chunks = Arc::new(next.chunks.iter().cloned().chain([unreadable]).collect());
             state.put(next);
         }
+    }
+}
+
+/// Makes reads of the rows of chunks without a file fail with `corrupt_data`.
+pub fn mark_missing(root: &DiskPath, state: &mut StoreState, missing: Vec<MissingSlice>) {
+    for slice in missing {
+        let Some(series) = state.series.get(&slice.series_id) else { continue };
+        let mut next = series.as_ref().clone();
+        let record = ChunkRecord {
+            id: u64::MAX - next.chunks.len() as u64,
+            series_id: slice.series_id,
+            partition: slice.partition,
+            rows: 1,
+            ts_min: slice.times.0,
+            ts_max: slice.times.1,
+            commit_lo: slice.commits.0,
+            commit_hi: slice.commits.1,
+            ..ChunkRecord::default()
+        };
+        let unreadable = Arc::new(ChunkFile::unreadable(root, record, &slice.reason));
+        next.chunks = Arc::new(next.chunks.iter().cloned().chain([unreadable]).collect());
+        state.put(next);
     }
 }
 

@@ -7,4 +7,5 @@ pub mod records;
 pub mod seal;
 pub mod series_files;
 pub mod sidecars;
+pub mod slices;
 pub mod stager;

@@ -61,13 +61,15 @@ impl PublishedFiles {
     }
 }
 
-/// Checks new chunks of a series before they are published: of two chunks that span the same times, all commits of one
-/// are later than those of the other, so that it is known which row of a timestamp is the later one.
-pub fn assert_publishable_chunks(series: &SeriesState, added: &[ChunkRecord]) {
+/// Checks new chunks of a series before they are published in place of some others: of two chunks that span the same
+/// times, all commits of one are later than those of the other, so that it is known which row of a timestamp is the later
+/// one.
+pub fn assert_publishable_chunks(series: &SeriesState, added: &[ChunkRecord], removed: &[Arc<ChunkFile>]) {
+    let is_kept = |record: &&ChunkRecord| removed.iter().all(|removed| removed.record.id != record.id);
     let mut ordered: Vec<&ChunkRecord> = added.iter().collect();
     ordered.sort_by_key(|chunk| chunk.ts_min);
     for (at, new) in ordered.iter().enumerate() {
-        let stored = series.chunks.within((new.ts_min, new.ts_max)).map(|chunk| &chunk.record);
+        let stored = series.chunks.within((new.ts_min, new.ts_max)).map(|chunk| &chunk.record).filter(is_kept);
         let later = ordered.iter().skip(at + 1).take_while(|later| later.ts_min <= new.ts_max);
         for other in later.copied().chain(stored) {
             let is_apart = new.commit_hi < other.commit_lo || other.commit_hi < new.commit_lo;
@@ -78,7 +80,7 @@ pub fn assert_publishable_chunks(series: &SeriesState, added: &[ChunkRecord]) {
 
 impl Publisher {
     /// The publisher of a store whose manifest was read.
-    pub fn new(root: &DiskPath, wal: Arc<Wal>, reads: Arc<Reads>, manifest: Manifest) -> Self {
+    pub fn new(root: &DiskPath, wal: Arc<Wal>, reads: Arc<Reads>, manifest: Manifest, chunk_bytes_max: u64) -> Self {
         let files = PublishedFiles {
             uncompacted: manifest.contents.series.keys().copied().collect(),
             retired: BTreeMap::new(),
@@ -86,7 +88,7 @@ impl Publisher {
         };
         Self {
             root: root.clone(),
-            stager: ChunkStager::new(root, Arc::clone(&reads.cache)),
+            stager: ChunkStager::new(root, Arc::clone(&reads.cache), chunk_bytes_max),
             wal,
             reads,
             counters: Counters::default(),
@@ -129,11 +131,10 @@ impl Publisher {
         next_file_id: u64,
     ) -> Result<()> {
         for (part, sealed, series) in &parts {
-            // Compaction compares its chunks with those they replace.
-            if sealed.is_some() {
-                assert_publishable_chunks(series, &part.added);
-            }
-            series_files::keep_deletes(&self.root, series, &part.removed)?;
+            assert_publishable_chunks(series, &part.added, &part.removed);
+            // A seal takes the rows of run files too.
+            let filed = if sealed.is_some() { series.filed.as_slice() } else { &[] };
+            series_files::keep_deletes(&self.root, series, &part.removed, filed)?;
             series_files::tombstone_files(&self.root, &files.manifest.contents, series, &part.tombstones, &mut edit)?;
             edit.chunks.extend(part.added.iter().cloned());
             edit.chunks_removed.extend(part.removed.iter().map(|chunk| chunk.record.id));

@@ -11,14 +11,17 @@ use std::time::Instant;
 
 use crate::disk;
 use crate::error::Result;
+use crate::format::chunk::SliceNumber;
 use crate::format::manifest::Edit;
 use crate::store::publish::counters::SealReport;
 use crate::store::publish::publisher::{PublishedFiles, Publisher, SealedSeries};
 use crate::store::publish::records::series_record;
+use crate::store::publish::slices::{divided, ranges_of_merge, starts_of};
 use crate::store::publish::stager::{ChunkWrite, STAGED_MAX, StagedChunk};
 use crate::store::read::chunk::ChunkFile;
 use crate::store::read::chunk_paths::series_dir;
 use crate::store::read::merge_source::MergeSource;
+use crate::store::read::run::Run;
 use crate::store::read::series_state::{SeriesId, SeriesState};
 use crate::store::read::structural::Structural;
 use crate::store::read::tombstone::{Tombstone, has_snapshot_between};
@@ -89,9 +92,6 @@ impl Publisher {
         let mut staged = Vec::new();
         for series in chosen {
             let part = self.stage_chunks(series, commit, snapshot_commits, &mut next_file_id, &mut staged)?;
-            if staged.len() >= STAGED_MAX {
-                self.stager.place_chunks(std::mem::take(&mut staged))?;
-            }
             report.series_sealed += 1;
             report.chunks_written += part.added.len() as u64;
             report.rows_sealed += part.added.iter().map(|chunk| chunk.rows).sum::<u64>();
@@ -106,7 +106,7 @@ impl Publisher {
     }
 
     /// Writes the chunks of one series as staged files: one for each partition that its tail touches, on each side of
-    /// every snapshot.
+    /// every snapshot, cut where the partition is cut and where the rows are too many for one. Some get their names.
     fn stage_chunks(
         &self,
         series: &Arc<SeriesState>,
@@ -126,22 +126,52 @@ impl Publisher {
                 groups.insert((span.name, interval), (span.start, span.end));
             }
         }
+        let rows_max = self.stager.rows_max(&series.def);
         let mut added = Vec::new();
         for ((partition, interval), range) in groups {
-            let runs = series.filed.iter().chain(&series.frozen);
-            let runs = runs.filter(|run| SealInterval::of(snapshot_commits, run.commit_hi) == interval);
-            let sources: Vec<MergeSource> = runs.cloned().map(MergeSource::Run).collect();
+            let stored: Vec<Arc<ChunkFile>> =
+                series.chunks.iter().filter(|chunk| chunk.record.partition == partition).cloned().collect();
+            let runs: Vec<&Arc<Run>> = series
+                .filed
+                .iter()
+                .chain(&series.frozen)
+                .filter(|run| SealInterval::of(snapshot_commits, run.commit_hi) == interval)
+                .collect();
+            let sources: Vec<MergeSource> = runs.iter().map(|run| MergeSource::Run(Arc::clone(run))).collect();
             let tombstones = interval.tombstones(series);
             // The tail up to `commit` is complete here, so the chunk is the partition as of the last delete among them.
             let as_of = tombstones.iter().map(|t| t.commit).filter(|t| *t <= commit).max();
-            // A run can begin before the last chunk of a partition only with rows of other partitions.
-            let chunks = series.chunks.iter().filter(|chunk| chunk.record.partition == partition);
-            let after = chunks.map(|chunk| chunk.record.commit_hi).max().unwrap_or(0);
-            let replaces = Vec::new();
-            let write = ChunkWrite { partition: &partition, range, sources, tombstones, as_of, after, replaces };
-            if let Some(chunk) = self.stager.stage_chunk(series, write, next_file_id)? {
-                added.push(chunk.record.clone());
-                staged.push(chunk);
+            let mut ranges = Vec::new();
+            for slice in divided(range, &starts_of(stored.clone(), rows_max)) {
+                let rows = runs.iter().map(|run| run.rows_within(slice) as u64).sum();
+                let merge = self.stager.merge(series, sources.clone(), &tombstones, slice);
+                if rows > 0 {
+                    ranges.extend(ranges_of_merge(merge, rows, rows_max, slice)?);
+                }
+            }
+            for range in ranges {
+                // A run can begin before the last of these chunks only with rows of other times.
+                let times = runs.iter().filter_map(|run| run.bounds_within(range));
+                let Some(times) = times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else { continue };
+                let near = stored.iter().map(|chunk| &chunk.record);
+                let near = near.filter(|record| record.ts_min <= times.1 && times.0 <= record.ts_max);
+                let write = ChunkWrite {
+                    partition: &partition,
+                    range,
+                    sources: sources.clone(),
+                    tombstones: tombstones.clone(),
+                    as_of,
+                    after: near.map(|record| record.commit_hi).max().unwrap_or(0),
+                    replaces: Vec::new(),
+                    slice: SliceNumber::ONLY,
+                };
+                if let Some(chunk) = self.stager.stage_chunk(series, write, next_file_id)? {
+                    added.push(chunk.record.clone());
+                    staged.push(chunk);
+                }
+                if staged.len() >= STAGED_MAX {
+                    self.stager.place_chunks(std::mem::take(staged))?;
+                }
             }
         }
         // Chunks that a delete covers entirely are removed now, unless a snapshot still needs them.

@@ -11,6 +11,8 @@ use crate::format::tombstone::{
 };
 use crate::store::read::chunk::ChunkFile;
 use crate::store::read::chunk_paths::series_dir;
+use crate::store::read::merge_source::MergeSource;
+use crate::store::read::run::Run;
 use crate::store::read::series_state::SeriesState;
 use crate::store::read::tombstone::Tombstone;
 use crate::store::registration::def_json;
@@ -35,14 +37,18 @@ pub fn tombstone_name(commit: u64) -> String {
     format!("{commit:020}.tombstone")
 }
 
-/// Writes the deletes that hid rows of chunks which are removed now. They are needed only when a manifest is rebuilt
-/// while the files still exist.
-pub fn keep_deletes(root: &DiskPath, series: &SeriesState, removed: &[Arc<ChunkFile>]) -> Result<()> {
+/// Writes the deletes that hid rows of chunks which are removed now, and of runs which are sealed now. They are needed
+/// only when a manifest is rebuilt while the files still exist.
+pub fn keep_deletes(
+    root: &DiskPath,
+    series: &SeriesState,
+    removed: &[Arc<ChunkFile>],
+    filed: &[Arc<Run>],
+) -> Result<()> {
+    let chunks = removed.iter().cloned().map(MergeSource::Chunk);
+    let sources: Vec<MergeSource> = chunks.chain(filed.iter().cloned().map(MergeSource::Run)).collect();
     let took = |t: &Tombstone| {
-        removed.iter().any(|chunk| {
-            let record = &chunk.record;
-            record.commit_hi < t.commit && record.ts_min <= t.end && t.start <= record.ts_max
-        })
+        sources.iter().any(|s| s.commit_hi() < t.commit && s.ts_min() <= t.end && t.start <= s.ts_max())
     };
     for t in series.tombstones.iter().filter(|t| took(t)) {
         tombstone_file(root, series, t)?;

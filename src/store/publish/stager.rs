@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, Result};
-use crate::format::chunk::ChunkHead;
+use crate::format::chunk::{ChunkHead, SliceNumber};
 use crate::format::coverage::Coverage;
 use crate::format::manifest::ChunkRecord;
 use crate::format::zone_map::ZoneMap;
 use crate::store::publish::chunk_builder::fill;
 use crate::store::publish::records::chunk_record;
 use crate::store::publish::sidecars::index_new_chunk;
+use crate::store::publish::slices;
 use crate::store::read::chunk::{ChunkFile, MapCache};
 use crate::store::read::chunk_paths::{chunk_name, series_dir};
 use crate::store::read::merge::Merge;
@@ -25,13 +26,16 @@ use crate::types::SeriesDef;
 pub struct ChunkStager {
     root: DiskPath,
     cache: Arc<MapCache>,
+    /// Most bytes of rows in one chunk.
+    bytes_max: u64,
 }
 
 /// What goes into a chunk.
 pub struct ChunkWrite<'a> {
     pub partition: &'a str,
-    /// Closed range of the partition.
+    /// Closed range of the rows: of the partition, or of a slice of it.
     pub range: (i64, i64),
+    /// Those of all slices that are written together: the commits of a chunk are theirs.
     pub sources: Vec<MergeSource>,
     /// Deletes whose rows are left out.
     pub tombstones: Vec<Tombstone>,
@@ -40,6 +44,7 @@ pub struct ChunkWrite<'a> {
     /// The rows are of commits after this one.
     pub after: u64,
     pub replaces: Vec<u64>,
+    pub slice: SliceNumber,
 }
 
 /// Chunks that are staged before they get their names together: each holds up to three open files.
@@ -53,7 +58,7 @@ pub struct StagedChunk {
     files: Vec<(StagedFile, DiskPath)>,
 }
 
-/// Checks a chunk before it gets a name: its rows lie inside its partition, and its sidecars describe these rows.
+/// Checks a chunk before it gets a name: its rows lie inside its range, and its sidecars describe these rows.
 pub fn assert_publishable_chunk(record: &ChunkRecord, range: (i64, i64), zones: &ZoneMap, coverage: Option<&Coverage>) {
     let (bounds, chunk) = ((record.ts_min, record.ts_max), bounds_of(record));
     assert!(range.0 <= bounds.0 && bounds.1 <= range.1, "{chunk}: rows outside of {range:?}");
@@ -73,8 +78,26 @@ pub fn bounds_of(record: &ChunkRecord) -> String {
 }
 
 impl ChunkStager {
-    pub fn new(root: &DiskPath, cache: Arc<MapCache>) -> Self {
-        Self { root: root.clone(), cache }
+    pub fn new(root: &DiskPath, cache: Arc<MapCache>, bytes_max: u64) -> Self {
+        Self { root: root.clone(), cache, bytes_max }
+    }
+
+    /// Most rows of a chunk of a series.
+    pub fn rows_max(&self, def: &SeriesDef) -> u64 {
+        slices::rows_max(def, self.bytes_max)
+    }
+
+    /// A merge of rows of a series as chunks get them.
+    pub fn merge(
+        &self,
+        series: &SeriesState,
+        mut sources: Vec<MergeSource>,
+        tombstones: &[Tombstone],
+        range: (i64, i64),
+    ) -> Merge {
+        sources.retain(|source| source.ts_min() <= range.1 && range.0 <= source.ts_max());
+        let (tombstones, cache) = (Arc::new(tombstones.to_vec()), Arc::clone(&self.cache));
+        Merge::new(sources, tombstones, Arc::clone(&series.def), cache, range, false)
     }
 
     /// Writes one chunk and its derived sidecars, without names yet; `None` when there are no rows for it.
@@ -84,13 +107,12 @@ impl ChunkStager {
         write: ChunkWrite<'_>,
         next_file_id: &mut u64,
     ) -> Result<Option<StagedChunk>> {
-        let ChunkWrite { partition, range, sources, tombstones, as_of, after, replaces } = write;
+        let ChunkWrite { partition, range, sources, tombstones, as_of, after, replaces, slice } = write;
         let commit_lo = sources.iter().map(MergeSource::commit_lo).min();
         let commit_hi = sources.iter().map(MergeSource::commit_hi).chain(as_of).max();
         let (Some(commit_lo), Some(commit_hi)) = (commit_lo, commit_hi) else { return Ok(None) };
         let commit_lo = commit_lo.max(after + 1).min(commit_hi);
-        let merge =
-            Merge::new(sources, Arc::new(tombstones), Arc::clone(&series.def), Arc::clone(&self.cache), range, false);
+        let merge = self.merge(series, sources, &tombstones, range);
         let dir = series_dir(&self.root, series.id);
         loop {
             // Files of this name can exist from a seal that never reached the manifest: take the next id.
@@ -109,6 +131,7 @@ impl ChunkStager {
                 commit_lo,
                 commit_hi,
                 replaces,
+                slice,
                 dictionaries: &series.dictionaries,
             };
             let tmp = self.root.join("tmp");

@@ -131,6 +131,24 @@ impl Run {
         self.timestamps().len()
     }
 
+    fn timestamps_within(&self, (start, end): (i64, i64)) -> &[i64] {
+        let ts = self.timestamps();
+        let first = ts.partition_point(|ts| *ts < start);
+        let until = ts.partition_point(|ts| *ts <= end);
+        cells::range(ts, first..until.max(first))
+    }
+
+    /// Rows of a closed range.
+    pub fn rows_within(&self, range: (i64, i64)) -> usize {
+        self.timestamps_within(range).len()
+    }
+
+    /// First and last timestamp of a closed range.
+    pub fn bounds_within(&self, range: (i64, i64)) -> Option<(i64, i64)> {
+        let ts = self.timestamps_within(range);
+        ts.first().copied().zip(ts.last().copied())
+    }
+
     /// How many columns, `ts` among them.
     pub fn column_count(&self) -> usize {
         self.columns.len()

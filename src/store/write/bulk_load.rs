@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::{self, DiskPath, StagedFile};
 use crate::error::{Error, Result};
-use crate::format::chunk::{ChunkHead, ChunkSummary, Renumbered, block_rows, renumber};
+use crate::format::chunk::{ChunkHead, ChunkSummary, Renumbered, SliceNumber, block_rows, renumber};
 use crate::format::coverage::Coverage;
 use crate::format::manifest::{ChunkRecord, Edit};
 use crate::format::receipt::SeriesReceipt;
@@ -24,6 +24,7 @@ use crate::store::publish::chunk_builder::ChunkBuilder;
 use crate::store::publish::publisher::{PublishedFiles, assert_publishable_chunks};
 use crate::store::publish::records::{chunk_record, series_record};
 use crate::store::publish::series_files;
+use crate::store::publish::slices::ranges_of_rows;
 use crate::store::publish::stager::assert_publishable_chunk;
 use crate::store::read::chunk::ChunkFile;
 use crate::store::read::chunk_paths::{chunk_name, series_dir};
@@ -39,9 +40,9 @@ use crate::types::{CellSlice, ColumnType, Grid, OrderRule, Rows, SeriesKey, cell
 const ATTEMPTS: usize = 3;
 /// How long a load waits for other maintenance before its rows go to the log.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// The chunks of a load have at least `tail_rows_max` divided by this many rows on average. A write with smaller chunks
-/// goes to the log.
-const CHUNK_ROWS_DIVISOR: u64 = 64;
+/// A load has at least `tail_rows_max` divided by this many rows per partition on average. A write with fewer goes to the
+/// log.
+const PARTITION_ROWS_DIVISOR: u64 = 64;
 /// Maximum chunks of a load: each has three files, which are open until the commit.
 const CHUNKS_MAX: u64 = 128;
 
@@ -189,9 +190,10 @@ impl Writes {
         {
             return Ok(None);
         }
-        let chunks = spans(series, &rows.ts).count() as u64;
-        let rows_min = (self.tail_rows_max / CHUNK_ROWS_DIVISOR).max(1);
-        if chunks > CHUNKS_MAX || chunks.saturating_mul(rows_min) > rows.ts.len() as u64 {
+        let partitions = spans(series, &rows.ts).count() as u64;
+        let rows_min = (self.tail_rows_max / PARTITION_ROWS_DIVISOR).max(1);
+        let is_scattered = partitions.saturating_mul(rows_min) > rows.ts.len() as u64;
+        if is_scattered || self.chunk_spans(series, &rows.ts).count() as u64 > CHUNKS_MAX {
             return Ok(None);
         }
         let free = is_after || series.merge(&self.reads.cache, (first, last), false).next_piece()?.is_none();
@@ -205,7 +207,7 @@ impl Writes {
         let first = rows.ts.first().copied().into_iter().chain(series.bounds.map(|(first, _)| first)).min();
         let grid = Grid::of(&series.def, first).ok();
         let mut parts = Vec::new();
-        for (partition, range) in spans(series, &rows.ts) {
+        for (partition, range) in self.chunk_spans(series, &rows.ts) {
             let path = loop {
                 // A file of this name can exist from an edit that was never published.
                 let path = dir.join(chunk_name(&partition, *next_file_id));
@@ -222,6 +224,7 @@ impl Writes {
                 commit_lo: commit,
                 commit_hi: commit,
                 replaces: Vec::new(),
+                slice: SliceNumber::ONLY,
                 dictionaries: &series.dictionaries,
             };
             *next_file_id += 1;
@@ -232,6 +235,18 @@ impl Writes {
             part.stage_sidecars(&self.root.join("tmp"))?;
         }
         Ok(parts)
+    }
+
+    /// The chunks for ascending timestamps: name of the partition, and positions of the timestamps inside.
+    fn chunk_spans<'a>(
+        &self,
+        series: &'a SeriesState,
+        ts: &'a [i64],
+    ) -> impl Iterator<Item = (String, std::ops::Range<usize>)> + use<'a> {
+        let rows_max = self.publisher.stager.rows_max(&series.def);
+        spans(series, ts).flat_map(move |(partition, range)| {
+            ranges_of_rows(ts, range, rows_max).into_iter().map(move |range| (partition.clone(), range))
+        })
     }
 
     fn stage_part(
@@ -302,7 +317,7 @@ impl Writes {
                     chunk_record(renumbered.as_ref().map_or(&part.summary, |renumbered| &renumbered.summary))
                 };
                 let records: Vec<ChunkRecord> = numbered.iter().map(record).collect();
-                assert_publishable_chunks(series, &records);
+                assert_publishable_chunks(series, &records, &[]);
                 added.extend(records.into_iter().map(|record| Arc::new(ChunkFile::new(&self.root, record))));
                 next.chunks = Arc::new(series.chunks.iter().chain(&added).cloned().collect());
                 next.tombstones = Arc::new(next.needed_tombstones());

@@ -462,23 +462,30 @@ impl VerifyRun<'_> {
             partitions.entry((record.series_id, record.partition.as_str())).or_default().push(record);
         }
         for ((series_id, partition), mut chunks) in partitions {
-            chunks.sort_by_key(|chunk| (chunk.commit_lo, chunk.commit_hi));
-            for pair in chunks.windows(2) {
-                let [older, newer] = pair else { continue };
-                let times = older.ts_min <= newer.ts_max && newer.ts_min <= older.ts_max;
-                if !times || older.commit_hi < newer.commit_lo {
-                    continue;
+            chunks.sort_by_key(|chunk| (chunk.ts_min, chunk.commit_hi));
+            // Chunks before it that have not ended where a chunk begins.
+            let mut open: Vec<&ChunkRecord> = Vec::new();
+            for chunk in chunks {
+                open.retain(|other| other.ts_max >= chunk.ts_min);
+                for other in &open {
+                    let commits = |chunk: &ChunkRecord| (chunk.commit_lo, chunk.commit_hi);
+                    let (older, newer) =
+                        if commits(other) <= commits(chunk) { (*other, chunk) } else { (chunk, *other) };
+                    if older.commit_hi < newer.commit_lo {
+                        continue;
+                    }
+                    let path = self.dir(series_id).join(chunk_name(partition, newer.id));
+                    let message = format!(
+                        "chunk {} has commits {} to {}, chunk {} has {} to {}",
+                        newer.id, newer.commit_lo, newer.commit_hi, older.id, older.commit_lo, older.commit_hi
+                    );
+                    let finding = Finding::new(FindingKind::ClashingChunks, self.name(&path), message);
+                    let span = (older.ts_min.max(newer.ts_min), older.ts_max.min(newer.ts_max));
+                    let mut finding = finding.file_id(newer.id).rows(older.rows.min(newer.rows), span.0, span.1);
+                    finding.partition = Some(partition.into());
+                    self.add_of(series_id, finding);
                 }
-                let path = self.dir(series_id).join(chunk_name(partition, newer.id));
-                let message = format!(
-                    "chunk {} has commits {} to {}, chunk {} has {} to {}",
-                    newer.id, newer.commit_lo, newer.commit_hi, older.id, older.commit_lo, older.commit_hi
-                );
-                let finding = Finding::new(FindingKind::ClashingChunks, self.name(&path), message);
-                let span = (older.ts_min.max(newer.ts_min), older.ts_max.min(newer.ts_max));
-                let mut finding = finding.file_id(newer.id).rows(older.rows.min(newer.rows), span.0, span.1);
-                finding.partition = Some(partition.into());
-                self.add_of(series_id, finding);
+                open.push(chunk);
             }
         }
     }
