@@ -75,7 +75,7 @@ impl PageCursor {
 
 /// The error for a cursor of another query.
 pub fn foreign_cursor() -> Error {
-    Error::invalid("the cursor belongs to another query: series, range, where, latest, order, layout or as_of differ")
+    Error::invalid("the cursor belongs to another query: series, range, where, latest, order, layout, every or as_of differ")
         .with_hint(
             "repeat the query that returned the cursor; only columns, numbers, limit, ties and the format may change",
         )

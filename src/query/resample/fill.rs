@@ -153,6 +153,7 @@ impl SeriesBuckets {
     /// The next buckets with those that are filled between them; empty tables occur.
     fn next_filled(&mut self) -> Result<Option<BucketTable>> {
         let mut out = self.slices.reader.table();
+        self.slices.reader.check_stop()?;
         while out.len() < FILLED_ROWS {
             let (table, row) = match self.pending.take() {
                 Some((table, row)) if row < table.len() => (table, row),

@@ -127,6 +127,11 @@ impl BucketReader {
         Ok(block.and_then(|block| block.timestamps().first().copied()))
     }
 
+    /// Whether the result is still wanted.
+    pub fn check_stop(&self) -> Result<()> {
+        self.stop.check()
+    }
+
     /// The last row of the series, whether it matches or not.
     pub fn last_row(&self) -> Result<Option<i64>> {
         let Some((first, last)) = self.series.bounds else { return Ok(None) };
@@ -437,8 +442,9 @@ pub fn in_parallel<T: Sync, R: Send>(items: &[T], threads: usize, work: impl Fn(
         }
     };
     let mut done = std::thread::scope(|scope| {
-        let helpers: Vec<_> =
-            (1..threads).filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, run).ok()).collect();
+        let helpers: Vec<_> = (1..threads)
+            .filter_map(|_| std::thread::Builder::new().name("fastk-resample".into()).spawn_scoped(scope, run).ok())
+            .collect();
         let mut done = run();
         for helper in helpers {
             match helper.join() {
