@@ -86,18 +86,18 @@ impl CatalogProviderList for Catalogs {
     }
 
     fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
-        let catalog = Catalog { tables: Arc::clone(&self.tables), system: Arc::clone(&self.system) };
+        let catalog = SqlCatalog { tables: Arc::clone(&self.tables), system: Arc::clone(&self.system) };
         (name == CATALOG).then(|| Arc::new(catalog) as Arc<dyn CatalogProvider>)
     }
 }
 
 #[derive(Debug)]
-struct Catalog {
+struct SqlCatalog {
     tables: Arc<Tables>,
     system: Arc<SystemSchema>,
 }
 
-impl CatalogProvider for Catalog {
+impl CatalogProvider for SqlCatalog {
     fn schema_names(&self) -> Vec<String> {
         vec![PUBLIC.to_owned(), SYSTEM.to_owned()]
     }

@@ -89,7 +89,7 @@ impl ScalarUDFImpl for TimeBucket {
             [ColumnarValue::Scalar(width), ts, rest @ ..] => (width, ts, rest),
             _ => return Err(external(Error::invalid("the width of a bucket is a literal").with_hint(USAGE))),
         };
-        let buckets = Buckets::of(width, rest, &ts.data_type()).map_err(external)?;
+        let buckets = BucketRule::of(width, rest, &ts.data_type()).map_err(external)?;
         let is_scalar = matches!(ts, ColumnarValue::Scalar(_));
         let array = ts.to_array(if is_scalar { 1 } else { args.number_rows })?;
         let found = buckets.apply(&array).map_err(external)?;
@@ -99,7 +99,7 @@ impl ScalarUDFImpl for TimeBucket {
         }
     }
 
-    /// Buckets are in the order of their times.
+    /// BucketRule are in the order of their times.
     fn output_ordering(&self, inputs: &[ExprProperties]) -> SqlResult<SortProperties> {
         let is_constant = |input: &ExprProperties| input.sort_properties == SortProperties::Singleton;
         Ok(match inputs {
@@ -158,9 +158,9 @@ impl Width {
     }
 }
 
-/// Buckets of a column of times.
+/// BucketRule of a column of times.
 #[derive(Debug)]
-struct Buckets {
+struct BucketRule {
     width: Width,
     zone: Option<TimeZone>,
     /// In the unit of the column.
@@ -168,7 +168,7 @@ struct Buckets {
     per_second: i64,
 }
 
-impl Buckets {
+impl BucketRule {
     fn of(width: &ScalarValue, rest: &[ColumnarValue], ts: &DataType) -> Result<Self> {
         let width = Width::of(width)?;
         let DataType::Timestamp(unit, _) = ts else { return Err(Error::invalid(USAGE)) };
@@ -346,7 +346,7 @@ mod tests {
 
     fn bucket(width: &str, ts: &str, zone: Option<&str>, origin: Option<&str>) -> (String, String) {
         let parse = |text: &str| text.parse::<Timestamp>().unwrap();
-        let buckets = Buckets {
+        let buckets = BucketRule {
             width: Width::parse(width).unwrap(),
             zone: zone.map(|name| zone_named(name).unwrap()),
             origin: origin.map(|text| parse(text).as_millisecond()),
