@@ -470,16 +470,15 @@ def test_every_door_is_shut_from_outside(bars, tmp_path):
 
 def test_memory_and_time_of_a_statement_are_limited(tmp_path):
     config = tmp_path / "fastk.toml"
-    config.write_text("[sql]\nquery_memory_bytes_max = 8388608\ntimeout_ms = 3000\nqueries_max = 2\nqueue_max = 1\n")
+    config.write_text("[sql]\nquery_memory_bytes_max = 8388608\ntimeout_ms = 60000\nqueries_max = 2\nqueue_max = 1\n")
     server = support.Server(tmp_path / "store", "--config", str(config)).start()
     try:
         many = "generate_series(1, 3000000) a(x)"
         problem = refused(server, f"SELECT count(*) FROM {many} JOIN generate_series(1, 3000000) b(x) ON a.x = b.x")
         assert problem["code"] == "too_large" and "hint" in problem, problem
         endless = "SELECT count(*) FROM generate_series(1, 100000000000) a(x) WHERE x % 7 = 8"
-        problem = refused(server, endless)
+        problem = refused(server, endless, timeout_ms=1_000)
         assert problem["code"] == "deadline_exceeded" and problem["status"] == 504, problem
-        assert refused(server, endless, timeout_ms=100)["code"] == "deadline_exceeded"
         # Three places: two run, one waits, the fourth is refused.
         failures = []
         threads = [threading.Thread(target=lambda: failures.append(refused(server, endless)["code"])) for _ in range(3)]
