@@ -75,10 +75,12 @@ impl PageCursor {
 
 /// The error for a cursor of another query.
 pub fn foreign_cursor() -> Error {
-    Error::invalid("the cursor belongs to another query: series, range, where, latest, order, layout, every or as_of differ")
-        .with_hint(
-            "repeat the query that returned the cursor; only columns, numbers, limit, ties and the format may change",
-        )
+    Error::invalid(
+        "the cursor belongs to another query: series, range, where, latest, order, layout, every or as_of differ",
+    )
+    .with_hint(
+        "repeat the query that returned the cursor; only columns, numbers, limit, ties and the format may change",
+    )
 }
 
 /// A bound in canonical form: a number in a URL is text, in JSON it need not be.
