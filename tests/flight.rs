@@ -1530,6 +1530,8 @@ async fn every_method_checks_the_token_and_every_ticket_its_series() {
         ("describe_kind", json!({ "kind": "kline" }), Scope::Read, true),
         ("register_kind", kind, Scope::Write, false),
         ("drop_kind", json!({ "kind": "greeks" }), Scope::Admin, false),
+        ("list_queries", json!({}), Scope::Read, true),
+        ("cancel_query", json!({ "id": "1" }), Scope::Read, true),
     ];
     let mut known: Vec<&str> = table.iter().map(|row| row.0).collect();
     let mut offered: Vec<&str> = flight::ACTIONS.iter().map(|(name, _)| *name).collect();

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use arrow::datatypes::{DataType, Field, TimeUnit as ArrowUnit};
 
-use crate::format::chunk::{decimal_scale, timestamp_type};
+use crate::format::chunk::{decimal_scale, stored_type, timestamp_type};
 use crate::types::{Column, ColumnType, SeriesDef, TimeUnit};
 
 /// Maximum digits of a `Decimal128`.
@@ -128,25 +128,13 @@ fn class_of(kind: ColumnType) -> ColumnClass {
     }
 }
 
-/// The type of a column in SQL.
+/// The type of a column in SQL: as it is stored, but for decimals of 8 bytes, with which DataFusion does not calculate
+/// exactly, and dictionaries, which it groups slowly.
 pub fn type_of(kind: ColumnType) -> DataType {
     match kind {
         ColumnType::Decimal { digits } => DataType::Decimal128(18, decimal_scale(digits)),
-        ColumnType::WideDecimal { digits } => DataType::Decimal128(PRECISION_MAX, decimal_scale(digits)),
-        ColumnType::Float64 => DataType::Float64,
-        ColumnType::Float32 => DataType::Float32,
-        ColumnType::Int64 => DataType::Int64,
-        ColumnType::Int32 => DataType::Int32,
-        ColumnType::Int16 => DataType::Int16,
-        ColumnType::Int8 => DataType::Int8,
-        ColumnType::UInt64 => DataType::UInt64,
-        ColumnType::UInt32 => DataType::UInt32,
-        ColumnType::UInt16 => DataType::UInt16,
-        ColumnType::UInt8 => DataType::UInt8,
-        ColumnType::Bool => DataType::Boolean,
-        ColumnType::Timestamp { unit } => timestamp_type(unit),
         ColumnType::Enum | ColumnType::Text => DataType::Utf8View,
-        ColumnType::Bytes { length } => DataType::FixedSizeBinary(length.into()),
+        other => stored_type(other),
     }
 }
 

@@ -38,7 +38,7 @@ use super::queries::{QueryEntry, QueryOwner, QueryStatus, RunningQueries, Runnin
 use super::settings::SqlSettings;
 use super::statement::parse;
 use super::system::{SystemSchema, queries};
-use super::table_functions::{AsOf, Latest};
+use super::table_functions::{AsOf, Latest, Resample};
 use super::view::{SystemTable, ViewSource};
 use crate::disk::lower_priority;
 use crate::error::{Error, ErrorCode, Result};
@@ -338,8 +338,9 @@ impl SessionOpener {
         let index = self.index_of(&view.state);
         let tables = Arc::new(Tables { view: view.clone(), index, stop: entry.stop.clone() });
         let system = Arc::new(SystemSchema { view, views: Arc::clone(views), others: views.system_tables() });
-        let functions: [(&str, Arc<dyn TableFunctionImpl>); 2] = [
+        let functions: [(&str, Arc<dyn TableFunctionImpl>); 3] = [
             ("latest", Arc::new(Latest { tables: Arc::clone(&tables) })),
+            ("resample", Arc::new(Resample { tables: Arc::clone(&tables) })),
             ("as_of", Arc::new(AsOf { tables: Arc::clone(&tables), views: Arc::clone(views) })),
         ];
         let mut state = SessionStateBuilder::new_from_existing(template.clone())

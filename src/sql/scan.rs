@@ -218,6 +218,9 @@ impl DisplayAs for SeriesScan {
         if let Some(rows) = self.core.latest {
             write!(f, ", latest={rows}")?;
         }
+        if let Some(spec) = &self.core.table.resample {
+            write!(f, ", every={}", spec.every)?;
+        }
         if self.order.direction == RowOrder::Desc {
             write!(f, ", descending")?;
         }
@@ -264,7 +267,9 @@ impl ExecutionPlan for SeriesScan {
         let [slices] = self.partitions.as_slice() else { return Ok(None) };
         let [slice] = slices.as_slice() else { return Ok(None) };
         let is_large = self.core.series(slice).is_some_and(|series| series.rows >= SPLIT_ROWS_MIN);
-        if !is_large || self.limit.is_some() || partitions < 2 || self.core.latest.is_some() {
+        // Buckets are combined on several threads as it is.
+        let is_whole = self.core.latest.is_some() || self.core.table.resample.is_some();
+        if !is_large || self.limit.is_some() || partitions < 2 || is_whole {
             return Ok(None);
         }
         let Some(ranges) =

@@ -7,13 +7,18 @@ use arrow::datatypes::{Schema, SchemaRef};
 use super::columns::{TableColumn, fields, finest, union};
 use super::index::Group;
 use super::view::SqlView;
+use crate::error::Result;
+use crate::query::NumberFormat;
+use crate::query::resample::{ResampleSpec, Resampling};
 use crate::store::SeriesState;
-use crate::types::{SeriesKey, TimeUnit};
+use crate::types::{SeriesDef, SeriesKey, TimeUnit};
 
 /// One series of a table.
 #[derive(Clone, Debug)]
 pub struct Member {
     pub series: Arc<SeriesState>,
+    /// The columns of its rows in the table.
+    pub def: Arc<SeriesDef>,
     /// The cells of the key columns.
     pub words: Vec<Arc<str>>,
 }
@@ -32,6 +37,14 @@ pub struct SeriesTable {
     pub unit: TimeUnit,
     /// All columns.
     pub schema: SchemaRef,
+    /// How the rows of each series are combined to those of the table.
+    pub resample: Option<ResampleSpec>,
+}
+
+impl Member {
+    fn new(series: &Arc<SeriesState>, words: Vec<Arc<str>>) -> Self {
+        Self { series: Arc::clone(series), def: Arc::clone(&series.def), words }
+    }
 }
 
 impl SeriesTable {
@@ -40,21 +53,34 @@ impl SeriesTable {
         let members: Vec<Member> = group
             .series
             .iter()
-            .filter_map(|(words, key)| Some(Member { series: Arc::clone(view.series(key)?), words: words.to_vec() }))
+            .filter_map(|(words, key)| Some(Member::new(view.series(key)?, words.to_vec())))
             .collect();
         (!members.is_empty()).then(|| Self::new(view, group.name.clone(), group.key_columns.clone(), members))
     }
 
     /// The table of one series, without key columns; `None` when there is no visible one.
     pub fn of_series(view: &SqlView, key: &SeriesKey) -> Option<Self> {
-        let series = Arc::clone(view.series(key)?);
-        Some(Self::new(view, key.to_string(), Vec::new(), vec![Member { series, words: Vec::new() }]))
+        let member = Member::new(view.series(key)?, Vec::new());
+        Some(Self::new(view, key.to_string(), Vec::new(), vec![member]))
     }
 
     fn new(view: &SqlView, name: String, keys: Vec<String>, members: Vec<Member>) -> Self {
-        let columns = union(members.iter().map(|member| member.series.def.as_ref()));
+        let columns = union(members.iter().map(|member| member.def.as_ref()));
         let unit = finest(members.iter().map(|member| member.series.def.unit));
         let schema = Arc::new(Schema::new(fields(&keys, unit, &columns)));
-        Self { name, view: view.clone(), keys, members, columns, unit, schema }
+        Self { name, view: view.clone(), keys, members, columns, unit, schema, resample: None }
+    }
+
+    /// The table of the buckets of each series.
+    ///
+    /// # Errors
+    /// Those of [`Resampling::of`].
+    pub fn resampled(&self, spec: ResampleSpec) -> Result<Self> {
+        let series: Vec<Arc<SeriesState>> = self.members.iter().map(|member| Arc::clone(&member.series)).collect();
+        let resampling = Resampling::of(&spec, &series, NumberFormat::Decimal128)?;
+        let members = self.members.iter().zip(&resampling.series);
+        let members = members.map(|(member, one)| Member { def: Arc::clone(&one.shown.def), ..member.clone() });
+        let table = Self::new(&self.view, self.name.clone(), self.keys.clone(), members.collect());
+        Ok(Self { resample: Some(spec), ..table })
     }
 }

@@ -49,8 +49,8 @@ impl ScanCore {
 
     /// The read of a slice.
     pub fn plan(&self, slice: &SeriesSlice, order: RowOrder, limit: Option<u64>) -> Result<ReadPlan> {
-        let series = &self.member(slice)?.series;
-        let has = |name: &str| series.def.column(name).is_some();
+        let Member { series, def, .. } = self.member(slice)?;
+        let has = |name: &str| def.column(name).is_some();
         // A condition on a column that the series lacks is that it is null: others have excluded the series.
         let predicates: Vec<Predicate> =
             self.predicates.iter().filter(|known| known.column.as_deref().is_some_and(has)).cloned().collect();
@@ -65,7 +65,7 @@ impl ScanCore {
             order,
             layout: MultiLayout::BySeries,
             limit: RowLimit { rows: limit, ties: LimitTies::Split },
-            resample: None,
+            resample: self.table.resample.clone(),
         };
         let planner = Planner { state: &self.table.view.state, cache: &self.table.view.cache, stop: &self.stop };
         planner.plan_rows(Selection::One(Arc::clone(series)), &[], &spec)
@@ -76,6 +76,9 @@ impl ScanCore {
         let Some(series) = self.series(slice) else { return Precision::Absent };
         let count = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
         let Some((first, last)) = series.bounds else { return Precision::Exact(0) };
+        if self.table.resample.is_some() {
+            return Precision::Inexact(count(series.rows));
+        }
         if let Some(rows) = self.latest {
             return Precision::Inexact(count(series.rows.min(rows)));
         }
@@ -105,6 +108,10 @@ impl ScanCore {
     pub fn bounds(&self, slice: &SeriesSlice) -> Option<Option<(i64, i64)>> {
         let series = self.series(slice)?;
         let Some((first, last)) = series.bounds else { return Some(None) };
+        if self.table.resample.is_some() {
+            // Buckets start before their first row.
+            return None;
+        }
         let (start, end) = slice.range;
         if start > last || end < first {
             return Some(None);

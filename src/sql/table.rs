@@ -15,14 +15,13 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::failure::external;
 use super::filter::{FilterScope, Pushed};
 use super::scan::SeriesScan;
-use super::series_table::SeriesTable;
+use super::series_table::{Member, SeriesTable};
 use super::slices::{ScanCore, SeriesSlice};
 use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorCode};
 use crate::query::select::SERIES_MAX;
 use crate::query::{Operator, Predicate};
-use crate::store::SeriesState;
-use crate::types::TimeUnit;
+use crate::types::{SeriesDef, TimeUnit};
 
 /// A table in one statement.
 #[derive(Clone, Debug)]
@@ -36,8 +35,10 @@ pub struct TableSource {
 
 impl TableSource {
     fn scope(&self) -> FilterScope<'_> {
-        let SeriesTable { keys, unit, columns, .. } = self.table.as_ref();
-        // Conditions on the last rows of a series are evaluated after these are found.
+        let SeriesTable { keys, unit, columns, resample, .. } = self.table.as_ref();
+        // Conditions on the last rows of a series are evaluated after these are found, and conditions on buckets after
+        // rows are combined; a range selects buckets by their start.
+        let columns = if resample.is_some() { &[] } else { columns.as_slice() };
         FilterScope { keys, unit: *unit, columns, keys_only: self.latest.is_some() }
     }
 
@@ -110,12 +111,12 @@ impl TableProvider for TableSource {
         }
         let mut slices = Vec::new();
         for member in self.selected(state, &of_keys)? {
-            let Some(series) = self.table.members.get(member).map(|member| &member.series) else { continue };
+            let Some(Member { series, def, .. }) = self.table.members.get(member) else { continue };
             let range = (
                 ticks(from, self.table.unit, series.def.unit, true),
                 ticks(to, self.table.unit, series.def.unit, false),
             );
-            if range.0 <= range.1 && predicates.iter().all(|predicate| can_match(series, predicate)) {
+            if range.0 <= range.1 && predicates.iter().all(|predicate| can_match(def, predicate)) {
                 slices.push(SeriesSlice { member, range });
             }
         }
@@ -142,8 +143,8 @@ impl TableProvider for TableSource {
 }
 
 /// Whether rows of a series can meet a condition: those of a series without its column are nulls.
-fn can_match(series: &SeriesState, predicate: &Predicate) -> bool {
-    let has = predicate.column.as_deref().is_some_and(|name| series.def.column(name).is_some());
+fn can_match(def: &SeriesDef, predicate: &Predicate) -> bool {
+    let has = predicate.column.as_deref().is_some_and(|name| def.column(name).is_some());
     has || predicate.op == Operator::IsNull
 }
 

@@ -1,6 +1,4 @@
-//! Table functions: `latest` and `as_of`.
-//!
-//! `resample` belongs here too: it names a table as these do.
+//! Table functions: `latest`, `resample` and `as_of`.
 
 use std::sync::Arc;
 
@@ -8,12 +6,15 @@ use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result as SqlResult;
 use datafusion::logical_expr::Expr;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use super::catalog::Tables;
 use super::failure::external;
 use super::table::TableSource;
 use super::view::ViewSource;
 use crate::error::{Error, ErrorCode, Result};
+use crate::query::resample::ResampleSpec;
+use crate::query::resample::spec::split_list;
 
 /// `latest(table [, rows])`: the last rows of each series.
 #[derive(Debug)]
@@ -32,6 +33,55 @@ impl TableFunctionImpl for Latest {
         let source = self.tables.source(&name).ok_or_else(|| external(no_table(&name)))?;
         Ok(Arc::new(TableSource { latest: Some(rows), ..source }))
     }
+}
+
+/// `resample(table, every [, 'option=value', …])`: the rows of each series combined to buckets.
+#[derive(Debug)]
+pub struct Resample {
+    pub tables: Arc<Tables>,
+}
+
+impl TableFunctionImpl for Resample {
+    fn call_with_args(&self, args: TableFunctionArgs<'_, '_>) -> SqlResult<Arc<dyn TableProvider>> {
+        let usage = "resample('klines_1m', '1h') or resample('klines_1m', '1d', 'tz=America/New_York')";
+        let [table, every, options @ ..] = args.exprs() else {
+            return Err(external(Error::invalid(format!("write {usage}"))));
+        };
+        let (name, every) = (text(table, usage).map_err(external)?, text(every, usage).map_err(external)?);
+        let options = options.iter().map(|option| text(option, usage)).collect::<Result<Vec<_>>>().map_err(external)?;
+        let spec = resample_spec(every, &options).map_err(external)?;
+        let source = self.tables.source(&name).ok_or_else(|| external(no_table(&name)))?;
+        let table = source.table.resampled(spec).map_err(external)?;
+        Ok(Arc::new(TableSource { table: Arc::new(table), ..source }))
+    }
+}
+
+fn resample_spec(every: String, options: &[String]) -> Result<ResampleSpec> {
+    let mut spec = ResampleSpec { every, ..ResampleSpec::default() };
+    for option in options {
+        let unknown = || {
+            Error::invalid(format!("option {option:?} of resample is not known"))
+                .with_hint("align=, tz=, session=, offset=, fill= or agg=, each in quotes")
+        };
+        let (name, value) = option.split_once('=').ok_or_else(unknown)?;
+        let value = value.trim();
+        match name.trim() {
+            "align" => spec.align = Some(word(name, value)?),
+            "tz" => spec.tz = Some(value.to_owned()),
+            "session" => spec.session = Some(value.to_owned()),
+            "offset" => spec.offset = Some(value.to_owned()),
+            "fill" => spec.fill = word(name, value)?,
+            "agg" => spec.agg = Some(split_list(value)),
+            _ => return Err(unknown()),
+        }
+    }
+    Ok(spec)
+}
+
+/// A value that is one of several words.
+fn word<T: DeserializeOwned>(name: &str, value: &str) -> Result<T> {
+    T::deserialize(value.into_deserializer())
+        .map_err(|error: serde::de::value::Error| Error::invalid(format!("{name}={value:?} of resample: {error}")))
 }
 
 /// `as_of(table, snapshot)`: a table at a snapshot or dataset.

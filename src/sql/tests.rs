@@ -443,6 +443,50 @@ fn latest_has_the_last_rows_of_each_series() {
 }
 
 #[test]
+fn resample_has_the_buckets_of_each_series() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 1_000);
+    fixture.bars("B", "1m", 4, 300);
+    fixture.bars("C", "1m", 2, 0);
+    let grouped = "SELECT symbol, time_bucket('1h', ts) AS ts, first(open, ts) AS open, max(high) AS high, \
+        min(low) AS low, last(close, ts) AS close, sum(volume) AS volume, count(*) AS source_rows \
+        FROM klines_1m GROUP BY 1, 2";
+    let wanted = "symbol, ts, open, high, low, close, volume, source_rows";
+    for rest in [
+        "ORDER BY symbol, ts",
+        "WHERE ts >= '2024-02-01T00:30:00Z' AND ts < '2024-02-01T04:00:00Z' ORDER BY symbol, ts",
+        "WHERE symbol = 'B' ORDER BY ts DESC LIMIT 2",
+        "WHERE close > 101.5 ORDER BY symbol, ts",
+        "WHERE source_rows < 60 ORDER BY symbol, ts",
+    ] {
+        let expected = fixture.rows(&format!("SELECT {wanted} FROM ({grouped}) {rest}"));
+        let found = fixture.rows(&format!("SELECT {wanted} FROM resample('klines_1m', '1h') {rest}"));
+        assert!(!expected.is_empty(), "{rest}");
+        assert_eq!(found, expected, "{rest}");
+    }
+    assert_eq!(fixture.one("SELECT count(*) FROM resample('klines_1m', '1h')"), "22");
+    // The first bucket starts before the first row.
+    let first = "SELECT min(ts) = '2024-01-29T00:00:00Z', sum(source_rows) FROM resample('kline/A/1m', '1w')";
+    assert_eq!(fixture.one(first), "true 1000");
+    let local = "SELECT ts FROM resample('kline/A/1m', '1d', 'tz=America/New_York') ORDER BY ts LIMIT 1";
+    assert_eq!(fixture.one(local), "2024-01-31T05:00:00Z");
+    let agg = "SELECT bars, peak FROM resample('kline/A/1m', '1d', 'agg=count as bars,high:max as peak', 'fill=none')";
+    assert_eq!(fixture.one(agg), "1000 110.99");
+    let plan = fixture.plan("SELECT ts, close FROM resample('klines_1m', '1h') WHERE symbol = 'A' ORDER BY ts");
+    assert!(plan.contains("every=1h") && !plan.contains("SortExec"), "{plan}");
+    for wrong in [
+        "SELECT * FROM resample('klines_1m')",
+        "SELECT * FROM resample('klines_1m', '90s')",
+        "SELECT * FROM resample('klines_1m', '1h', 'zone=UTC')",
+        "SELECT * FROM resample('klines_1m', '1h', 'fill=half')",
+        "SELECT * FROM resample('klines_1m', '1h', 'tz=Mars')",
+    ] {
+        assert_eq!(fixture.fails(wrong).code(), ErrorCode::InvalidArgument, "{wrong}");
+    }
+    assert_eq!(fixture.fails("SELECT * FROM resample('none', '1h')").code(), ErrorCode::NotFound);
+}
+
+#[test]
 fn parameters_are_values_of_their_type() {
     let fixture = Fixture::new();
     fixture.bars("A", "1m", 2, 100);
