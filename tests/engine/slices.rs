@@ -79,7 +79,7 @@ fn assert_clean(store: &Store) {
 }
 
 #[test]
-pub fn rows_of_a_timestamp_are_never_in_two_chunks_of_a_seal() {
+fn rows_of_a_timestamp_are_never_in_two_chunks_of_a_seal() {
     let root = tempfile::tempdir().unwrap();
     let store = store(root.path(), OrderRule::Arrival, small());
     let ts: Vec<i64> = (0..3_000).map(|row| row / 30).chain([200; 500]).chain(300..420).collect();

@@ -116,13 +116,6 @@ const TABLE: &[(&str, By)] = &[
     ("WaitersNotWoken", By::Schedules("schedules_find_waiters_that_are_not_woken")),
     ("MaintenanceForgotten", By::Schedules("schedules_find_maintenance_that_a_leader_forgets")),
     (
-        "CutInsideTimestamp",
-        By::Direct(
-            "rows_of_a_timestamp_are_never_in_two_chunks_of_a_seal",
-            slices::rows_of_a_timestamp_are_never_in_two_chunks_of_a_seal,
-        ),
-    ),
-    (
         "SlicesJoined",
         By::Direct(
             "late_rows_all_over_a_partition_do_not_join_its_slices",
