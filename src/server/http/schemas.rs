@@ -56,9 +56,10 @@ schemas! {
     /// A cell of a row.
     Cell Schema::OneOf(
         OneOfBuilder::new()
-            .description(Some("A number, or its text"))
+            .description(Some("A number, a text, which can be that of a number, or true or false"))
             .item(Schema::Object(ObjectBuilder::new().schema_type(Type::Number).build()))
             .item(Schema::Object(ObjectBuilder::new().schema_type(Type::String).build()))
+            .item(Schema::Object(ObjectBuilder::new().schema_type(Type::Boolean).build()))
             .build(),
     );
     /// A row by the names of its columns.
