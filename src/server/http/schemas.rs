@@ -56,10 +56,11 @@ schemas! {
     /// A cell of a row.
     Cell Schema::OneOf(
         OneOfBuilder::new()
-            .description(Some("A number, a text, which can be that of a number, or true or false"))
+            .description(Some("A number, a text, which can be that of a number, true or false, or null"))
             .item(Schema::Object(ObjectBuilder::new().schema_type(Type::Number).build()))
             .item(Schema::Object(ObjectBuilder::new().schema_type(Type::String).build()))
             .item(Schema::Object(ObjectBuilder::new().schema_type(Type::Boolean).build()))
+            .item(Schema::Object(ObjectBuilder::new().schema_type(Type::Null).build()))
             .build(),
     );
     /// A row by the names of its columns.
