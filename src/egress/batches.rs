@@ -3,12 +3,10 @@
 //! Numbers are written with all their digits; a double that is no number is text (`"NaN"`). Times are epoch integers in
 //! their unit, or RFC 3339. A null is `null`, in CSV an empty cell; there an empty text is `""`.
 
-use std::fmt::Write as _;
-
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef,
-    TimeUnit as ArrowUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    ArrowPrimitiveType, DataType, FieldRef, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    SchemaRef, TimeUnit as ArrowUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
     TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
 };
 use arrow::ipc::writer::StreamWriter;
@@ -20,6 +18,7 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
 use crate::egress::options::{EncodeOptions, JsonShape, OutFormat, TimeFormat};
+use crate::egress::text::{write_csv_text, write_json_text};
 use crate::egress::writer::{OutputBuffer, PIECE_BYTES};
 use crate::error::{Error, Result};
 use crate::types::{TimeUnit, time};
@@ -34,6 +33,8 @@ pub type ColumnLabel = (String, String);
 pub struct BatchEncoder<I> {
     batches: I,
     schema: SchemaRef,
+    /// What comes before the cell of each column in JSON: its name.
+    names: Vec<Vec<u8>>,
     format: FormatWriter,
     times: TimeFormat,
     out: OutputBuffer,
@@ -103,8 +104,15 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
                 FormatWriter::Parquet(Some(Box::new(writer)))
             }
         };
+        let name = |field: &FieldRef| {
+            let mut name = Vec::new();
+            write_json_text(&mut name, field.name())?;
+            name.push(b':');
+            Ok(name)
+        };
         Ok(Self {
             batches,
+            names: schema.fields().iter().map(name).collect::<Result<_>>()?,
             schema,
             format,
             times: options.times,
@@ -119,7 +127,7 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
     fn step(&mut self) -> Result<()> {
         self.stage = match self.stage {
             Stage::Begin => {
-                self.begin();
+                self.begin()?;
                 Stage::Rows
             }
             Stage::Rows => self.write_rows()?,
@@ -132,16 +140,16 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
         Ok(())
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self) -> Result<()> {
         let out = self.out.open();
         match &self.format {
             FormatWriter::Json { columns } => {
                 out.extend_from_slice(b"{\"columns\":[");
                 for (position, (name, kind)) in columns.iter().enumerate() {
                     out.extend_from_slice(if position == 0 { b"{\"name\":" } else { b",{\"name\":" });
-                    json_text(out, name);
+                    write_json_text(out, name)?;
                     out.extend_from_slice(b",\"type\":");
-                    json_text(out, kind);
+                    write_json_text(out, kind)?;
                     out.push(b'}');
                 }
                 out.extend_from_slice(b"],\"rows\":[");
@@ -151,12 +159,13 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
                     if position > 0 {
                         out.push(b',');
                     }
-                    csv_text(out, field.name());
+                    write_csv_text(out, field.name());
                 }
                 out.push(b'\n');
             }
             _ => {}
         }
+        Ok(())
     }
 
     fn write_rows(&mut self) -> Result<Stage> {
@@ -202,17 +211,6 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
             part.columns().iter().map(|column| Cells::of(column, self.times)).collect::<Result<_>>()?;
         let is_csv = matches!(self.format, FormatWriter::Csv);
         let separates = matches!(self.format, FormatWriter::Json { .. });
-        let names: Vec<Vec<u8>> = self
-            .schema
-            .fields()
-            .iter()
-            .map(|field| {
-                let mut name = Vec::new();
-                json_text(&mut name, field.name());
-                name.push(b':');
-                name
-            })
-            .collect();
         for row in 0..part.num_rows() {
             let out = self.out.open();
             if is_csv {
@@ -229,7 +227,7 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
                 out.push(b',');
             }
             out.push(b'{');
-            for (position, (cells, name)) in cells.iter().zip(&names).enumerate() {
+            for (position, (cells, name)) in cells.iter().zip(&self.names).enumerate() {
                 if position > 0 {
                     out.push(b',');
                 }
@@ -387,7 +385,7 @@ impl<'a> Cells<'a> {
             Cells::Text(formatter, _) => {
                 let mut text = String::new();
                 formatter.value(row).write(&mut text).map_err(internal)?;
-                json_text(out, &text);
+                write_json_text(out, &text)?;
             }
             _ => self.write_plain(out, row)?,
         }
@@ -402,7 +400,7 @@ impl<'a> Cells<'a> {
             Cells::Text(formatter, _) => {
                 let mut text = String::new();
                 formatter.value(row).write(&mut text).map_err(internal)?;
-                csv_text(out, &text);
+                write_csv_text(out, &text);
             }
             _ => self.write_plain(out, row)?,
         }
@@ -436,38 +434,6 @@ impl<'a> Cells<'a> {
         }
         Ok(())
     }
-}
-
-/// Appends a text in the syntax of JSON.
-fn json_text(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    for letter in text.chars() {
-        match letter {
-            '"' => out.extend_from_slice(b"\\\""),
-            '\\' => out.extend_from_slice(b"\\\\"),
-            '\n' => out.extend_from_slice(b"\\n"),
-            '\r' => out.extend_from_slice(b"\\r"),
-            '\t' => out.extend_from_slice(b"\\t"),
-            control if control < ' ' => {
-                let mut escaped = String::new();
-                let _ = write!(escaped, "\\u{:04x}", u32::from(control));
-                out.extend_from_slice(escaped.as_bytes());
-            }
-            letter => out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes()),
-        }
-    }
-    out.push(b'"');
-}
-
-/// Appends a text in the syntax of CSV.
-fn csv_text(out: &mut Vec<u8>, text: &str) {
-    if !text.is_empty() && !text.contains([',', '"', '\n', '\r']) {
-        out.extend_from_slice(text.as_bytes());
-        return;
-    }
-    out.push(b'"');
-    out.extend_from_slice(text.replace('"', "\"\"").as_bytes());
-    out.push(b'"');
 }
 
 #[cfg(test)]

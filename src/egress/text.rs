@@ -76,7 +76,7 @@ impl Labels {
 }
 
 /// Appends a JSON string.
-fn write_json_text(out: &mut Vec<u8>, text: &str) -> Result<()> {
+pub(super) fn write_json_text(out: &mut Vec<u8>, text: &str) -> Result<()> {
     let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
     if !text.bytes().all(is_plain) {
         return serde_json::to_writer(out, text)
@@ -90,7 +90,7 @@ fn write_json_text(out: &mut Vec<u8>, text: &str) -> Result<()> {
 
 /// Appends a CSV cell, quoted where a reader could take it for something else: an empty text for a null, a space at
 /// either end for one that is not part of it.
-fn write_csv_text(out: &mut Vec<u8>, text: &str) {
+pub(super) fn write_csv_text(out: &mut Vec<u8>, text: &str) {
     let is_special = |byte: u8| matches!(byte, b',' | b'"' | b'\n' | b'\r');
     if !text.is_empty() && text.trim() == text && !text.bytes().any(is_special) {
         return out.extend_from_slice(text.as_bytes());
