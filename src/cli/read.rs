@@ -137,11 +137,7 @@ impl SelectArgs {
         query.as_of = self.as_of.clone();
         query.latest_complete = self.latest_complete;
         query.limit = self.limit;
-        query.ties = match self.ties.as_str() {
-            "whole" => LimitTies::Whole,
-            "split" => LimitTies::Split,
-            other => return Err(Error::invalid(format!("ties {other:?} is not whole or split"))),
-        };
+        query.ties = word("ties", Some(&self.ties), "whole, split")?.unwrap_or_default();
         query.every = self.every.clone();
         query.align = word("align", self.align.as_deref(), "utc, local, session")?;
         query.tz = self.tz.clone();

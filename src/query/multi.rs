@@ -123,12 +123,25 @@ pub struct MultiScan {
 
 /// The first row beyond the limit.
 #[derive(Clone, Copy, Debug)]
-struct NextRow {
+pub(super) struct NextRow {
     /// Position of its series.
-    at: usize,
-    ts: i64,
+    pub(super) at: usize,
+    pub(super) ts: i64,
     /// Rows of the series and timestamp that have been returned.
-    returned: u64,
+    pub(super) returned: u64,
+}
+
+impl NextRow {
+    /// Where a result of this subject and order continues; `member` is the series of the row.
+    pub(super) fn position(self, member: &ScanMember, subject: RowSubject, order: RowOrder) -> PagePosition {
+        let Self { ts, returned: skip, .. } = self;
+        let (series_id, (start, end)) = (member.series.id, member.range);
+        match (subject, order) {
+            (RowSubject::EachRow, _) => PagePosition::Row { series_id, ts, skip },
+            (RowSubject::Series, RowOrder::Asc) => PagePosition::Range { series_id, start: ts, end, skip },
+            (RowSubject::Series, RowOrder::Desc) => PagePosition::Range { series_id, start, end: ts, skip },
+        }
+    }
 }
 
 /// Whether rows say which series they are of.
@@ -205,14 +218,8 @@ impl MultiScan {
 
     /// Where the first row beyond the limit is, once the scan has ended; `None` without one.
     pub fn next_position(&self) -> Option<PagePosition> {
-        let NextRow { at, ts, returned: skip } = self.next?;
-        let member = self.members.get(at)?;
-        let (series_id, (start, end)) = (member.series.id, member.range);
-        Some(match (self.subject, self.order) {
-            (RowSubject::EachRow, _) => PagePosition::Row { series_id, ts, skip },
-            (RowSubject::Series, RowOrder::Asc) => PagePosition::Range { series_id, start: ts, end, skip },
-            (RowSubject::Series, RowOrder::Desc) => PagePosition::Range { series_id, start, end: ts, skip },
-        })
+        let next = self.next?;
+        Some(next.position(self.members.get(next.at)?, self.subject, self.order))
     }
 
     /// Statistics of the scan so far, over all series.

@@ -9,7 +9,7 @@ use super::resampling::{ResampledSeries, Resampling};
 use super::series_scan::{in_parallel, threads};
 use super::spec::FillRule;
 use crate::error::Result;
-use crate::query::multi::{PagePosition, RowSubject, ScanMember};
+use crate::query::multi::{NextRow, PagePosition, RowSubject, ScanMember};
 use crate::query::request::{MultiLayout, RowOrder};
 use crate::query::scan::ScanStats;
 use crate::store::{Block, MapCache, SeriesIndexes};
@@ -36,7 +36,7 @@ pub struct BucketScan {
     at: usize,
     /// Starts of the next rows by time, and their series.
     heads: Option<BinaryHeap<Reverse<(i64, usize)>>>,
-    next: Option<(usize, i64)>,
+    next: Option<NextRow>,
     ended: bool,
 }
 
@@ -139,18 +139,8 @@ impl BucketScan {
 
     /// Where the first row beyond the limit is, once the scan has ended; `None` without one.
     pub fn next_position(&self) -> Option<PagePosition> {
-        let (at, ts) = self.next?;
-        let member = &self.members.get(at)?.source;
-        let series_id = member.series.id;
-        Some(match (self.subject, self.order) {
-            (RowSubject::EachRow, _) => PagePosition::Row { series_id, ts, skip: 0 },
-            (RowSubject::Series, RowOrder::Asc) => {
-                PagePosition::Range { series_id, start: ts, end: member.range.1, skip: 0 }
-            }
-            (RowSubject::Series, RowOrder::Desc) => {
-                PagePosition::Range { series_id, start: member.range.0, end: ts, skip: 0 }
-            }
-        })
+        let next = self.next?;
+        Some(next.position(&self.members.get(next.at)?.source, self.subject, self.order))
     }
 
     /// Statistics of the scans so far, over all series.
@@ -198,7 +188,7 @@ impl BucketScan {
                 continue;
             };
             if self.rows_left == 0 {
-                self.next = Some((self.at, start));
+                self.next = Some(NextRow { at: self.at, ts: start, returned: 0 });
                 return Ok(None);
             }
             let Some((block, at)) = member.rest.take() else { continue };
@@ -265,7 +255,7 @@ impl BucketScan {
             if self.rows_left == 0
                 && let Some(Reverse((_, at))) = heads.pop()
             {
-                self.next = self.head_of(at)?.map(|start| (at, start));
+                self.next = self.head_of(at)?.map(|ts| NextRow { at, ts, returned: 0 });
             }
             return Ok(None);
         }

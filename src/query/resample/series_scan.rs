@@ -112,16 +112,20 @@ impl BucketReader {
 
     /// The first matching row of a closed range, the last one where `desc`.
     pub fn edge(&self, range: (i64, i64), desc: bool) -> Result<Option<i64>> {
+        self.edge_of(range, desc, &self.filter)
+    }
+
+    /// The last row of the series, whether it matches or not.
+    pub fn last_row(&self) -> Result<Option<i64>> {
+        self.series.bounds.map_or(Ok(None), |bounds| self.edge_of(bounds, true, &[]))
+    }
+
+    fn edge_of(&self, range: (i64, i64), desc: bool, filter: &[Condition]) -> Result<Option<i64>> {
         if range.0 > range.1 {
             return Ok(None);
         }
-        let spec = ScanSpec {
-            desc,
-            limit: FIRST,
-            columns: Some(Vec::new()),
-            filter: self.filter.clone(),
-            ..ScanSpec::range(range)
-        };
+        let filter = filter.to_vec();
+        let spec = ScanSpec { desc, limit: FIRST, columns: Some(Vec::new()), filter, ..ScanSpec::range(range) };
         let mut scan = Scan::new(&self.series, &self.cache, &spec).stopped_by(self.stop.clone());
         let block = scan.next().transpose()?;
         Ok(block.and_then(|block| block.timestamps().first().copied()))
@@ -130,15 +134,6 @@ impl BucketReader {
     /// Whether the result is still wanted.
     pub fn check_stop(&self) -> Result<()> {
         self.stop.check()
-    }
-
-    /// The last row of the series, whether it matches or not.
-    pub fn last_row(&self) -> Result<Option<i64>> {
-        let Some((first, last)) = self.series.bounds else { return Ok(None) };
-        let spec = ScanSpec { desc: true, limit: FIRST, columns: Some(Vec::new()), ..ScanSpec::range((first, last)) };
-        let mut scan = Scan::new(&self.series, &self.cache, &spec).stopped_by(self.stop.clone());
-        let block = scan.next().transpose()?;
-        Ok(block.and_then(|block| block.timestamps().first().copied()))
     }
 
     /// Combines the rows of `from..to`, which are borders of buckets.
