@@ -101,7 +101,8 @@ impl Service {
         let _ = self.sql_settings.set(settings);
     }
 
-    pub(super) fn configured_sql(&self) -> SqlSettings {
+    /// The limits of statements.
+    pub fn sql_settings(&self) -> SqlSettings {
         *self.sql_settings.get_or_init(SqlSettings::default)
     }
 
@@ -112,7 +113,7 @@ impl Service {
         }
         // Named after its owner as other files there, which are in use while that lives.
         let directory = self.staging_dir().join(format!("{}-sql", std::process::id()));
-        let engine = Arc::new(SqlEngine::new(self.configured_sql(), Some(directory))?);
+        let engine = Arc::new(SqlEngine::new(self.sql_settings(), Some(directory))?);
         Ok(Arc::clone(self.sql.get_or_init(|| engine)))
     }
 

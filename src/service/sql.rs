@@ -13,7 +13,7 @@ use crate::service::caller::{Caller, Scope};
 use crate::service::registry::{Dataset, RecordFilter};
 use crate::service::shared::{Service, ServiceShared};
 use crate::service::wall_clock::rfc3339;
-use crate::sql::{QueryOwner, SqlEngine, SqlRequest, SqlRows, SqlSettings, SqlView, SystemTable, ViewSource};
+use crate::sql::{QueryOwner, SqlEngine, SqlRequest, SqlRows, SqlView, SystemTable, ViewSource};
 use crate::types::SeriesKey;
 
 /// A statement as a client sends it.
@@ -141,11 +141,6 @@ impl Service {
             false => Err(Error::new(ErrorCode::NotFound, format!("no statement {id} runs"))
                 .with_hint("GET /v1/sql/queries lists those that do")),
         }
-    }
-
-    /// The limits of statements.
-    pub fn sql_settings(&self) -> SqlSettings {
-        self.configured_sql()
     }
 }
 

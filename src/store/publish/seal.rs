@@ -144,8 +144,8 @@ impl Publisher {
             let mut ranges = Vec::new();
             for slice in divided(range, &starts_of(stored.clone(), rows_max)) {
                 let rows = runs.iter().map(|run| run.rows_within(slice) as u64).sum();
-                let merge = self.stager.merge(series, sources.clone(), &tombstones, slice);
                 if rows > 0 {
+                    let merge = self.stager.merge(series, sources.clone(), &tombstones, slice);
                     ranges.extend(ranges_of_merge(merge, rows, rows_max, slice)?);
                 }
             }

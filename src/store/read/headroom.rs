@@ -10,7 +10,7 @@ use crate::store::read::chunk::MapCache;
 use crate::store::read::series_state::SeriesState;
 use crate::types::number::{DECIMAL_LIMIT, DIGITS_MAX, WIDE_DECIMAL_LIMIT};
 use crate::types::schema::WIDE_DIGITS_MAX;
-use crate::types::{CellSlice, ColumnType, SeriesDef, cells};
+use crate::types::{CellSlice, ColumnType, SeriesDef, cells, wide};
 
 /// Whether a column of `to` has more digits after the point than in `from`, so that its largest values may not fit.
 pub fn has_more_digits(from: &SeriesDef, to: &SeriesDef) -> bool {
@@ -64,7 +64,7 @@ fn largest(from: ColumnType, to: ColumnType) -> Option<i128> {
     Some((limit - 1) / factor).filter(|largest| *largest < own - 1)
 }
 
-/// Whether a scaled integer of `from` fits a decimal of the width of `to` with so many digits.
+/// Whether a scaled integer of `from` fits a decimal of the width of `to` with this number of digits.
 fn fits(raw: i128, from: ColumnType, digits: u8, to: ColumnType) -> bool {
     let (to, digits_max) = match to {
         ColumnType::Decimal { .. } => (ColumnType::Decimal { digits }, DIGITS_MAX),
@@ -115,12 +115,11 @@ fn largest_in(cells: CellSlice<'_>, kind: ColumnType) -> i128 {
     }
 }
 
-/// A scaled integer that is not negative as decimal text.
+/// A scaled integer as decimal text.
 fn show(raw: i128, digits: u8) -> String {
-    let digits = usize::from(digits);
-    let text = format!("{raw:0>width$}", width = digits + 1);
-    let (whole, fraction) = text.split_at(text.len() - digits);
-    if digits == 0 { whole.to_owned() } else { format!("{whole}.{fraction}") }
+    let mut text = Vec::new();
+    wide::write_wide(&mut text, raw, digits);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 #[cfg(test)]
