@@ -1,5 +1,5 @@
 //! Pages of series whose rows share timestamps: together they are the result without a limit, and no page ends between
-//! rows of one timestamp of a series unless told.
+//! rows of one timestamp of a series unless the query allows it.
 
 use fastk::query::{
     LimitTies, MultiLayout, NumberFormat, Operator, PagePosition, Predicate, Query, RowOrder, RowSubject, StoreReader,

@@ -242,3 +242,15 @@ def certificates(folder):
     root = write("root", "root", is_root=True)
     write("server", "localhost", root)
     write("client", "client", root)
+
+
+def put_table(client, descriptor, table, rows_max):
+    """Writes a table by DoPut in batches of at most `rows_max` rows; gives all acknowledgements."""
+    writer, reader = client.do_put(descriptor, table.schema)
+    writer.write_table(table, max_chunksize=rows_max)
+    writer.done_writing()
+    acks = []
+    while (buffer := reader.read()) is not None:
+        acks.append(json.loads(buffer.to_pybytes()))
+    writer.close()
+    return acks

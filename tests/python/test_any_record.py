@@ -31,14 +31,7 @@ def post(server, path: str, body: bytes, media: str):
 
 
 def put(client, key: str, table: pa.Table, batch: int) -> list:
-    writer, reader = client.do_put(flight.FlightDescriptor.for_path(*key.split("/")), table.schema)
-    writer.write_table(table, max_chunksize=batch)
-    writer.done_writing()
-    acks = []
-    while (buffer := reader.read()) is not None:
-        acks.append(json.loads(buffer.to_pybytes()))
-    writer.close()
-    return acks
+    return support.put_table(client, flight.FlightDescriptor.for_path(*key.split("/")), table, batch)
 
 
 def filled(server, client, table: pa.Table, folder) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as flight
 import pytest
-from support import KEY, MINUTE, PATH, REGISTRATION, T0, assert_same, klines, words
+from support import KEY, MINUTE, PATH, REGISTRATION, T0, assert_same, klines, put_table, words
 
 BY_PATH = flight.FlightDescriptor.for_path(*PATH)
 
@@ -34,14 +34,7 @@ def register(client):
 
 def put(client, table, descriptor=BY_PATH, chunk=65_536):
     """Writes a table batch by batch; gives all acknowledgements."""
-    writer, reader = client.do_put(descriptor, table.schema)
-    writer.write_table(table, max_chunksize=chunk)
-    writer.done_writing()
-    acks = []
-    while (buffer := reader.read()) is not None:
-        acks.append(json.loads(buffer.to_pybytes()))
-    writer.close()
-    return acks
+    return put_table(client, descriptor, table, chunk)
 
 
 def get(client, **fields):
