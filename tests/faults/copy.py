@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 COPY = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "faults"
+VERSION = re.compile(r'(^name = "fastk"\nversion = "[^"]+)(")', re.MULTILINE)
 SWITCH = re.compile(r'(?<!\w)planted\("(\w+)"\)')
 
 
@@ -51,8 +52,12 @@ def main():
         sys.exit("\n".join(f"tests/faults/table.toml: {error}" for error in sorted(errors)))
     sources[Path("src/lib.rs")] += b"\npub mod planted;\n"
     sources[Path("src/planted.rs")] = (HERE / "planted.rs").read_bytes()
+    # A version of its own: cargo names artifacts by name and version, and must not take those of the package itself.
     for name in ["Cargo.toml", "Cargo.lock"]:
-        sources[Path(name)] = (ROOT / name).read_bytes()
+        text, count = VERSION.subn(r"\1+faults\2", (ROOT / name).read_text(), count=1)
+        if not count:
+            sys.exit(f"tests/faults/copy.py: no version of the package in {name}")
+        sources[Path(name)] = text.encode()
     for path, content in sources.items():
         write(COPY / path, content)
     for path in (COPY / "src").rglob("*"):
