@@ -1,0 +1,8 @@
+//! `fastk sql`.
+
+mod command;
+mod completion;
+mod output;
+mod prompt;
+
+pub use command::{SqlArgs, run};
