@@ -1,6 +1,6 @@
 """Compares reads after many one-row appends with reads of the same rows written at once, through a real server.
 
-    python benches/appends.py target/release/fastk [ROWS]
+    python benches/appends.py target/dist/fastk [ROWS]
 
 Needs pyarrow. 300 interleaved reads each way; medians and quartiles in microseconds.
 """

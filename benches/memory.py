@@ -1,6 +1,6 @@
 """Memory of the server while many clients stream the same large series, half of them slowly.
 
-    python benches/memory.py target/release/fastk [CLIENTS] [ROWS]
+    python benches/memory.py target/dist/fastk [CLIENTS] [ROWS]
 
 Needs pyarrow. Half of the clients read over Flight, half over REST; of each, every other one takes a little and pauses.
 Prints the peak of the server's anonymous memory (RssAnon), of the page cache it has mapped (RssFile), and what the

@@ -22,6 +22,7 @@ import reads
 import report
 import scale
 import served
+import statements
 import writes
 from fixtures import Bench
 from measure import Curve, Line
@@ -41,6 +42,8 @@ ROWS = {
     "hours": reads.hours,
     "bars-served": served.bars_served,
     "json": served.json_rows,
+    "sql": statements.statements,
+    "sql-symbols": statements.symbols,
     "cross": cross.cross,
     "append": writes.append,
     "fan-in": writes.fan_in,
