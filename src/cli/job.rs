@@ -26,14 +26,14 @@ fn bar(unit: &str) -> ProgressBar {
 }
 
 /// Runs work in this process and shows the progress in its task control.
-pub fn local<T>(watch: &TaskControl, unit: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn local<T>(control: &TaskControl, unit: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let bar = bar(unit);
     std::thread::scope(|scope| {
         let (done, is_done) = mpsc::channel::<()>();
         let shown = bar.clone();
         scope.spawn(move || {
             while is_done.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                let (position, total) = watch.progress();
+                let (position, total) = control.progress();
                 shown.set_length(total);
                 shown.set_position(position);
             }

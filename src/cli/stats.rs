@@ -21,7 +21,7 @@ struct StoreStats {
     uptime_seconds: u64,
     commit: u64,
     totals: InventoryTotals,
-    upkeep: MaintenanceStatus,
+    maintenance: MaintenanceStatus,
 }
 
 /// How predicates on one series can be evaluated.
@@ -73,7 +73,7 @@ pub fn stats(args: &PlainArgs) -> Result<u8> {
         uptime_seconds: health.uptime_seconds,
         commit: inventory.commit,
         totals: inventory.totals,
-        upkeep: health.upkeep,
+        maintenance: health.maintenance,
     };
     print::reply(&stats, args.json)?;
     Ok(0)

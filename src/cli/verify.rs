@@ -56,8 +56,10 @@ pub fn verify(args: &VerifyArgs) -> Result<u8> {
         Some(_) => CommandTarget::open(&args.plain.target, false)?.run_job::<Verify>(&request)?,
         None => {
             let root = root_of(&args.plain.target)?;
-            let watch = Verify::control(&request);
-            job::local(&watch, Verify::UNIT, || store::verify(&DiskPath::os(&root), VerifyOptions::default(), &watch))?
+            let control = Verify::control(&request);
+            job::local(&control, Verify::UNIT, || {
+                store::verify(&DiskPath::os(&root), VerifyOptions::default(), &control)
+            })?
         }
     };
     print_report(&report, args.plain.json)

@@ -53,7 +53,7 @@ impl Service {
         add("directory", lost, HealthStatus::Failing);
         let mut check = |name, problem| add(name, problem, HealthStatus::Degraded);
         check("writer", self.store.writer_stopped());
-        check("upkeep", self.store.maintenance_failed());
+        check("maintenance", self.store.maintenance_failed());
         let recovery = self.store.recovery();
         check("recovery", (!recovery.damage.is_empty()).then(|| recovery.damage.join("; ")));
         check("redundancy", (!recovery.redundant_damage.is_empty()).then(|| recovery.redundant_damage.join("; ")));
@@ -73,7 +73,7 @@ impl Service {
             commit: self.store.snapshot().commit,
             uptime_seconds: self.opened_at.elapsed().as_secs(),
             durability: self.store.options().durability.name().into(),
-            upkeep: if shows_details { self.maintenance() } else { MaintenanceStatus::default() },
+            maintenance: if shows_details { self.maintenance() } else { MaintenanceStatus::default() },
             checks,
         })
     }

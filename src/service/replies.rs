@@ -461,7 +461,7 @@ pub struct Health {
     pub durability: String,
     /// Maintenance since the store was opened.
     #[serde(default)]
-    pub upkeep: MaintenanceStatus,
+    pub maintenance: MaintenanceStatus,
     pub checks: Vec<HealthCheck>,
 }
 

@@ -346,9 +346,9 @@ impl Store {
     /// Checks every file of the store, as [`verify`] does from outside.
     ///
     /// # Errors
-    /// `not_ready` when `watch` was cancelled, `io` when a directory cannot be listed.
-    pub fn verify(&self, watch: &TaskControl) -> Result<VerifyReport> {
-        verify_open(&self.engine.root, &self.engine.wal, watch)
+    /// `not_ready` when `control` was cancelled, `io` when a directory cannot be listed.
+    pub fn verify(&self, control: &TaskControl) -> Result<VerifyReport> {
+        verify_open(&self.engine.root, &self.engine.wal, control)
     }
 
     /// The same check; also rewrites sidecars that are damaged or missing, unless it is a dry run. No other file is
@@ -356,8 +356,8 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::verify`], and those of writing.
-    pub fn scrub(&self, dry_run: bool, watch: &TaskControl) -> Result<VerifyReport> {
-        scrub(&self.engine.root, &self.engine.maintenance, dry_run, watch)
+    pub fn scrub(&self, dry_run: bool, control: &TaskControl) -> Result<VerifyReport> {
+        scrub(&self.engine.root, &self.engine.maintenance, dry_run, control)
     }
 
     /// Explains which chunks overlap now.
@@ -373,9 +373,9 @@ impl Store {
     /// something else;
     /// `corrupt_data` naming a damaged file of the store; `storage_full`; `writer_stopped` when what is in the log
     /// cannot be moved out of it; `not_ready` when it was cancelled. An unfinished backup is removed again.
-    pub fn backup(&self, target: &Path, options: &BackupOptions, watch: &TaskControl) -> Result<BackupReport> {
+    pub fn backup(&self, target: &Path, options: &BackupOptions, control: &TaskControl) -> Result<BackupReport> {
         let Engine { root, epoch, maintenance, .. } = &self.engine;
-        BackupRun { root, epoch, maintenance }.run(&root.elsewhere(target), options, watch)
+        BackupRun { root, epoch, maintenance }.run(&root.elsewhere(target), options, control)
     }
 
     /// The state of an earlier commit.

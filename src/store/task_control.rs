@@ -106,16 +106,16 @@ mod tests {
 
     #[test]
     fn work_that_was_cancelled_stops_even_while_it_waits_for_its_rate() {
-        let watch = TaskControl::with_rate(1);
-        watch.plan(10);
+        let control = TaskControl::with_rate(1);
+        control.plan(10);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| watch.advance(1_000_000));
-            while watch.progress().0 == 0 {
+            let waiting = scope.spawn(|| control.advance(1_000_000));
+            while control.progress().0 == 0 {
                 std::thread::yield_now();
             }
-            watch.cancel();
+            control.cancel();
             assert_eq!(waiting.join().unwrap().unwrap_err().code(), ErrorCode::NotReady);
         });
-        assert_eq!(watch.progress(), (1_000_000, 1_000_000));
+        assert_eq!(control.progress(), (1_000_000, 1_000_000));
     }
 }

@@ -62,7 +62,7 @@ fn rounds(proof: &Proof, root: &Path, log: &Path, clients: &mut [Client]) -> Cou
         let pause = Duration::from_millis(rng.random_range(10..longest));
         let tally = under_load(clients, server, |server, _| {
             std::thread::sleep(pause);
-            let reported = &health(&rest)["upkeep"];
+            let reported = &health(&rest)["maintenance"];
             for (sum, name) in
                 counts.maintenance.iter_mut().zip(["seals", "checkpoints", "compactions", "files_removed"])
             {

@@ -21,7 +21,7 @@ fn reports(flag: &str, at: &str) -> Vec<Value> {
     let look = |words: &[&str]| -> Value {
         let text = run(&[&["admin"], words, &["--json", flag, at]].concat()).ok();
         let mut value: Value = serde_json::from_str(&text).unwrap();
-        for own in ["uptime_seconds", "upkeep"] {
+        for own in ["uptime_seconds", "maintenance"] {
             value.as_object_mut().unwrap().remove(own);
         }
         value

@@ -16,7 +16,7 @@ CLI_PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 COMMANDS = {
     "inventory": ([], "totals"),
     "list-series": ([], "series"),
-    "stats": ([], "upkeep"),
+    "stats": ([], "maintenance"),
     "capabilities": ([], "operators"),
     "health": ([], "checks"),
     "compact": ([], "series_sealed"),

@@ -78,14 +78,14 @@ pub struct BackupRun<'a> {
 
 impl BackupRun<'_> {
     /// Backs the store up into `target`.
-    pub fn run(&self, target: &DiskPath, options: &BackupOptions, watch: &TaskControl) -> Result<BackupReport> {
+    pub fn run(&self, target: &DiskPath, options: &BackupOptions, control: &TaskControl) -> Result<BackupReport> {
         let started = Instant::now();
         check_not_nested(self.root, target)?;
         check_not_inside(target)?;
         if options.dry_run {
             return self.plan(target, options);
         }
-        let mut target = BackupTarget::open(target, self.epoch, options, watch)?;
+        let mut target = BackupTarget::open(target, self.epoch, options, control)?;
         let outcome =
             self.open_source().and_then(|source| self.copy_to(&mut target, &source).map(|n| (source.contents, n)));
         let (contents, files_removed) = match outcome {
@@ -184,8 +184,8 @@ impl BackupRun<'_> {
     /// Copies everything into the target. Returns how many files it removed there.
     fn copy_to(&self, target: &mut BackupTarget<'_>, backup: &BackupSource) -> Result<u64> {
         let contents = &backup.contents;
-        target.watch.plan(contents.chunks.values().map(|chunk| chunk.file_bytes).sum());
-        target.watch.plan(backup.tails.values().map(|(.., bytes)| bytes).sum());
+        target.control.plan(contents.chunks.values().map(|chunk| chunk.file_bytes).sum());
+        target.control.plan(backup.tails.values().map(|(.., bytes)| bytes).sum());
         for (name, (source, file, bytes)) in &backup.tails {
             let same = |path: &DiskPath| has_same_ends(file, source, path);
             let (name, bytes) = (name.clone(), Some(*bytes));

@@ -81,8 +81,8 @@ pub struct RestoreReport {
 /// # Errors
 /// `not_found` without a finished backup, `corrupt_data` naming a damaged file of it, `invalid_argument` for a
 /// directory that is not empty, `snapshot_not_found`, `storage_full`. An unfinished restore is removed again.
-pub fn restore(backup: &Path, root: &Path, options: &RestoreOptions, watch: &TaskControl) -> Result<RestoreReport> {
-    restore_on(&DiskPath::os(backup), &DiskPath::os(root), options, watch)
+pub fn restore(backup: &Path, root: &Path, options: &RestoreOptions, control: &TaskControl) -> Result<RestoreReport> {
+    restore_on(&DiskPath::os(backup), &DiskPath::os(root), options, control)
 }
 
 /// Restores on any disk.
@@ -93,7 +93,7 @@ pub fn restore_on(
     backup: &DiskPath,
     root: &DiskPath,
     options: &RestoreOptions,
-    watch: &TaskControl,
+    control: &TaskControl,
 ) -> Result<RestoreReport> {
     let started = Instant::now();
     check_not_nested(backup, root)?;
@@ -106,8 +106,8 @@ pub fn restore_on(
         );
     }
     check_unused(root)?;
-    watch.plan(listing.files.iter().map(|file| file.bytes).sum());
-    let damage = check_files(backup, &listing, options, watch)?;
+    control.plan(listing.files.iter().map(|file| file.bytes).sum());
+    let damage = check_files(backup, &listing, options, control)?;
     let whole = contents_of(backup, &listing)?;
     check_contents(backup, &listing, &whole, &damage)?;
     let contents = match &options.as_of {
@@ -140,10 +140,10 @@ pub fn restore_on(
     };
     if options.apply {
         if !options.link {
-            watch.plan(report.bytes);
+            control.plan(report.bytes);
         }
         let root_created = !root.exists();
-        let work = RestoreWork { backup, root, options, watch };
+        let work = RestoreWork { backup, root, options, control };
         report.epoch = Some(work.run(contents, &taken, &report.damaged, root_created)?);
         report.applied = true;
     }
@@ -174,7 +174,7 @@ fn check_files(
     backup: &DiskPath,
     listing: &Backup,
     options: &RestoreOptions,
-    watch: &TaskControl,
+    control: &TaskControl,
 ) -> Result<BTreeMap<String, BackupDamage>> {
     let mut damage = BTreeMap::new();
     let mut note = |path: &str, reason: String, is_allowable: bool| {
@@ -198,7 +198,7 @@ fn check_files(
             note(name, format!("{name} is missing"), is_allowable)?;
             continue;
         }
-        let (bytes, crc) = read_through(&path, &mut |part| watch.advance(part.len() as u64))?;
+        let (bytes, crc) = read_through(&path, &mut |part| control.advance(part.len() as u64))?;
         if bytes != file.bytes {
             note(name, format!("{name}: {bytes} bytes, expected {}", file.bytes), is_allowable)?;
         } else if crc != file.crc32c {
@@ -320,7 +320,7 @@ struct RestoreWork<'a> {
     backup: &'a DiskPath,
     root: &'a DiskPath,
     options: &'a RestoreOptions,
-    watch: &'a TaskControl,
+    control: &'a TaskControl,
 }
 
 impl RestoreWork<'_> {
@@ -404,7 +404,7 @@ impl RestoreWork<'_> {
         let mut staged = StagedFile::create(&self.root.join("tmp"))?;
         let (bytes, crc) = read_through(&from, &mut |part| {
             staged.put(part)?;
-            self.watch.advance(part.len() as u64)
+            self.control.advance(part.len() as u64)
         })?;
         let known = damaged.iter().any(|damage| damage.path == file.path);
         if (bytes, crc) != (file.bytes, file.crc32c) && !known {

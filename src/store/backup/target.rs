@@ -23,7 +23,7 @@ pub struct BackupTarget<'a> {
     pub root: DiskPath,
     tmp: DiskPath,
     pub options: &'a BackupOptions,
-    pub watch: &'a TaskControl,
+    pub control: &'a TaskControl,
     pub tally: FileCounts,
     /// What the existing backup has, and what of it was damaged.
     old: BTreeMap<String, BackupFile>,
@@ -97,7 +97,7 @@ pub fn is_leftover(root: &DiskPath, name: &str) -> bool {
 
 impl<'a> BackupTarget<'a> {
     /// Starts or continues a backup in a directory.
-    pub fn open(root: &DiskPath, epoch: &str, options: &'a BackupOptions, watch: &'a TaskControl) -> Result<Self> {
+    pub fn open(root: &DiskPath, epoch: &str, options: &'a BackupOptions, control: &'a TaskControl) -> Result<Self> {
         look(root, epoch)?;
         let base = match &options.base {
             None => None,
@@ -124,7 +124,7 @@ impl<'a> BackupTarget<'a> {
             root: root.clone(),
             tmp: tmp.clone(),
             options,
-            watch,
+            control,
             tally: FileCounts::default(),
             old: BTreeMap::new(),
             old_damaged: BTreeSet::new(),
@@ -213,7 +213,7 @@ impl<'a> BackupTarget<'a> {
 
     /// Counts bytes that were read, or need not be. Those of sidecars are not planned for.
     fn pass(&self, bytes: u64, planned: bool) -> Result<()> {
-        if planned { self.watch.advance(bytes) } else { self.watch.advance_unplanned(bytes) }
+        if planned { self.control.advance(bytes) } else { self.control.advance_unplanned(bytes) }
     }
 
     fn list(&mut self, file: BackupFile) {

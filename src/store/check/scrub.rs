@@ -12,15 +12,15 @@ use crate::store::read::sidecar::value_index_path;
 use crate::store::task_control::TaskControl;
 
 /// Checks everything; rewrites sidecars that are damaged, missing or stale unless `dry_run`.
-pub fn scrub(root: &DiskPath, maintenance: &Maintenance, dry_run: bool, watch: &TaskControl) -> Result<VerifyReport> {
-    let mut report = verify_open(root, &maintenance.wal, watch)?;
+pub fn scrub(root: &DiskPath, maintenance: &Maintenance, dry_run: bool, control: &TaskControl) -> Result<VerifyReport> {
+    let mut report = verify_open(root, &maintenance.wal, control)?;
     if dry_run {
         return Ok(report);
     }
-    add_stale(root, maintenance, &mut report, watch)?;
+    add_stale(root, maintenance, &mut report, control)?;
     let mut position = 0;
     while let Some(finding) = report.findings.get(position) {
-        watch.check()?;
+        control.check()?;
         let is_sidecar = matches!(
             finding.kind,
             FindingKind::DamagedSidecar | FindingKind::MissingSidecar | FindingKind::StaleSidecar
@@ -50,12 +50,17 @@ pub fn scrub(root: &DiskPath, maintenance: &Maintenance, dry_run: bool, watch: &
 
 /// Value indexes of other columns than the registrations require. A check without the store leaves them out, since the
 /// registration may be newer than what it read; here the state is known.
-fn add_stale(root: &DiskPath, maintenance: &Maintenance, report: &mut VerifyReport, watch: &TaskControl) -> Result<()> {
+fn add_stale(
+    root: &DiskPath,
+    maintenance: &Maintenance,
+    report: &mut VerifyReport,
+    control: &TaskControl,
+) -> Result<()> {
     let state = maintenance.wal.queue.published();
     let known: BTreeSet<u64> = report.findings.iter().filter_map(|finding| finding.file_id).collect();
     for series in state.series.values() {
         for chunk in series.chunks.iter().filter(|chunk| !known.contains(&chunk.record.id)) {
-            watch.check()?;
+            control.check()?;
             // A chunk that cannot be opened is a finding of its own.
             let Ok(open) = chunk.open_uncached() else { continue };
             if !is_stale(&open, chunk.path(), &series.def) {

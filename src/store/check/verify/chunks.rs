@@ -63,7 +63,7 @@ impl VerifyRun<'_> {
     pub fn chunks(&mut self) -> Result<()> {
         let records: Vec<ChunkRecord> = self.contents().chunks.values().cloned().collect();
         for record in &records {
-            self.watch.check()?;
+            self.control.check()?;
             self.chunk(record)?;
         }
         self.clashes(&records);
@@ -76,7 +76,7 @@ impl VerifyRun<'_> {
         let file = match crate::store::check::verify::read_file::open(&path) {
             FileReadOutcome::Is(file) => file,
             FileReadOutcome::Missing => {
-                self.watch.advance(record.file_bytes)?;
+                self.control.advance(record.file_bytes)?;
                 if self.reading.whole && self.still(|contents| contents.chunks.contains_key(&record.id))? {
                     let finding = Finding::new(FindingKind::MissingChunk, name, "the manifest names it");
                     let mut finding = finding.file_id(record.id).rows(record.rows, record.ts_min, record.ts_max);
@@ -90,7 +90,7 @@ impl VerifyRun<'_> {
                     record.series_id,
                     crate::store::check::verify::read_file::unreadable(&name, &error).file_id(record.id),
                 );
-                return self.watch.advance(record.file_bytes);
+                return self.control.advance(record.file_bytes);
             }
         };
         self.report.chunks += 1;
@@ -108,7 +108,7 @@ impl VerifyRun<'_> {
         }
         self.report.files_checked += 1;
         self.report.bytes_checked += record.file_bytes;
-        self.watch.check()
+        self.control.check()
     }
 
     fn chunk_file(&mut self, chunk: &ChunkUnderTest<'_>) -> Result<()> {
@@ -124,7 +124,7 @@ impl VerifyRun<'_> {
                 finding.message = format!("{}; {} rows are lost", finding.message, lost.0);
             }
             self.add_of(record.series_id, finding);
-            self.watch.advance(record.file_bytes)?;
+            self.control.advance(record.file_bytes)?;
             return self.sidecars_alone(chunk);
         }
         if found > record.file_bytes {
@@ -137,11 +137,11 @@ impl VerifyRun<'_> {
             Ok(found) => found,
             Err(error) if error.code() == ErrorCode::UnsupportedFormat => {
                 self.add_of(record.series_id, chunk.finding(FindingKind::NewerFormat, error.detail()));
-                return self.watch.advance(record.file_bytes);
+                return self.control.advance(record.file_bytes);
             }
             Err(error) if error.code() == ErrorCode::CorruptData => {
                 self.without_footer(chunk, error.detail());
-                self.watch.advance(record.file_bytes)?;
+                self.control.advance(record.file_bytes)?;
                 return self.sidecars_alone(chunk);
             }
             Err(error) => return Err(error),
@@ -149,7 +149,7 @@ impl VerifyRun<'_> {
         if let Some((expected, found)) = differs(&meta, record) {
             let finding = chunk.all_rows(chunk.finding(FindingKind::WrongChunk, "its footer is that of another file"));
             self.add_of(record.series_id, finding.compared(expected, found));
-            return self.watch.advance(record.file_bytes);
+            return self.control.advance(record.file_bytes);
         }
         let before = self.report.count();
         let coverage = self.coverage_sidecar(chunk, &meta)?;
@@ -218,12 +218,12 @@ impl VerifyRun<'_> {
             self.add_of(record.series_id, finding.compared(expected, found));
         }
         let mut crc = found;
-        self.watch.advance(head_bytes)?;
+        self.control.advance(head_bytes)?;
         let mut last = None;
         for (position, block) in meta.blocks.iter().enumerate() {
             let bytes = chunk.read(block.offset, block.bytes())?;
             crc = crc32c::crc32c_append(crc, &bytes);
-            self.watch.advance(block.bytes())?;
+            self.control.advance(block.bytes())?;
             let found = crc32c::crc32c(&bytes);
             let named = |kind, message: &str| {
                 let finding = chunk.finding(kind, message).at(block.offset, block.bytes());
@@ -265,7 +265,7 @@ impl VerifyRun<'_> {
             crc = crc32c::crc32c_append(crc, &bytes);
             at += bytes.len() as u64;
         }
-        self.watch.advance(record.file_bytes.saturating_sub(end))?;
+        self.control.advance(record.file_bytes.saturating_sub(end))?;
         let ends = (meta.blocks.first().map(|b| b.ts_min), meta.blocks.last().map(|b| b.ts_max));
         if ends != (Some(meta.ts_min), Some(meta.ts_max)) {
             let message = "its blocks have other first or last timestamps than its footer";
@@ -447,10 +447,10 @@ impl VerifyRun<'_> {
             return Err(Error::corrupt("it belongs to another chunk"));
         }
         self.report.bytes_checked += file_bytes;
-        self.watch.advance_unplanned(length as u64)?;
+        self.control.advance_unplanned(length as u64)?;
         for page in index.columns.iter().flat_map(|column| &column.pages) {
             page.check(&disk::read_at(file, path, page.offset, page.bytes())?)?;
-            self.watch.advance_unplanned(page.bytes() as u64)?;
+            self.control.advance_unplanned(page.bytes() as u64)?;
         }
         Ok(index)
     }

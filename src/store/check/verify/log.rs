@@ -174,9 +174,9 @@ impl VerifyRun<'_> {
                 walk.operations.extend(found.operations);
                 self.report.files_checked += 1;
                 self.report.bytes_checked += bytes.len() as u64;
-                return self.watch.advance(bytes.len() as u64);
+                return self.control.advance(bytes.len() as u64);
             }
-            self.watch.check()?;
+            self.control.check()?;
             before = Some(bytes);
             crate::store::check::verify::read_file::pause();
         }

@@ -34,17 +34,17 @@ pub struct VerifyOptions {
 /// Checks the store in `root` without its lock.
 ///
 /// # Errors
-/// `not_found` when there is none, `unsupported_format` for a newer one, `not_ready` when `watch` was cancelled, `io`
+/// `not_found` when there is none, `unsupported_format` for a newer one, `not_ready` when `control` was cancelled, `io`
 /// when a directory cannot be listed. Damage is no error but a finding.
-pub fn verify(root: &DiskPath, options: VerifyOptions, watch: &TaskControl) -> Result<VerifyReport> {
+pub fn verify(root: &DiskPath, options: VerifyOptions, control: &TaskControl) -> Result<VerifyReport> {
     let live = options.live.unwrap_or_else(|| has_owner(root));
-    run(root, live, 0, watch)
+    run(root, live, 0, control)
 }
 
-fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &TaskControl) -> Result<VerifyReport> {
+fn run(root: &DiskPath, live: bool, edit_min: u64, control: &TaskControl) -> Result<VerifyReport> {
     let started = Instant::now();
     check_is_store(root)?;
-    let mut check = VerifyRun::new(root, live, watch)?;
+    let mut check = VerifyRun::new(root, live, control)?;
     check.format()?;
     check.manifest(edit_min)?;
     check.log()?;
@@ -61,8 +61,8 @@ fn run(root: &DiskPath, live: bool, edit_min: u64, watch: &TaskControl) -> Resul
 /// # Errors
 /// As [`verify`].
 pub fn verify_small_files(root: &DiskPath) -> Result<Vec<Finding>> {
-    let watch = TaskControl::new();
-    let mut check = VerifyRun::new(root, false, &watch)?;
+    let control = TaskControl::new();
+    let mut check = VerifyRun::new(root, false, &control)?;
     check.format()?;
     check.manifest(0)?;
     check.log()?;
@@ -80,7 +80,7 @@ pub fn has_owner(root: &DiskPath) -> bool {
 pub struct VerifyRun<'a> {
     pub root: &'a DiskPath,
     pub live: bool,
-    pub watch: &'a TaskControl,
+    pub control: &'a TaskControl,
     pub report: VerifyReport,
     pub reading: ManifestReading,
     /// Registrations as the manifest and the log have them.
@@ -90,11 +90,11 @@ pub struct VerifyRun<'a> {
 }
 
 impl<'a> VerifyRun<'a> {
-    pub fn new(root: &'a DiskPath, live: bool, watch: &'a TaskControl) -> Result<Self> {
+    pub fn new(root: &'a DiskPath, live: bool, control: &'a TaskControl) -> Result<Self> {
         Ok(Self {
             root,
             live,
-            watch,
+            control,
             report: VerifyReport::default(),
             reading: manifest::read(root)?,
             defs: BTreeMap::new(),
@@ -125,7 +125,7 @@ impl<'a> VerifyRun<'a> {
     pub fn count(&mut self, bytes: u64) -> Result<()> {
         self.report.files_checked += 1;
         self.report.bytes_checked += bytes;
-        self.watch.advance_unplanned(bytes)
+        self.control.advance_unplanned(bytes)
     }
 
     /// Whether the manifest, as it is now, still needs something that vanished.
@@ -157,17 +157,17 @@ impl<'a> VerifyRun<'a> {
         self.report.series = contents.series.len() as u64;
         self.report.files_checked += self.reading.files;
         self.report.bytes_checked += self.reading.bytes;
-        self.watch.plan(
+        self.control.plan(
             contents.chunks.values().map(|chunk| chunk.file_bytes).sum::<u64>()
                 + contents.runs.values().map(|run| run.bytes).sum::<u64>(),
         );
         for name in disk::list(&self.root.join("wal"))? {
             let path = self.root.join("wal").join(name);
             if let FileReadOutcome::Is(file) = open(&path) {
-                self.watch.plan(disk::file_bytes(&file, &path).unwrap_or(0));
+                self.control.plan(disk::file_bytes(&file, &path).unwrap_or(0));
             }
         }
-        self.watch.advance_unplanned(self.reading.bytes)?;
+        self.control.advance_unplanned(self.reading.bytes)?;
         for (id, record) in &self.reading.contents.series {
             if let Ok(def) = serde_json::from_str(&record.def) {
                 self.defs.insert(*id, def);
@@ -196,6 +196,6 @@ impl<'a> VerifyRun<'a> {
 ///
 /// # Errors
 /// As [`verify`].
-pub fn verify_open(root: &DiskPath, wal: &Wal, watch: &TaskControl) -> Result<VerifyReport> {
-    run(root, true, wal.queue.published().edit, watch)
+pub fn verify_open(root: &DiskPath, wal: &Wal, control: &TaskControl) -> Result<VerifyReport> {
+    run(root, true, wal.queue.published().edit, control)
 }

@@ -88,7 +88,7 @@ impl VerifyRun<'_> {
             }
             Err(error) => self.damaged_runs(record, &name, bytes, &error)?,
         }
-        self.watch.advance(record.bytes)
+        self.control.advance(record.bytes)
     }
 
     /// Names the damaged runs of a file, and damage that costs no row.
