@@ -76,6 +76,9 @@ struct SelectArgs {
     /// none, null, prev, zero or linear: what a bucket without rows, between buckets with rows, becomes.
     #[arg(long, value_name = "RULE")]
     fill: Option<String>,
+    /// mark or drop: what becomes of buckets that are not complete or not closed.
+    #[arg(long, value_name = "RULE")]
+    partial: Option<String>,
     /// Columns of buckets: COLUMN:first|last|min|max|sum|wide_sum|mean|count, vwap(PRICE,QUANTITY) or count, with `if
     /// COLUMN:OP:VALUE` and `as NAME` where wanted; separated by commas or repeated.
     #[arg(long, value_name = "AGGREGATE")]
@@ -144,6 +147,7 @@ impl SelectArgs {
         query.session = self.session.clone();
         query.offset = self.offset.clone();
         query.fill = word("fill", self.fill.as_deref(), "none, null, prev, zero, linear")?;
+        query.partial = word("partial", self.partial.as_deref(), "mark, drop")?;
         let agg: Vec<String> = self.agg.iter().flat_map(|text| split_list(text)).collect();
         query.agg = (!agg.is_empty()).then_some(agg);
         query.order = match self.order.as_str() {

@@ -25,7 +25,7 @@ pub use predicate::{Operator, Predicate};
 pub use range::ClosedRange;
 pub use reader::{RowStream, Select, StoreReader};
 pub use request::{MultiLayout, Query, RowOrder, TimeValue};
-pub use resample::{FillRule, ResampleSpec};
+pub use resample::{FillRule, PartialRule, ResampleSpec};
 pub use result::{NumberFormat, ResultColumn, ResultSchema, Subject};
 pub use result_scan::ResultScan;
 pub use scan::{IndexUsed, Scan, ScanSpec, ScanStats, latest_start, latest_start_until};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::error::{Error, Result};
 use crate::query::limit::LimitTies;
 use crate::query::predicate::Predicate;
-use crate::query::resample::{FillRule, ResampleSpec};
+use crate::query::resample::{FillRule, PartialRule, ResampleSpec};
 use crate::query::result::NumberFormat;
 use crate::types::{BucketAlign, SeriesKey};
 
@@ -133,6 +133,9 @@ pub struct Query {
     /// What a bucket without rows, between buckets with rows, becomes; `none` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fill: Option<FillRule>,
+    /// What becomes of buckets that are not complete or not closed; `mark` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partial: Option<PartialRule>,
     /// Columns of the result: `COLUMN:RULE` with a rule of first, last, min, max, sum, wide_sum, mean and count,
     /// `vwap(PRICE,QUANTITY)` or `count`; each optionally followed by `if COLUMN:OP:VALUE` and `as NAME`. By default each
     /// column of the series by its merge rule.
@@ -163,7 +166,7 @@ impl Query {
     /// # Errors
     /// `invalid_argument` for options of a resampling without `every`.
     pub fn resample(&self) -> Result<Option<ResampleSpec>> {
-        let Query { every, align, tz, session, offset, fill, agg, .. } = self;
+        let Query { every, align, tz, session, offset, fill, partial, agg, .. } = self;
         let Some(every) = every else {
             let options = [
                 ("align", align.is_some()),
@@ -171,6 +174,7 @@ impl Query {
                 ("session", session.is_some()),
                 ("offset", offset.is_some()),
                 ("fill", fill.is_some()),
+                ("partial", partial.is_some()),
                 ("agg", agg.is_some()),
             ];
             return match options.iter().find(|(_, is_given)| *is_given) {
@@ -188,6 +192,7 @@ impl Query {
             session: session.clone(),
             offset: offset.clone(),
             fill: fill.unwrap_or_default(),
+            partial: partial.unwrap_or_default(),
             agg: agg.clone(),
         }))
     }

@@ -108,8 +108,8 @@ pub fn hash_query(query: &Query, dataset: Option<&str>) -> u64 {
     let text = match &query.every {
         None => text,
         Some(every) => {
-            let Query { align, tz, session, offset, fill, agg, .. } = query;
-            format!("{text} {every:?} {align:?} {tz:?} {session:?} {offset:?} {fill:?} {agg:?}")
+            let Query { align, tz, session, offset, fill, partial, agg, .. } = query;
+            format!("{text} {every:?} {align:?} {tz:?} {session:?} {offset:?} {fill:?} {partial:?} {agg:?}")
         }
     };
     xxh3_64(text.as_bytes())

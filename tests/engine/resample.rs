@@ -363,6 +363,10 @@ impl Bench {
         }
         let all = self.expected(rule, fill);
         let mut expected = all.clone();
+        if fill == "none" && self.rng.random_bool(0.3) {
+            query["partial"] = "drop".into();
+            expected.retain(|(_, _, _, complete, closed)| *complete && *closed);
+        }
         let moments: Vec<i64> = self.bars.keys().copied().chain(all.iter().map(|row| row.0)).collect();
         if !moments.is_empty() {
             let (a, b) = (self.rng.random_range(0..moments.len()), self.rng.random_range(0..moments.len()));
@@ -668,6 +672,8 @@ fn what_has_no_meaning_with_buckets_is_refused() {
     store.register(SeriesSpec::of_key(&key).resolve().unwrap()).unwrap();
     for (more, part) in [
         (json!({"fill": "prev"}), "needs every"),
+        (json!({"partial": "drop"}), "partial needs every"),
+        (json!({"every": "1h", "partial": "drop", "fill": "zero"}), "partial=drop"),
         (json!({"every": "1h", "latest_complete": 1}), "latest_complete"),
         (json!({"every": "1h", "where": [{"column": "ts", "op": "gt", "value": 0}]}), "condition on ts"),
         (json!({"every": "1x"}), "1x"),

@@ -10,7 +10,7 @@ use super::aggregate::{GapValue, OutputSource};
 use super::fold::divide_half_even;
 use super::resampling::ResampledSeries;
 use super::series_scan::{BucketReader, BucketSlices};
-use super::spec::FillRule;
+use super::spec::{FillRule, PartialRule};
 use super::table::BucketTable;
 use crate::error::Result;
 use crate::query::coverage::missing_ranges;
@@ -77,13 +77,14 @@ impl SeriesBuckets {
             outputs.map(|output| &output.source).any(wanted)
         };
         let mut facts = BucketFacts { missing: None, watermark: i64::MIN };
-        if has(|source| matches!(source, OutputSource::Complete))
+        let drops = resampled.partial == PartialRule::Drop;
+        if (drops || has(|source| matches!(source, OutputSource::Complete)))
             && resampled.grid.is_some()
             && let Some(span) = span
         {
             facts.missing = Some(missing_ranges(&reader.series, cache, span)?);
         }
-        if has(|source| matches!(source, OutputSource::Closed))
+        if (drops || has(|source| matches!(source, OutputSource::Closed)))
             && let Some(last) = reader.last_row()?
         {
             facts.watermark = match resampled.grid {
@@ -131,6 +132,10 @@ impl SeriesBuckets {
                 FillRule::None => self.slices.next_table()?,
                 _ => self.next_filled()?,
             };
+            let table = table.map(|table| match self.resampled.partial {
+                PartialRule::Mark => table,
+                PartialRule::Drop => table.selected(&self.are_whole(&table)),
+            });
             match table {
                 None => return Ok(None),
                 Some(table) if table.is_empty() => {}
@@ -283,7 +288,14 @@ impl SeriesBuckets {
                     })
                 }
                 OutputSource::Rows => ColumnCells::from(table.rows.clone()),
-                OutputSource::Complete => self.complete(table),
+                OutputSource::Complete => match self.complete(table) {
+                    Some(flags) => ColumnCells::flags(flags),
+                    None => {
+                        let mut nulls = ColumnCells::new(ColumnType::Bool.layout());
+                        table.starts.iter().for_each(|_| nulls.push_null());
+                        nulls
+                    }
+                },
                 OutputSource::Closed => ColumnCells::flags(table.ends.iter().map(|end| *end <= self.facts.watermark)),
             };
             columns.push(column.into());
@@ -291,13 +303,18 @@ impl SeriesBuckets {
         Block::new(rows, columns)
     }
 
-    /// Whether no expected interval of each bucket is missing.
-    fn complete(&self, table: &BucketTable) -> ColumnCells {
-        let Some(missing) = &self.facts.missing else {
-            let mut nulls = ColumnCells::new(ColumnType::Bool.layout());
-            table.starts.iter().for_each(|_| nulls.push_null());
-            return nulls;
-        };
+    /// Whether each bucket is closed and, where that is known, complete.
+    fn are_whole(&self, table: &BucketTable) -> Vec<bool> {
+        let closed = table.ends.iter().map(|end| *end <= self.facts.watermark);
+        match self.complete(table) {
+            Some(complete) => complete.into_iter().zip(closed).map(|(complete, closed)| complete && closed).collect(),
+            None => closed.collect(),
+        }
+    }
+
+    /// Whether no expected interval of each bucket is missing; `None` of a series without intervals.
+    fn complete(&self, table: &BucketTable) -> Option<Vec<bool>> {
+        let missing = self.facts.missing.as_ref()?;
         let mut walk = self.resampled.buckets.walk();
         let is_free = |from: i64, to: i64| {
             let at = missing.partition_point(|(_, last)| *last < from);
@@ -322,7 +339,7 @@ impl SeriesBuckets {
                 part = walk.at(part.to);
             }
         };
-        ColumnCells::flags(table.starts.iter().zip(&table.ends).map(is_complete))
+        Some(table.starts.iter().zip(&table.ends).map(is_complete).collect())
     }
 }
 

@@ -15,4 +15,4 @@ pub mod table;
 pub use aggregate::{Aggregate, AggregateRule};
 pub use resampling::Resampling;
 pub use scan::BucketScan;
-pub use spec::{FillRule, ResampleSpec};
+pub use spec::{FillRule, PartialRule, ResampleSpec};

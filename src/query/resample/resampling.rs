@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::aggregate::{Aggregate, GapValue, Output, OutputSource, outputs};
-use super::spec::{FillRule, ResampleSpec};
+use super::spec::{FillRule, PartialRule, ResampleSpec};
 use crate::error::{Error, Result};
 use crate::query::result::NumberFormat;
 use crate::store::SeriesState;
@@ -17,6 +17,7 @@ pub struct ResampledSeries {
     pub outputs: Vec<Output>,
     /// The series as if its columns were those of the result.
     pub shown: Arc<SeriesState>,
+    pub partial: PartialRule,
     /// Intervals of the rows; `None` where the series has none.
     pub grid: Option<Grid>,
     /// The grid against which each border is checked; `None` where all borders are known to be on it.
@@ -40,6 +41,10 @@ impl Resampling {
         let agg =
             spec.agg.as_ref().map(|agg| agg.iter().map(|text| Aggregate::parse(text)).collect::<Result<Vec<_>>>());
         let agg = agg.transpose()?;
+        if spec.partial == PartialRule::Drop && spec.fill != FillRule::None {
+            return Err(Error::invalid("partial=drop leaves out what fill adds")
+                .with_hint("leave out fill or partial; the column complete says which buckets have all rows"));
+        }
         let mut common: Option<Arc<TimeBuckets>> = None;
         let mut resampled = Vec::with_capacity(series.len());
         for state in series {
@@ -92,7 +97,7 @@ impl ResampledSeries {
             SeriesDef { columns: outputs.iter().map(|output| output.column.clone()).collect(), ..def.as_ref().clone() };
         let dictionaries: Vec<Dictionary> = outputs.iter().map(|output| output.dictionary.clone()).collect();
         let shown = SeriesState { def: Arc::new(shown), dictionaries: Arc::new(dictionaries), ..series.clone() };
-        Ok(Self { buckets, outputs, shown: Arc::new(shown), grid, grid_to_check })
+        Ok(Self { buckets, outputs, shown: Arc::new(shown), partial: spec.partial, grid, grid_to_check })
     }
 
     /// The output whose value before fills an output in a gap, where that is another one.

@@ -22,6 +22,18 @@ pub enum FillRule {
     Linear,
 }
 
+/// What becomes of buckets that lack rows, or that later rows can still change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum PartialRule {
+    /// They are returned; the columns `complete` and `closed` say what they are.
+    #[default]
+    Mark,
+    /// They are left out.
+    Drop,
+}
+
 /// How rows are combined to buckets; see [`TimeBuckets`](crate::types::TimeBuckets) for their borders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResampleSpec {
@@ -33,6 +45,7 @@ pub struct ResampleSpec {
     pub session: Option<String>,
     pub offset: Option<String>,
     pub fill: FillRule,
+    pub partial: PartialRule,
     /// The columns of the result, see [`Aggregate::parse`](super::Aggregate::parse); by default each column of the series
     /// by its merge rule.
     pub agg: Option<Vec<String>>,

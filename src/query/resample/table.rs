@@ -41,6 +41,15 @@ impl BucketTable {
         reversed
     }
 
+    /// The buckets for which a flag is set.
+    pub fn selected(&self, flags: &[bool]) -> Self {
+        let mut selected = Self::new(self.columns.iter().map(ColumnCells::layout));
+        for (row, _) in flags.iter().enumerate().filter(|(_, is_kept)| **is_kept) {
+            selected.push(self, row);
+        }
+        selected
+    }
+
     /// Appends one bucket of another table.
     pub fn push(&mut self, from: &Self, row: usize) {
         let one = |values: &[i64]| values.get(row).copied();

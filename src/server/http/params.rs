@@ -9,7 +9,7 @@ use utoipa::IntoParams;
 use crate::egress::{EncodeOptions, JsonShape, OutFormat, TimeFormat};
 use crate::error::{Error, Result};
 use crate::ingest;
-use crate::query::{FillRule, LimitTies, MultiLayout, NumberFormat, RowOrder};
+use crate::query::{FillRule, LimitTies, MultiLayout, NumberFormat, PartialRule, RowOrder};
 use crate::service::{MergeOp, RowMode};
 use crate::types::similar::distance;
 use crate::types::{BucketAlign, Rounding};
@@ -114,6 +114,9 @@ documented! {
         /// What a bucket without rows, between buckets with rows, becomes; `none` by default.
         #[param(value_type = Option<FillRule>)]
         fill,
+        /// What becomes of buckets that are not complete or not closed; `mark` by default.
+        #[param(value_type = Option<PartialRule>)]
+        partial,
         /// Columns of the result, separated by commas or repeated: `COLUMN:RULE` with a rule of first, last, min, max, sum,
         /// wide_sum, mean and count, `vwap(PRICE,QUANTITY)` or `count`; each optionally followed by ` if COLUMN:OP:VALUE`
         /// and ` as NAME`. By default each column of the series by its merge rule.

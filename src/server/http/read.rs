@@ -53,6 +53,7 @@ fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result
         session: params.text("session").map(String::from),
         offset: params.text("offset").map(String::from),
         fill: params.optional_word("fill")?,
+        partial: params.optional_word("partial")?,
         agg: (!agg.is_empty()).then_some(agg),
         series,
         ..Query::default()
