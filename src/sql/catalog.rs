@@ -51,7 +51,8 @@ impl Tables {
         self.index.named(name).and_then(|group| SeriesTable::of_group(&self.view, group)).map(|table| self.read(table))
     }
 
-    fn labelled(&self, kind: &str, label: &str) -> Option<TableSource> {
+    /// The table of a kind by its exact label.
+    pub fn labelled(&self, kind: &str, label: &str) -> Option<TableSource> {
         let group = self.index.labelled(kind, label)?;
         SeriesTable::of_group(&self.view, group).map(|table| self.read(table))
     }

@@ -18,6 +18,10 @@ use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::object_store::ObjectStore;
+use datafusion::optimizer::analyzer::{Analyzer, AnalyzerRule};
+use datafusion::optimizer::{Optimizer, OptimizerRule};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
@@ -27,6 +31,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use url::Url;
 
+use super::asof::{FindAsOf, PushDown, marker};
 use super::batches::{wire_batch, wire_schema};
 use super::catalog::{CATALOG, Catalogs, PUBLIC, Tables};
 use super::failure::failure;
@@ -34,12 +39,16 @@ use super::functions::scalar_functions;
 use super::index::TableIndex;
 use super::memory::{QueryMemory, SharedMemory};
 use super::parameters::values;
+use super::planner::SqlPlanner;
 use super::queries::{QueryEntry, QueryOwner, QueryStatus, RunningQueries, RunningQuery};
 use super::settings::SqlSettings;
 use super::statement::parse;
 use super::system::{SystemSchema, queries};
-use super::table_functions::{AsOf, Latest, Resample};
+use super::table_functions::{AsOf, Latest, Resample, Scalars};
+use super::times::{ExactTexts, ExactTimes};
 use super::view::{SystemTable, ViewSource};
+use super::watch::{WatchJoins, limit_functions};
+use crate::cancel::CancelFlag;
 use crate::disk::lower_priority;
 use crate::error::{Error, ErrorCode, Result};
 use crate::store::StoreState;
@@ -158,11 +167,17 @@ impl SqlEngine {
             .with_default_features()
             .with_file_formats(Vec::new())
             .with_table_factories(std::collections::HashMap::new())
+            .with_analyzer_rules(analyzer_rules())
+            .with_optimizer_rules(optimizer_rules())
+            .with_query_planner(Arc::new(SqlPlanner))
             .build();
-        for function in scalar_functions() {
+        for function in scalar_functions().into_iter().chain([marker()]) {
             use datafusion::execution::registry::FunctionRegistry;
             template.register_udf(function).map_err(|error| failure(&error))?;
         }
+        limit_functions(&mut template).map_err(|error| failure(&error))?;
+        let running = Arc::new(RunningQueries::default());
+        watch(&running)?;
         Ok(Self {
             settings,
             runtime: Some(runtime),
@@ -171,7 +186,7 @@ impl SqlEngine {
             memory,
             permits: Arc::new(Semaphore::new(settings.queries_max)),
             waiting: Arc::default(),
-            running: Arc::default(),
+            running,
             index: Arc::default(),
         })
     }
@@ -245,7 +260,7 @@ impl SqlEngine {
         };
         let mut task = Task {
             entry: Arc::clone(&entry),
-            deadline: Deadline { left: timeout, limit: timeout },
+            deadline: Deadline { entry: Arc::clone(&entry), left: timeout, limit: timeout },
             permits: Arc::clone(&self.permits),
             permit: None,
         };
@@ -270,6 +285,12 @@ impl SqlEngine {
                 result = work => result,
                 () = entry.cancelled.notified() => Err(cancelled(entry.id)),
             };
+            // A part that was stopped does not know why.
+            let result = match (entry.is_expired(), entry.stop.is_cancelled()) {
+                (true, _) => result.map_err(|_| too_late(timeout)),
+                (false, true) => result.map_err(|_| cancelled(entry.id)),
+                (false, false) => result,
+            };
             // Scans that other tasks of the statement still run end at their next block.
             entry.stop.cancel();
             if let Err(error) = result {
@@ -288,6 +309,11 @@ impl SqlEngine {
 /// The error of a statement whose task has ended without a result.
 fn lost() -> Error {
     Error::internal("sql: the statement was lost")
+}
+
+fn too_late(limit: Duration) -> Error {
+    let detail = format!("the statement did not finish within {} ms", limit.as_millis());
+    Error::new(ErrorCode::DeadlineExceeded, detail).with_hint("select less, or raise sql.timeout_ms")
 }
 
 fn cancelled(id: u64) -> Error {
@@ -319,6 +345,41 @@ fn session_config(threads: usize) -> SessionConfig {
     config
 }
 
+fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let mut rules = Analyzer::new().rules;
+    rules.insert(0, Arc::new(ExactTexts));
+    // After types are coerced.
+    rules.push(Arc::new(FindAsOf));
+    rules
+}
+
+fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let mut rules = Optimizer::new().rules;
+    rules.insert(0, Arc::new(ExactTimes));
+    // Where conditions are next to the join: later rules put projections between them.
+    let after = rules.iter().position(|rule| rule.name() == "push_down_filter").map_or(rules.len(), |at| at + 1);
+    rules.insert(after, Arc::new(PushDown));
+    rules
+}
+
+fn physical_rules(stop: &CancelFlag) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    rules.push(Arc::new(WatchJoins { stop: stop.clone() }));
+    rules
+}
+
+/// Starts the thread that stops statements whose time is over, until the engine is gone. Their own threads may be busy.
+fn watch(running: &Arc<RunningQueries>) -> Result<()> {
+    let running = Arc::downgrade(running);
+    let work = move || {
+        while let Some(running) = running.upgrade() {
+            running.stop_expired();
+        }
+    };
+    let thread = std::thread::Builder::new().name("sql-watch".into()).spawn(work);
+    thread.map(drop).map_err(|error| Error::new(ErrorCode::Io, format!("cannot start a thread of sql: {error}")))
+}
+
 /// What the session of a statement is made of.
 struct SessionOpener {
     template: SessionState,
@@ -338,14 +399,16 @@ impl SessionOpener {
         let index = self.index_of(&view.state);
         let tables = Arc::new(Tables { view: view.clone(), index, stop: entry.stop.clone() });
         let system = Arc::new(SystemSchema { view, views: Arc::clone(views), others: views.system_tables() });
-        let functions: [(&str, Arc<dyn TableFunctionImpl>); 3] = [
+        let functions: [(&str, Arc<dyn TableFunctionImpl>); 4] = [
             ("latest", Arc::new(Latest { tables: Arc::clone(&tables) })),
             ("resample", Arc::new(Resample { tables: Arc::clone(&tables) })),
+            ("scalars", Arc::new(Scalars { tables: Arc::clone(&tables) })),
             ("as_of", Arc::new(AsOf { tables: Arc::clone(&tables), views: Arc::clone(views) })),
         ];
         let mut state = SessionStateBuilder::new_from_existing(template.clone())
             .with_catalog_list(Arc::new(Catalogs { tables, system }))
             .with_runtime_env(Arc::new(environment.clone()))
+            .with_physical_optimizer_rules(physical_rules(&entry.stop))
             .build();
         for (name, function) in functions {
             state.register_udtf(name, function);
@@ -392,6 +455,7 @@ impl Drop for WaitingPlace {
 
 /// The rest of the time of a statement.
 struct Deadline {
+    entry: Arc<QueryEntry>,
     left: Duration,
     limit: Duration,
 }
@@ -400,12 +464,11 @@ impl Deadline {
     /// Runs work of the statement and counts its time.
     async fn run<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
         let started = Instant::now();
+        self.entry.set_end(Some(self.left));
         let result = tokio::time::timeout(self.left, work).await;
+        self.entry.set_end(None);
         self.left = self.left.saturating_sub(started.elapsed());
-        result.map_err(|_| {
-            let detail = format!("the statement did not finish within {} ms", self.limit.as_millis());
-            Error::new(ErrorCode::DeadlineExceeded, detail).with_hint("select less, or raise sql.timeout_ms")
-        })
+        result.map_err(|_| too_late(self.limit))
     }
 }
 

@@ -255,7 +255,8 @@ fn literal(expr: &Expr) -> Option<&ScalarValue> {
     }
 }
 
-fn has_subquery(expr: &Expr) -> bool {
+/// Whether an expression has a query inside.
+pub fn has_subquery(expr: &Expr) -> bool {
     use datafusion::common::tree_node::TreeNode;
     let is_subquery = |expr: &Expr| Ok(matches!(expr, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_)));
     expr.exists(is_subquery).unwrap_or(true)

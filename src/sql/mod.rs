@@ -9,6 +9,8 @@
 //! 3. What a scan declares of its rows (order, partitions, counts, bounds) is exact. It declares one order, never two.
 //! 4. Memory, time and number of statements are limited, and statements run on threads of their own.
 
+mod asof;
+mod asof_exec;
 mod batches;
 mod catalog;
 mod columns;
@@ -19,7 +21,9 @@ mod functions;
 mod index;
 mod memory;
 mod parameters;
+mod planner;
 mod queries;
+mod refine;
 mod rows;
 mod scan;
 mod series_table;
@@ -31,7 +35,11 @@ mod table;
 mod table_functions;
 #[cfg(test)]
 mod tests;
+mod times;
 mod view;
+mod watch;
+mod wide;
+mod wide_exec;
 
 pub use batches::column_type;
 pub use engine::{QueryCanceller, SqlEngine, SqlRequest, SqlRows};

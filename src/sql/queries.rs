@@ -1,9 +1,9 @@
 //! The statements that wait or run: listed, and cancelled.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -11,6 +11,10 @@ use super::memory::QueryMemory;
 use crate::cancel::CancelFlag;
 use crate::clock::wall_ms;
 
+/// Time between two looks at the statements that run.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+/// The same while none runs.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum bytes of a statement in the list.
 const TEXT_BYTES_MAX: usize = 4_096;
 
@@ -74,6 +78,9 @@ pub struct QueryEntry {
     started: Instant,
     status: AtomicU8,
     rows: AtomicU64,
+    /// Milliseconds after its start at which its time is over; the maximum while its time is not counted.
+    ends_ms: AtomicU64,
+    is_expired: AtomicBool,
     pub memory: Arc<QueryMemory>,
     /// Ends its scans.
     pub stop: CancelFlag,
@@ -89,6 +96,24 @@ impl QueryEntry {
             QueryStatus::Running => 2,
         };
         self.status.store(byte, Ordering::Relaxed);
+    }
+
+    /// Sets the time after which the statement is stopped; `None` while its time is not counted.
+    pub fn set_end(&self, left: Option<Duration>) {
+        let ends = left.and_then(|left| u64::try_from((self.started.elapsed() + left).as_millis()).ok());
+        self.ends_ms.store(ends.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether it was stopped because its time is over.
+    pub fn is_expired(&self) -> bool {
+        self.is_expired.load(Ordering::Acquire)
+    }
+
+    fn stop_if_expired(&self) {
+        if self.started.elapsed().as_millis() > u128::from(self.ends_ms.load(Ordering::Relaxed)) {
+            self.is_expired.store(true, Ordering::Release);
+            self.stop.cancel();
+        }
     }
 
     pub fn add_rows(&self, rows: usize) {
@@ -113,6 +138,7 @@ impl QueryEntry {
 #[derive(Debug, Default)]
 pub struct RunningQueries {
     entries: Mutex<BTreeMap<u64, Arc<QueryEntry>>>,
+    added: Condvar,
     last_id: AtomicU64,
 }
 
@@ -128,12 +154,26 @@ impl RunningQueries {
             started: Instant::now(),
             status: AtomicU8::new(0),
             rows: AtomicU64::new(0),
+            ends_ms: AtomicU64::new(u64::MAX),
+            is_expired: AtomicBool::new(false),
             memory,
             stop: CancelFlag::default(),
             cancelled: Notify::new(),
         });
         self.lock().insert(entry.id, Arc::clone(&entry));
+        self.added.notify_all();
         entry
+    }
+
+    /// Waits a moment and stops the statements whose time is over.
+    pub fn stop_expired(&self) {
+        let entries = self.lock();
+        let interval = if entries.is_empty() { IDLE_INTERVAL } else { WATCH_INTERVAL };
+        let entries =
+            self.added.wait_timeout(entries, interval).map_or_else(|error| error.into_inner().0, |both| both.0);
+        for entry in entries.values() {
+            entry.stop_if_expired();
+        }
     }
 
     /// Removes a statement that has ended.

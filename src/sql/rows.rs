@@ -11,9 +11,11 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 
 use super::failure::external;
-use super::slices::{ScanCore, SeriesSlice};
+use super::refine::Refinement;
+use super::slices::{ScanCore, SeriesSlice, can_match, ticks};
 use crate::error::{Error, Result};
-use crate::query::{Block, ResultScan, ResultSchema, RowOrder, ScanStats};
+use crate::query::{Block, Predicate, ResultScan, ResultSchema, RowOrder, ScanStats};
+use crate::types::schema::OrderRule;
 
 /// Maximum rows of a batch.
 const BATCH_ROWS: usize = 8_192;
@@ -38,6 +40,7 @@ pub struct PartitionRows {
     rows_left: u64,
     is_limited: bool,
     open: Option<OpenSeries>,
+    refinement: Option<Refinement>,
     counters: ScanCounters,
     ended: bool,
 }
@@ -51,6 +54,11 @@ struct OpenSeries {
     sources: Vec<Source>,
     /// The rest of a block.
     block: Option<Block>,
+    slice: SeriesSlice,
+    /// Time of the last row of the last block.
+    last: Option<i64>,
+    /// Whether rows of one time are one.
+    is_resumable: bool,
 }
 
 /// What was read, for EXPLAIN ANALYZE.
@@ -64,6 +72,7 @@ struct ScanCounters {
     zones_considered: Count,
     zones_pruned: Count,
     rows_checked: Count,
+    conditions_tightened: Count,
 }
 
 impl ScanCounters {
@@ -78,12 +87,12 @@ impl ScanCounters {
             zones_considered: counter("zones_considered"),
             zones_pruned: counter("zones_pruned"),
             rows_checked: counter("rows_checked"),
+            conditions_tightened: counter("conditions_tightened"),
         }
     }
 
     fn add(&self, stats: &ScanStats) {
         let add = |counter: &Count, value: u64| counter.add(usize::try_from(value).unwrap_or(usize::MAX));
-        self.series.add(1);
         add(&self.chunks_considered, stats.chunks_considered);
         add(&self.chunks_pruned, stats.chunks_pruned);
         add(&self.blocks_scanned, stats.blocks_scanned);
@@ -109,9 +118,51 @@ impl PartitionRows {
             rows_left: limit.map_or(u64::MAX, |rows| rows as u64),
             is_limited: limit.is_some(),
             open: None,
+            refinement: None,
             counters: ScanCounters::new(metrics, partition),
             ended: false,
         }
+    }
+
+    /// Leaves out rows that do not matter to operators above.
+    pub fn refined_by(mut self, refinement: Option<Refinement>) -> Self {
+        self.refinement = refinement;
+        self
+    }
+
+    /// Opens the rows of a slice that still matter; `None` where there are none.
+    fn opened(&self, slice: SeriesSlice) -> Result<Option<OpenSeries>> {
+        let limit = self.is_limited.then_some(self.rows_left);
+        let Some(refinement) = &self.refinement else {
+            return OpenSeries::new(&self.core, slice, self.order, limit, &[]).map(Some);
+        };
+        let rows = refinement.rows(&self.core.table);
+        let def = &self.core.member(&slice)?.series.def;
+        let (from, to) = (
+            ticks(rows.range.0, self.core.table.unit, def.unit, true),
+            ticks(rows.range.1, self.core.table.unit, def.unit, false),
+        );
+        let slice = SeriesSlice { range: (slice.range.0.max(from), slice.range.1.min(to)), ..slice };
+        if slice.range.0 > slice.range.1 || !rows.predicates.iter().all(|predicate| can_match(def, predicate)) {
+            return Ok(None);
+        }
+        OpenSeries::new(&self.core, slice, self.order, limit, &rows.predicates).map(Some)
+    }
+
+    /// Reads the rest of the open series under the conditions of now, where these have changed.
+    fn refine(&mut self) -> Result<()> {
+        let (Some(refinement), Some(open)) = (&mut self.refinement, &self.open) else { return Ok(()) };
+        if open.block.is_some() || !open.is_resumable || !refinement.has_changed() {
+            return Ok(());
+        }
+        let rest = open.rest(self.order);
+        self.counters.conditions_tightened.add(1);
+        self.counters.add(&open.scan.stats());
+        self.open = match rest {
+            Some(rest) => self.opened(rest)?,
+            None => None,
+        };
+        Ok(())
     }
 
     fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
@@ -120,16 +171,19 @@ impl PartitionRows {
                 self.close();
                 return Ok(None);
             }
-            let open = match &mut self.open {
-                Some(open) => open,
-                None => {
-                    let Some(slice) = self.slices.next() else { return Ok(None) };
-                    let limit = self.is_limited.then_some(self.rows_left);
-                    self.open.insert(OpenSeries::new(&self.core, &slice, self.order, limit)?)
+            self.refine()?;
+            if self.open.is_none() {
+                let Some(slice) = self.slices.next() else { return Ok(None) };
+                if let Some(refinement) = &mut self.refinement {
+                    refinement.has_changed();
                 }
-            };
+                self.open = self.opened(slice)?;
+                self.counters.series.add(usize::from(self.open.is_some()));
+            }
+            let Some(open) = &mut self.open else { continue };
             if open.block.is_none() {
                 open.block = open.scan.next().transpose()?;
+                open.last = open.block.as_ref().and_then(|block| block.timestamps().last().copied()).or(open.last);
             }
             let Some(block) = open.block.take() else {
                 self.close();
@@ -173,9 +227,16 @@ impl Drop for PartitionRows {
 }
 
 impl OpenSeries {
-    fn new(core: &ScanCore, slice: &SeriesSlice, order: RowOrder, limit: Option<u64>) -> Result<Self> {
-        let member = core.member(slice)?;
-        let plan = core.plan(slice, order, limit)?;
+    fn new(
+        core: &ScanCore,
+        slice: SeriesSlice,
+        order: RowOrder,
+        limit: Option<u64>,
+        more: &[Predicate],
+    ) -> Result<Self> {
+        let member = core.member(&slice)?;
+        let plan = core.plan_with(&slice, order, limit, more)?;
+        let is_resumable = matches!(&member.series.def.order, OrderRule::Unique(names) if names.is_empty());
         let (shape, scan) = plan.into_result();
         let schema = shape.arrow_schema();
         let keys = &core.table.keys;
@@ -184,7 +245,18 @@ impl OpenSeries {
             None => schema.index_of(field).map_or(Source::Nulls, Source::Column),
         };
         let sources = core.schema.fields().iter().map(|field| source(field.name())).collect();
-        Ok(Self { shape, schema, scan, sources, block: None })
+        Ok(Self { shape, schema, scan, sources, block: None, slice, last: None, is_resumable })
+    }
+
+    /// The rows after those that were read; `None` without any.
+    fn rest(&self, order: RowOrder) -> Option<SeriesSlice> {
+        let (from, to) = self.slice.range;
+        let range = match (self.last, order) {
+            (None, _) => (from, to),
+            (Some(last), RowOrder::Asc) => (last.checked_add(1)?, to),
+            (Some(last), RowOrder::Desc) => (from, last.checked_sub(1)?),
+        };
+        (range.0 <= range.1).then_some(SeriesSlice { range, ..self.slice })
     }
 
     fn batch(&self, block: &Block, schema: &SchemaRef) -> Result<RecordBatch> {

@@ -14,12 +14,19 @@ use datafusion::physical_expr::{
     AcrossPartitions, ConstExpr, EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr,
     RangePartitioning,
 };
+use datafusion::physical_expr_common::physical_expr::snapshot_generation;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::filter_pushdown::{
+    ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown,
+};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SortOrderPushdownResult};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SortOrderPushdownResult, apply_expression_roots,
+};
 
+use super::refine::Refinement;
 use super::rows::PartitionRows;
 use super::slices::{ScanCore, SeriesSlice};
 use crate::query::{Predicate, RowOrder};
@@ -50,6 +57,8 @@ pub struct SeriesScan {
     limit: Option<usize>,
     /// Distinct series.
     series: usize,
+    /// Conditions of operators above that change while these run.
+    dynamic: Arc<Vec<Arc<dyn PhysicalExpr>>>,
     properties: Arc<PlanProperties>,
     counts: Arc<OnceLock<Vec<Precision<usize>>>>,
     metrics: ExecutionPlanMetricsSet,
@@ -119,6 +128,7 @@ impl SeriesScan {
             order,
             limit,
             series,
+            dynamic: Arc::default(),
             properties: Arc::new(properties),
             counts: Arc::default(),
             metrics: ExecutionPlanMetricsSet::new(),
@@ -227,15 +237,22 @@ impl DisplayAs for SeriesScan {
         if self.order.by_time {
             write!(f, ", by time")?;
         }
+        if !self.dynamic.is_empty() {
+            let shown: Vec<String> = self.dynamic.iter().map(|filter| shortened(&filter.to_string())).collect();
+            write!(f, ", dynamic=[{}]", shown.join(" and "))?;
+        }
         self.limit.map_or(Ok(()), |rows| write!(f, ", limit={rows}"))
     }
 }
 
 fn shown(predicate: &Predicate) -> String {
-    let text = predicate.to_text();
+    shortened(&predicate.to_text())
+}
+
+fn shortened(text: &str) -> String {
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text,
+        None => text.to_owned(),
     }
 }
 
@@ -254,9 +271,29 @@ impl ExecutionPlan for SeriesScan {
 
     fn apply_expressions(
         &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> SqlResult<TreeNodeRecursion>,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> SqlResult<TreeNodeRecursion>,
     ) -> SqlResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
+        apply_expression_roots(self.dynamic.iter(), f)
+    }
+
+    /// Keeps conditions that change while the statement runs. Those above are evaluated there too.
+    fn handle_child_pushdown_result(
+        &self,
+        phase: FilterPushdownPhase,
+        result: ChildPushdownResult,
+        _: &ConfigOptions,
+    ) -> SqlResult<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        let filters = result.parent_filters;
+        let pushed = FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.len()]);
+        // Conditions before a limit, the last rows or buckets would change them.
+        let is_whole = self.limit.is_some() || self.core.latest.is_some() || self.core.table.resample.is_some();
+        let dynamic = filters.into_iter().map(|filter| filter.filter).filter(|filter| snapshot_generation(filter) != 0);
+        let dynamic: Vec<Arc<dyn PhysicalExpr>> = dynamic.collect();
+        if phase != FilterPushdownPhase::Post || is_whole || dynamic.is_empty() {
+            return Ok(pushed);
+        }
+        let refined = Self { dynamic: Arc::new(dynamic), ..self.clone() };
+        Ok(pushed.with_updated_node(Arc::new(refined) as Arc<dyn ExecutionPlan>))
     }
 
     fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> SqlResult<Arc<dyn ExecutionPlan>> {
@@ -289,7 +326,9 @@ impl ExecutionPlan for SeriesScan {
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> SqlResult<SendableRecordBatchStream> {
         let slices = self.partitions.get(partition).cloned().unwrap_or_default();
         let direction = self.order.direction;
-        let rows = PartitionRows::new(Arc::clone(&self.core), slices, direction, self.limit, &self.metrics, partition);
+        let refinement = (!self.dynamic.is_empty()).then(|| Refinement::new(Arc::clone(&self.dynamic)));
+        let rows = PartitionRows::new(Arc::clone(&self.core), slices, direction, self.limit, &self.metrics, partition)
+            .refined_by(refinement);
         let schema = Arc::clone(&self.core.schema);
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(rows))))
     }
@@ -332,6 +371,7 @@ impl ExecutionPlan for SeriesScan {
                 Precision::Inexact(rows) => Precision::Inexact(rows.min(limit.saturating_mul(self.partitions.len()))),
                 other => other,
             },
+            None if !self.dynamic.is_empty() => rows.to_inexact(),
             None => rows,
         };
         Ok(Arc::new(Statistics { num_rows, total_byte_size: Precision::Absent, column_statistics: columns }))

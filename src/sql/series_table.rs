@@ -71,6 +71,20 @@ impl SeriesTable {
         Self { name, view: view.clone(), keys, members, columns, unit, schema, resample: None }
     }
 
+    /// The table of the series whose last word is this one, without that column; `None` when there is none.
+    pub fn of_last_word(&self, word: &str) -> Option<Self> {
+        let members: Vec<Member> = self
+            .members
+            .iter()
+            .filter_map(|member| match member.words.as_slice() {
+                [words @ .., last] if **last == *word => Some(Member { words: words.to_vec(), ..member.clone() }),
+                _ => None,
+            })
+            .collect();
+        let keys = self.keys.iter().take(self.keys.len().saturating_sub(1)).cloned().collect();
+        (!members.is_empty()).then(|| Self::new(&self.view, self.name.clone(), keys, members))
+    }
+
     /// The table of the buckets of each series.
     ///
     /// # Errors

@@ -10,11 +10,11 @@ use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::select::Selection;
 use crate::query::{
-    ClosedRange, LimitTies, MultiLayout, NumberFormat, Planner, Predicate, RangeSpec, ReadPlan, RowLimit, RowOrder,
-    RowSpec,
+    ClosedRange, LimitTies, MultiLayout, NumberFormat, Operator, Planner, Predicate, RangeSpec, ReadPlan, RowLimit,
+    RowOrder, RowSpec,
 };
 use crate::store::SeriesState;
-use crate::types::time;
+use crate::types::{SeriesDef, TimeUnit, time};
 
 /// Rows of one series in a closed range of its own unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +49,23 @@ impl ScanCore {
 
     /// The read of a slice.
     pub fn plan(&self, slice: &SeriesSlice, order: RowOrder, limit: Option<u64>) -> Result<ReadPlan> {
+        self.plan_with(slice, order, limit, &[])
+    }
+
+    /// The read of the rows of a slice that meet further conditions.
+    pub fn plan_with(
+        &self,
+        slice: &SeriesSlice,
+        order: RowOrder,
+        limit: Option<u64>,
+        more: &[Predicate],
+    ) -> Result<ReadPlan> {
         let Member { series, def, .. } = self.member(slice)?;
         let has = |name: &str| def.column(name).is_some();
         // A condition on a column that the series lacks is that it is null: others have excluded the series.
+        let all = self.predicates.iter().chain(more);
         let predicates: Vec<Predicate> =
-            self.predicates.iter().filter(|known| known.column.as_deref().is_some_and(has)).cloned().collect();
+            all.filter(|known| known.column.as_deref().is_some_and(has)).cloned().collect();
         let columns = self.schema.fields().iter().map(|field| field.name().as_str()).filter(|name| has(name)).collect();
         let spec = RowSpec {
             range: RangeSpec::Ticks(ClosedRange::new(slice.range.0, slice.range.1)?),
@@ -122,5 +134,35 @@ impl ScanCore {
         let to = self.table.unit;
         let convert = |ts: i64| time::convert(ts, series.def.unit.per_second(), to);
         Some(Some((convert(first)?, convert(last)?)))
+    }
+}
+
+/// Whether rows of a series can meet a condition: those of a series without its column are nulls.
+pub fn can_match(def: &SeriesDef, predicate: &Predicate) -> bool {
+    let has = predicate.column.as_deref().is_some_and(|name| def.column(name).is_some());
+    has || predicate.op == Operator::IsNull
+}
+
+/// A bound of a range in the unit of a series, which is not finer than that of the table.
+pub fn ticks(bound: i64, from: TimeUnit, to: TimeUnit, is_first: bool) -> i64 {
+    let ratio = from.per_second() / to.per_second();
+    if bound == i64::MIN || bound == i64::MAX || ratio <= 1 {
+        return bound;
+    }
+    let floor = bound.div_euclid(ratio);
+    if is_first && bound.rem_euclid(ratio) > 0 { floor + 1 } else { floor }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_rounded_into_the_range() {
+        let convert = |bound, is_first| ticks(bound, TimeUnit::Ms, TimeUnit::S, is_first);
+        assert_eq!((convert(1_500, true), convert(1_500, false)), (2, 1));
+        assert_eq!((convert(-1_500, true), convert(-1_500, false)), (-1, -2));
+        assert_eq!((convert(2_000, true), convert(2_000, false)), (2, 2));
+        assert_eq!((convert(i64::MIN, true), convert(i64::MAX, false)), (i64::MIN, i64::MAX));
     }
 }

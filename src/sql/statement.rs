@@ -1,19 +1,21 @@
 //! The text of a statement: parsed, restricted to what reads, and rewritten where the engine of SQL needs another form.
 //!
 //! A text is one query, after any number of `SET fastk.as_of = …`. Rewritten are parameters `?` (to `$1`, `$2` in the order
-//! of the text), `first(x, ts)`, `last(x, ts)` and `vwap(price, volume)`.
+//! of the text), `first(x, ts)`, `last(x, ts)`, `vwap(price, volume)`, and `ASOF JOIN`.
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments,
-    Ident, ObjectName, OrderByExpr, OrderByOptions, Query, Select, SelectItem, Set, Statement as SqlStatement, Value,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgOperator, FunctionArgumentClause,
+    FunctionArgumentList, FunctionArguments, Ident, JoinConstraint, JoinOperator, ObjectName, OrderByExpr,
+    OrderByOptions, Query, Select, SelectItem, Set, Statement as SqlStatement, TableFactor, TableWithJoins, Value,
     VisitMut, VisitorMut, visit_expressions, visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 
+use super::asof::{MARKER, unsupported};
 use super::failure::failure;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -236,6 +238,9 @@ impl VisitorMut for Rewriter {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        for table in &mut select.from {
+            self.rewrite_joins(table)?;
+        }
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) = item
                 && let Expr::Function(function) = &*expr
@@ -247,6 +252,22 @@ impl VisitorMut for Rewriter {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        match factor {
+            TableFactor::NestedJoin { table_with_joins, .. } => self.rewrite_joins(table_with_joins),
+            TableFactor::Table { name, args: Some(args), .. } if is_named(name, "resample") => {
+                for arg in &mut args.args {
+                    if let Err(error) = unnamed(name, arg) {
+                        self.error = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                }
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Continue(()),
+        }
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
@@ -271,6 +292,83 @@ impl VisitorMut for Rewriter {
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+impl Rewriter {
+    fn rewrite_joins(&mut self, tables: &mut TableWithJoins) -> ControlFlow<()> {
+        for join in &mut tables.joins {
+            if let JoinOperator::AsOf { match_condition, constraint } = &mut join.join_operator {
+                match marked_condition(match_condition, constraint) {
+                    Ok(on) => join.join_operator = JoinOperator::LeftOuter(JoinConstraint::On(on)),
+                    Err(error) => {
+                        self.error = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn is_named(name: &ObjectName, wanted: &str) -> bool {
+    matches!(name.0.as_slice(), [only] if only.to_string().eq_ignore_ascii_case(wanted))
+}
+
+/// Writes an argument by name of a table function, which the planner of SQL does not take, as the text `name=value`.
+fn unnamed(function: &ObjectName, arg: &mut FunctionArg) -> Result<()> {
+    let (name, value) = match &*arg {
+        FunctionArg::Named { name, arg, .. } => (name.value.clone(), arg),
+        FunctionArg::ExprNamed { name: Expr::Identifier(name), arg, .. } => (name.value.clone(), arg),
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::BinaryOp { left, op: BinaryOperator::Eq, right })) => {
+            let Expr::Identifier(name) = left.as_ref() else { return Ok(()) };
+            let value = FunctionArgExpr::Expr(right.as_ref().clone());
+            *arg = FunctionArg::Named { name: name.clone(), arg: value, operator: FunctionArgOperator::Equals };
+            return unnamed(function, arg);
+        }
+        _ => return Ok(()),
+    };
+    let word = |expr: &Expr| match expr {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => Some(text.clone()),
+            Value::Number(number, _) => Some(number.clone()),
+            Value::Null => Some("null".to_owned()),
+            _ => None,
+        },
+        Expr::Identifier(name) => Some(name.value.clone()),
+        _ => None,
+    };
+    let text = match value {
+        FunctionArgExpr::Expr(Expr::Array(list)) => {
+            list.elem.iter().map(word).collect::<Option<Vec<_>>>().map(|words| words.join(","))
+        }
+        FunctionArgExpr::Expr(expr) => word(expr),
+        _ => None,
+    };
+    let Some(text) = text else {
+        return Err(Error::invalid(format!("{name} of {function} is not a text"))
+            .with_hint(format!("such as {name} => 'value'; parameters have no place there")));
+    };
+    let text = Value::SingleQuotedString(format!("{}={text}", name.to_lowercase()));
+    *arg = FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(text.with_empty_span())));
+    Ok(())
+}
+
+/// The condition of a left join that stands for an as-of join.
+fn marked_condition(matched: &Expr, constraint: &JoinConstraint) -> Result<Expr> {
+    let mut marked = parse_expr(&format!("{MARKER}(1)"))?;
+    if let Expr::Function(Function { args: FunctionArguments::List(list), .. }) = &mut marked {
+        list.args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(matched.clone()))];
+    }
+    match constraint {
+        JoinConstraint::None => Ok(marked),
+        JoinConstraint::On(on) => {
+            let on = Box::new(Expr::Nested(Box::new(on.clone())));
+            Ok(Expr::BinaryOp { left: on, op: BinaryOperator::And, right: Box::new(marked) })
+        }
+        JoinConstraint::Using(_) => Err(unsupported("USING")),
+        JoinConstraint::Natural => Err(unsupported("NATURAL")),
     }
 }
 

@@ -16,12 +16,10 @@ use super::failure::external;
 use super::filter::{FilterScope, Pushed};
 use super::scan::SeriesScan;
 use super::series_table::{Member, SeriesTable};
-use super::slices::{ScanCore, SeriesSlice};
+use super::slices::{ScanCore, SeriesSlice, can_match, ticks};
 use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorCode};
 use crate::query::select::SERIES_MAX;
-use crate::query::{Operator, Predicate};
-use crate::types::{SeriesDef, TimeUnit};
 
 /// A table in one statement.
 #[derive(Clone, Debug)]
@@ -34,7 +32,8 @@ pub struct TableSource {
 }
 
 impl TableSource {
-    fn scope(&self) -> FilterScope<'_> {
+    /// What its scan evaluates.
+    pub fn scope(&self) -> FilterScope<'_> {
         let SeriesTable { keys, unit, columns, resample, .. } = self.table.as_ref();
         // Conditions on the last rows of a series are evaluated after these are found, and conditions on buckets after
         // rows are combined; a range selects buckets by their start.
@@ -139,35 +138,5 @@ impl TableProvider for TableSource {
             stop: self.stop.clone(),
         };
         Ok(Arc::new(SeriesScan::new(core, slices, limit, state.config().target_partitions())?))
-    }
-}
-
-/// Whether rows of a series can meet a condition: those of a series without its column are nulls.
-fn can_match(def: &SeriesDef, predicate: &Predicate) -> bool {
-    let has = predicate.column.as_deref().is_some_and(|name| def.column(name).is_some());
-    has || predicate.op == Operator::IsNull
-}
-
-/// A bound of a range in the unit of a series, which is not finer than that of the table.
-fn ticks(bound: i64, from: TimeUnit, to: TimeUnit, is_first: bool) -> i64 {
-    let ratio = from.per_second() / to.per_second();
-    if bound == i64::MIN || bound == i64::MAX || ratio <= 1 {
-        return bound;
-    }
-    let floor = bound.div_euclid(ratio);
-    if is_first && bound.rem_euclid(ratio) > 0 { floor + 1 } else { floor }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bounds_are_rounded_into_the_range() {
-        let convert = |bound, is_first| ticks(bound, TimeUnit::Ms, TimeUnit::S, is_first);
-        assert_eq!((convert(1_500, true), convert(1_500, false)), (2, 1));
-        assert_eq!((convert(-1_500, true), convert(-1_500, false)), (-1, -2));
-        assert_eq!((convert(2_000, true), convert(2_000, false)), (2, 2));
-        assert_eq!((convert(i64::MIN, true), convert(i64::MAX, false)), (i64::MIN, i64::MAX));
     }
 }

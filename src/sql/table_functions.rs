@@ -1,4 +1,4 @@
-//! Table functions: `latest`, `resample` and `as_of`.
+//! Table functions: `latest`, `resample`, `scalars` and `as_of`.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use super::catalog::Tables;
 use super::failure::external;
 use super::table::TableSource;
 use super::view::ViewSource;
+use super::wide::WideScalars;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::resample::ResampleSpec;
 use crate::query::resample::spec::split_list;
@@ -35,7 +36,7 @@ impl TableFunctionImpl for Latest {
     }
 }
 
-/// `resample(table, every [, 'option=value', …])`: the rows of each series combined to buckets.
+/// `resample(table, every [, option => value, …])`: the rows of each series combined to buckets.
 #[derive(Debug)]
 pub struct Resample {
     pub tables: Arc<Tables>,
@@ -43,37 +44,46 @@ pub struct Resample {
 
 impl TableFunctionImpl for Resample {
     fn call_with_args(&self, args: TableFunctionArgs<'_, '_>) -> SqlResult<Arc<dyn TableProvider>> {
-        let usage = "resample('klines_1m', '1h') or resample('klines_1m', '1d', 'tz=America/New_York')";
-        let [table, every, options @ ..] = args.exprs() else {
+        let usage = "resample('klines_1m', '1h') or resample('klines_1m', '1d', tz => 'America/New_York')";
+        let [table, options @ ..] = args.exprs() else {
             return Err(external(Error::invalid(format!("write {usage}"))));
         };
-        let (name, every) = (text(table, usage).map_err(external)?, text(every, usage).map_err(external)?);
+        let name = text(table, usage).map_err(external)?;
         let options = options.iter().map(|option| text(option, usage)).collect::<Result<Vec<_>>>().map_err(external)?;
-        let spec = resample_spec(every, &options).map_err(external)?;
+        let spec = resample_spec(&options, usage).map_err(external)?;
         let source = self.tables.source(&name).ok_or_else(|| external(no_table(&name)))?;
         let table = source.table.resampled(spec).map_err(external)?;
         Ok(Arc::new(TableSource { table: Arc::new(table), ..source }))
     }
 }
 
-fn resample_spec(every: String, options: &[String]) -> Result<ResampleSpec> {
-    let mut spec = ResampleSpec { every, ..ResampleSpec::default() };
-    for option in options {
+/// The resampling of the length of buckets and options `name=value`.
+fn resample_spec(options: &[String], usage: &str) -> Result<ResampleSpec> {
+    let mut spec = ResampleSpec::default();
+    for (position, option) in options.iter().enumerate() {
         let unknown = || {
             Error::invalid(format!("option {option:?} of resample is not known"))
-                .with_hint("align=, tz=, session=, offset=, fill= or agg=, each in quotes")
+                .with_hint("every, align, tz, session, offset, fill, partial or agg, such as tz => 'America/New_York'")
         };
-        let (name, value) = option.split_once('=').ok_or_else(unknown)?;
-        let value = value.trim();
-        match name.trim() {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name.trim(), value.trim()),
+            None if position == 0 => ("every", option.trim()),
+            None => return Err(unknown()),
+        };
+        match name {
+            "every" => value.clone_into(&mut spec.every),
             "align" => spec.align = Some(word(name, value)?),
             "tz" => spec.tz = Some(value.to_owned()),
             "session" => spec.session = Some(value.to_owned()),
             "offset" => spec.offset = Some(value.to_owned()),
             "fill" => spec.fill = word(name, value)?,
+            "partial" => spec.partial = word(name, value)?,
             "agg" => spec.agg = Some(split_list(value)),
             _ => return Err(unknown()),
         }
+    }
+    if spec.every.is_empty() {
+        return Err(Error::invalid("resample has no every, the length of buckets").with_hint(format!("write {usage}")));
     }
     Ok(spec)
 }
@@ -81,7 +91,42 @@ fn resample_spec(every: String, options: &[String]) -> Result<ResampleSpec> {
 /// A value that is one of several words.
 fn word<T: DeserializeOwned>(name: &str, value: &str) -> Result<T> {
     T::deserialize(value.into_deserializer())
-        .map_err(|error: serde::de::value::Error| Error::invalid(format!("{name}={value:?} of resample: {error}")))
+        .map_err(|error: serde::de::value::Error| Error::invalid(format!("{name} => {value:?} of resample: {error}")))
+}
+
+/// `scalars(category, timeframe, name, …)`: scalars by time, with a column for each name.
+#[derive(Debug)]
+pub struct Scalars {
+    pub tables: Arc<Tables>,
+}
+
+impl TableFunctionImpl for Scalars {
+    fn call_with_args(&self, args: TableFunctionArgs<'_, '_>) -> SqlResult<Arc<dyn TableProvider>> {
+        let usage = "scalars('feature', '1h', 'rsi_14', 'macd')";
+        let words = args.exprs().iter().map(|word| text(word, usage)).collect::<Result<Vec<_>>>().map_err(external)?;
+        let [category, timeframe, names @ ..] = words.as_slice() else {
+            return Err(external(Error::invalid(format!("write {usage}"))));
+        };
+        if names.is_empty() {
+            return Err(external(Error::invalid(format!("scalars has no names; write {usage}"))));
+        }
+        let label = format!("{category}/{timeframe}");
+        let source = self.tables.labelled("scalar", &label);
+        let source = source.ok_or_else(|| external(no_scalars(&label, None)))?;
+        let mut columns = Vec::with_capacity(names.len());
+        for name in names {
+            let table = source.table.of_last_word(name).ok_or_else(|| external(no_scalars(&label, Some(name))))?;
+            columns.push((name.clone(), TableSource { table: Arc::new(table), ..source.clone() }));
+        }
+        Ok(Arc::new(WideScalars::new(columns).map_err(external)?))
+    }
+}
+
+fn no_scalars(label: &str, name: Option<&String>) -> Error {
+    let named = name.map(|name| format!(" named {name:?}")).unwrap_or_default();
+    Error::new(ErrorCode::NotFound, format!("no scalars of {label}{named}")).with_hint(
+        "system.series lists the series; categories, timeframes and names are written as they are registered",
+    )
 }
 
 /// `as_of(table, snapshot)`: a table at a snapshot or dataset.

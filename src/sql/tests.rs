@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{SqlEngine, SqlRequest, SqlSettings, SqlView, SystemTable, ViewSource};
 use crate::error::{Error, ErrorCode, Result};
 use crate::store::{Store, StoreOptions, WriteMode};
-use crate::types::{Rows, SeriesKey, SeriesSpec};
+use crate::types::{Rows, SeriesKey, SeriesSpec, TimeUnit};
 
 const MINUTE: i64 = 60_000;
 /// 2024-02-01.
@@ -234,6 +234,262 @@ fn conditions_select_exactly_in_the_scan() {
     );
     let plan = fixture.plan("SELECT ts FROM klines_1m WHERE close > open");
     assert!(plan.contains("FilterExec"), "{plan}");
+}
+
+/// Closes of bars beside the nearest one of another table, for all comparisons of the condition.
+#[test]
+fn an_as_of_join_has_one_row_for_each_left_row() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 200);
+    fixture.bars("C", "1m", 2, 200);
+    fixture.bars("A", "5m", 2, 30);
+    fixture.bars("B", "5m", 2, 30);
+    let join = |op: &str, rest: &str| {
+        format!(
+            "SELECT a.symbol, a.ts, a.close, b.symbol, b.ts, b.close FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts {op} b.ts) ON a.symbol = b.symbol {rest}"
+        )
+    };
+    assert_eq!(
+        fixture.rows(&join(">", "WHERE a.ts < '2024-02-01T00:03:00Z' ORDER BY a.symbol, a.ts")),
+        [
+            "A 2024-02-01T00:00:00Z 100.00 null null null",
+            "A 2024-02-01T00:01:00Z 100.01 A 2024-02-01T00:00:00Z 100.00",
+            "A 2024-02-01T00:02:00Z 100.02 A 2024-02-01T00:01:00Z 100.01",
+            "B 2024-02-01T00:00:00Z 100.00 null null null",
+            "B 2024-02-01T00:01:00Z 100.01 null null null",
+            "B 2024-02-01T00:02:00Z 100.02 null null null",
+        ]
+    );
+    for (op, first) in [(">=", "00:10:00"), (">", "00:09:00"), ("<=", "00:10:00"), ("<", "00:11:00")] {
+        let found = fixture.one(&join(op, "WHERE a.symbol = 'A' AND a.ts = '2024-02-01T00:10:00Z'"));
+        assert!(
+            found.contains(&format!("A 2024-02-01T{first}Z")) && found.starts_with("A 2024-02-01T00:10:00Z"),
+            "{op} {found}"
+        );
+        let turned = op.replace('<', "x").replace('>', "<").replace('x', ">");
+        let sql = format!(
+            "SELECT b.ts FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (b.ts {turned} a.ts) ON b.symbol = a.symbol WHERE a.symbol = 'A' AND a.ts = '2024-02-01T00:10:00Z'"
+        );
+        assert_eq!(fixture.one(&sql), format!("2024-02-01T{first}Z"), "{op}");
+    }
+    // Every left row once, also without a match, without keys, and in a subquery.
+    for (sql, counts) in [
+        (
+            "SELECT count(*), count(b.ts) FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts > b.ts) ON a.symbol = b.symbol",
+            "60 29",
+        ),
+        (
+            "SELECT count(*), count(b.ts) FROM klines_5m a ASOF JOIN (SELECT * FROM klines_1m WHERE symbol = 'C') b MATCH_CONDITION (a.ts >= b.ts)",
+            "60 60",
+        ),
+        (
+            "SELECT count(*), count(b.ts) FROM klines_1m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts > b.ts) ON a.symbol = b.symbol",
+            "400 398",
+        ),
+        (
+            "SELECT count(*), count(x) FROM (SELECT b.close AS x FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts <= b.ts) ON a.symbol = b.symbol)",
+            "60 30",
+        ),
+        (
+            "SELECT count(*), count(b.ts) FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts >= b.ts) ON a.symbol = b.symbol AND a.close = b.close",
+            "60 30",
+        ),
+        (
+            "SELECT count(*), count(b.ts) FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts >= b.ts) ON a.symbol = b.symbol WHERE b.close > 100.10",
+            "19 19",
+        ),
+        (
+            "SELECT count(*), count(c.ts) FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts >= b.ts) ON a.symbol = b.symbol ASOF JOIN klines_1m c MATCH_CONDITION (b.ts > c.ts) ON b.symbol = c.symbol",
+            "60 29",
+        ),
+        (
+            "SELECT count(*), count(b.ts) FROM (klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts >= b.ts) ON a.symbol = b.symbol)",
+            "60 30",
+        ),
+    ] {
+        assert_eq!(fixture.one(sql), counts, "{sql}");
+    }
+    let request = SqlRequest {
+        sql: join(">=", "AND ? = 1 WHERE a.ts = ?"),
+        parameters: vec![json!(1), json!("2024-02-01T00:10:00Z")],
+        ..SqlRequest::default()
+    };
+    // A condition that is no equality of both tables has no meaning for what is nearest.
+    assert!(fixture.rows_with(request).unwrap_err().hint().unwrap_or_default().contains("MATCH_CONDITION"));
+    for wrong in [
+        "SELECT 1 FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts = b.ts) ON a.symbol = b.symbol",
+        "SELECT 1 FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts > a.ts) ON a.symbol = b.symbol",
+        "SELECT 1 FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.symbol > b.symbol)",
+        "SELECT 1 FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts > b.ts AND a.close > b.close)",
+        "SELECT 1 FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts > b.ts) ON a.symbol > b.symbol",
+        "SELECT 1 FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts > b.ts) USING (symbol)",
+        "SELECT 1 FROM klines_5m a ASOF JOIN klines_1m b ON a.symbol = b.symbol AND a.ts >= b.ts",
+        "SELECT __asof_match(true) FROM klines_1m",
+    ] {
+        let error = fixture.fails(wrong);
+        assert_eq!(error.code(), ErrorCode::InvalidArgument, "{wrong} {error:?}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("MATCH_CONDITION")), "{wrong} {error:?}");
+    }
+}
+
+/// Far more right rows than left ones, and the other way round: matches are gathered from batches that are gone.
+#[test]
+fn as_of_joins_of_many_batches_are_the_same_on_every_number_of_threads() {
+    for threads in [1, 3] {
+        let fixture = Fixture::with(SqlSettings { threads, ..SqlSettings::default() });
+        for symbol in ["A", "B", "D"] {
+            fixture.bars(symbol, "1m", 2, 100_000);
+        }
+        fixture.bars("A", "5m", 2, 300);
+        let few = "FROM (SELECT * FROM klines_1m WHERE (close - 100) * 100 % 333 = 0) a";
+        for (from, op, sum) in
+            [(few, ">=", "903 602"), (few, "<", "903 602"), ("FROM klines_1m a", "<=", "300000 200000")]
+        {
+            let sql = format!(
+                "SELECT count(*), count(b.ts) {from} ASOF JOIN (SELECT * FROM klines_1m WHERE symbol <> 'D') b MATCH_CONDITION (a.ts {op} b.ts) ON a.symbol = b.symbol"
+            );
+            let found = fixture.try_rows(&sql);
+            assert_eq!(found.unwrap_or_else(|error| vec![format!("{error:?}")]), [sum], "{threads} {sql}");
+        }
+        let sql = "SELECT sum(a.close - b.close), max(a.ts - b.ts), min(a.ts - b.ts) FROM klines_1m a ASOF JOIN klines_5m b MATCH_CONDITION (a.ts >= b.ts) ON a.symbol = b.symbol WHERE a.symbol = 'A'";
+        // Bar n of 100,000 beside bar min(n, 299).
+        let sum: i64 = (0..100_000_i64).map(|n| n - n.min(299)).sum();
+        assert!(fixture.one(sql).starts_with(&format!("{}.{:02} ", sum / 100, sum % 100)), "{}", fixture.one(sql));
+    }
+}
+
+#[test]
+fn as_of_joins_need_no_sort_and_read_only_what_can_match() {
+    let fixture = Fixture::new();
+    for symbol in ["A", "B", "C"] {
+        fixture.bars(symbol, "1m", 2, 40_000);
+        fixture.bars(symbol, "5m", 2, 40_000);
+    }
+    let sql = |op: &str, rest: &str| {
+        format!(
+            "SELECT a.close, b.close FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts {op} b.ts) ON a.symbol = b.symbol {rest}"
+        )
+    };
+    for op in [">=", ">", "<=", "<"] {
+        for rest in ["", "WHERE a.symbol = 'A'", "WHERE a.symbol > 'A'"] {
+            let plan = fixture.plan(&sql(op, rest));
+            assert!(plan.contains("AsOfExec") && !plan.contains("SortExec"), "{op} {rest} {plan}");
+        }
+    }
+    // Partitions of the same symbols on both sides.
+    let plan = fixture.plan(&sql(">=", ""));
+    assert!(!plan.contains("SortPreservingMergeExec") && !plan.contains("RepartitionExec"), "{plan}");
+    let counts = "ORDER BY a.ts LIMIT 5";
+    let plan = fixture.plan(&sql(">=", &format!("WHERE a.symbol = 'A' {counts}")));
+    assert!(!plan.contains("SortExec"), "{plan}");
+    let plan = fixture
+        .plan(&sql(">=", "WHERE a.symbol = 'A' AND a.ts < '2024-02-01T10:00:00Z' AND a.close > 100.5 AND b.close > 1"));
+    let scans: Vec<&str> = plan.lines().filter(|line| line.contains("SeriesScan")).collect();
+    assert!(scans.len() == 2 && scans.iter().all(|scan| scan.contains("series=1")), "{plan}");
+    assert!(scans[0].contains("close:gt:") && scans[0].contains("..=2024-02-01T09:59:59.999Z"), "{plan}");
+    // The right side ends with the left one; its own condition is above the join.
+    assert!(!scans[1].contains("where=") && scans[1].contains("..=2024-02-01T10:00:00Z"), "{plan}");
+    assert!(plan.contains("FilterExec"), "{plan}");
+    let plan = fixture.plan("SELECT b.close FROM (SELECT symbol AS s, ts AS t FROM klines_5m WHERE symbol = 'B' AND ts >= '2024-02-02') a ASOF JOIN klines_1m b MATCH_CONDITION (a.t <= b.ts) ON a.s = b.symbol");
+    let scans: Vec<&str> = plan.lines().filter(|line| line.contains("SeriesScan")).collect();
+    assert!(
+        scans.iter().all(|scan| scan.contains("series=1") && scan.contains("ts=2024-02-02T00:00:00Z..=")),
+        "{plan}"
+    );
+    assert_eq!(fixture.one("SELECT count(*) FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts >= b.ts) ON a.symbol = b.symbol"), "120000");
+}
+
+/// Comparisons of times with constants between two ticks of a column select what exact numbers would.
+#[test]
+fn times_compare_exactly_in_every_unit() {
+    let fixture = Fixture::new();
+    for (unit, of) in [("s", TimeUnit::S), ("ms", TimeUnit::Ms), ("us", TimeUnit::Us), ("ns", TimeUnit::Ns)] {
+        let per_second = of.per_second();
+        let key = SeriesKey::parse(&format!("scalar/{unit}/X/1s/v")).unwrap();
+        let spec = SeriesSpec { unit: Some(of), ..SeriesSpec::of_key(&key) };
+        fixture.store.register(spec.resolve().unwrap()).unwrap();
+        let seconds = 1_706_745_600_i64;
+        // Three ticks around a second.
+        let ts: Vec<i64> = (-1..=1).map(|tick| seconds * per_second + tick).collect();
+        fixture.store.write(&key, Rows::of_words(ts.clone(), vec![vec![0; 3]]), WriteMode::Upsert, None).unwrap();
+        for constant in [
+            "2024-02-01T00:00:00.000000000",
+            "2024-02-01T00:00:00.500000000",
+            "2024-01-31T23:59:59.500000000",
+            "2024-02-01T00:00:00.000500000",
+            "2024-02-01T00:00:00.000000500",
+            "2024-02-01T00:00:00.000000001",
+            "2024-01-31T23:59:59.999999999",
+            "2024-02-01T00:00:01.000000000",
+        ] {
+            let nanos = constant
+                .parse::<jiff::civil::DateTime>()
+                .unwrap()
+                .to_zoned(jiff::tz::TimeZone::UTC)
+                .unwrap()
+                .timestamp()
+                .as_nanosecond();
+            let at = |ts: i64| i128::from(ts) * (1_000_000_000 / i128::from(per_second));
+            let count = |keeps: &dyn Fn(i128) -> bool| ts.iter().filter(|ts| keeps(at(**ts))).count();
+            let later = nanos + 500;
+            for value in [
+                format!("'{constant}Z'"),
+                format!("TIMESTAMP '{constant}'"),
+                format!("to_timestamp('{constant}Z')"),
+                format!("(TIMESTAMP '{constant}' + INTERVAL '0 seconds')"),
+            ] {
+                for (condition, wanted) in [
+                    (format!("ts > {value}"), count(&|ts| ts > nanos)),
+                    (format!("ts >= {value}"), count(&|ts| ts >= nanos)),
+                    (format!("ts < {value}"), count(&|ts| ts < nanos)),
+                    (format!("ts <= {value}"), count(&|ts| ts <= nanos)),
+                    (format!("ts = {value}"), count(&|ts| ts == nanos)),
+                    (format!("ts <> {value}"), count(&|ts| ts != nanos)),
+                    (format!("{value} <= ts"), count(&|ts| ts >= nanos)),
+                    (format!("NOT (ts > {value})"), count(&|ts| ts <= nanos)),
+                    (format!("ts IS DISTINCT FROM {value}"), count(&|ts| ts != nanos)),
+                    (format!("ts IS NOT DISTINCT FROM {value}"), count(&|ts| ts == nanos)),
+                    (
+                        format!("ts BETWEEN {value} AND {value} + INTERVAL '500 nanoseconds'")
+                            .replace("' + INT", "'::timestamp + INT"),
+                        count(&|ts| ts >= nanos && ts <= later),
+                    ),
+                    (format!("ts NOT BETWEEN {value} AND {value}"), count(&|ts| ts != nanos)),
+                    (
+                        format!("ts IN ({value}, '2024-02-01T00:00:00Z')"),
+                        count(&|ts| ts == nanos || ts == i128::from(seconds) * 1_000_000_000),
+                    ),
+                    (format!("ts NOT IN ({value})"), count(&|ts| ts != nanos)),
+                    (format!("CASE WHEN ts >= {value} THEN 1 ELSE 0 END = 1"), count(&|ts| ts >= nanos)),
+                ] {
+                    let sql = format!("SELECT count(*) FROM scalars_{unit}_1s WHERE {condition}");
+                    let found = fixture.try_rows(&sql).unwrap_or_else(|error| vec![format!("{error:?}")]);
+                    assert_eq!(found, [wanted.to_string()], "{sql}");
+                }
+            }
+            let request = SqlRequest {
+                sql: format!("SELECT count(*) FROM scalars_{unit}_1s WHERE ts >= ?"),
+                parameters: vec![json!(format!("{constant}Z"))],
+                ..SqlRequest::default()
+            };
+            assert_eq!(
+                fixture.rows_with(request).unwrap(),
+                [count(&|ts| ts >= nanos).to_string()],
+                "{unit} {constant}"
+            );
+        }
+    }
+    // Still evaluated by the scan.
+    let plan = fixture.plan("SELECT * FROM scalars_ms_1s WHERE ts >= '2024-02-01T00:00:00.0005Z' AND ts < TIMESTAMP '2024-02-01T00:00:01.0005'");
+    assert!(
+        !plan.contains("FilterExec") && plan.contains("ts=2024-02-01T00:00:00.001Z..=2024-02-01T00:00:01Z"),
+        "{plan}"
+    );
+    assert_eq!(fixture.one("SELECT count(*) FROM scalars_ms_1s a JOIN scalars_s_1s b ON a.ts = b.ts"), "1");
+    assert_eq!(
+        fixture.one("SELECT count(b.ts) FROM scalars_s_1s a ASOF JOIN scalars_ns_1s b MATCH_CONDITION (a.ts > b.ts)"),
+        "2"
+    );
 }
 
 #[test]
@@ -594,7 +850,7 @@ fn memory_time_and_number_of_statements_are_limited() {
     let settings = SqlSettings {
         threads: 2,
         query_memory_bytes_max: 16 << 20,
-        timeout_ms: 2_000,
+        timeout_ms: 60_000,
         queries_max: 1,
         queue_max: 1,
         ..SqlSettings::default()
@@ -607,14 +863,40 @@ fn memory_time_and_number_of_statements_are_limited() {
     // A sort beyond the memory uses the disk.
     assert_eq!(fixture.one("SELECT count(*) FROM (SELECT *, row_number() OVER (ORDER BY volume % 1000, close) r FROM klines_1m) WHERE r > 0"), "200000");
     let endless = "SELECT count(*) FROM generate_series(1, 100000000000) a(x) WHERE x % 7 = 8";
-    let error = fixture.fails(endless);
-    assert_eq!(error.code(), ErrorCode::DeadlineExceeded, "{error:?}");
-    let request = SqlRequest { sql: endless.into(), timeout: Some(Duration::from_millis(50)), ..SqlRequest::default() };
-    assert_eq!(fixture.rows_with(request).unwrap_err().code(), ErrorCode::DeadlineExceeded);
+    // Joins that compare all rows of both tables before they return one, and functions that count up for ever.
+    let pairs = "FROM klines_1m a JOIN klines_1m b ON";
+    for sql in [
+        endless.to_owned(),
+        format!("SELECT count(*) {pairs} a.close < b.close - 10000000"),
+        "SELECT count(*) FROM klines_1m a, klines_1m b WHERE a.close < b.close".to_owned(),
+        format!("SELECT count(*) {pairs} a.volume - a.volume = b.volume - b.volume AND a.close < b.close - 10000000"),
+        "SELECT sum(a.close + b.close) FROM klines_1m a, klines_1m b".to_owned(),
+        "SELECT count(*) FROM klines_1m WHERE close - close IN (SELECT close - close FROM klines_1m)".to_owned(),
+        "SELECT count(*) FROM klines_1m a WHERE NOT EXISTS (SELECT 1 FROM klines_1m b WHERE b.close < a.close - 10000000)".to_owned(),
+    ] {
+        let timeout = Some(Duration::from_millis(200));
+        let request = SqlRequest { sql: sql.clone(), timeout, ..SqlRequest::default() };
+        let error = fixture.rows_with(request).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::DeadlineExceeded, "{sql} {error:?}");
+        assert!(error.detail().contains("within 200 ms"), "{sql} {error:?}");
+        // Its thread is free again.
+        assert_eq!(fixture.one("SELECT 1"), "1");
+    }
+    for (sql, code) in [
+        ("SELECT length(repeat('x', 2000000000))", ErrorCode::TooLarge),
+        ("SELECT max(length(rpad(symbol, 1000000))) FROM klines_1m", ErrorCode::TooLarge),
+        ("SELECT range(1, 100000000000)", ErrorCode::InvalidArgument),
+        ("SELECT array_repeat(1, 100000000000)", ErrorCode::InvalidArgument),
+    ] {
+        let error = fixture.fails(sql);
+        assert_eq!(error.code(), code, "{sql} {error:?}");
+    }
+    assert_eq!(fixture.one("SELECT repeat('ab', 3) || lpad('x', 3, '-')"), "ababab--x");
     std::thread::scope(|scope| {
         let running = scope.spawn(|| fixture.fails(endless));
         let waiting = scope.spawn(|| {
-            while fixture.engine.running().is_empty() {
+            // Until the other has its place.
+            while fixture.engine.running().iter().all(|query| query.status.name() == "waiting") {
                 std::thread::sleep(Duration::from_millis(1));
             }
             fixture.try_rows("SELECT 1")
@@ -632,6 +914,145 @@ fn memory_time_and_number_of_statements_are_limited() {
         assert_eq!(waiting.join().unwrap().unwrap(), ["1"]);
     });
     assert!(fixture.engine.running().is_empty());
+}
+
+#[test]
+fn scalars_are_one_table_by_time_with_a_column_for_each_name() {
+    let fixture = Fixture::new();
+    fixture.scalar("scalar/feature/A/1h/rsi_14", &[70.5, 30.25, 50.0]);
+    fixture.scalar("scalar/feature/A/1h/macd", &[1.0, 2.0]);
+    fixture.scalar("scalar/feature/B/1h/macd", &[3.0]);
+    fixture.scalar("scalar/feature/C/1h/other", &[9.0]);
+    let key = SeriesKey::parse("scalar/feature/A/1h/exact").unwrap();
+    let value = serde_json::from_value(json!({"digits": 2})).unwrap();
+    let spec = SeriesSpec { value: Some(value), ..SeriesSpec::of_key(&key) };
+    fixture.store.register(spec.resolve().unwrap()).unwrap();
+    let ts = vec![START + 1_800_000, START + 3_600_000];
+    fixture.store.write(&key, Rows::of_words(ts, vec![vec![150, 250]]), WriteMode::Upsert, None).unwrap();
+    for sealed in [false, true] {
+        if sealed {
+            fixture.store.seal(&[]).unwrap();
+        }
+        assert_eq!(
+            fixture.rows("SELECT * FROM scalars('feature', '1h', 'rsi_14', 'macd', 'exact') ORDER BY symbol, ts"),
+            [
+                "A 2024-02-01T00:00:00Z 70.5 1.0 null",
+                "A 2024-02-01T00:30:00Z null null 1.50",
+                "A 2024-02-01T01:00:00Z 30.25 2.0 2.50",
+                "A 2024-02-01T02:00:00Z 50.0 null null",
+                "B 2024-02-01T00:00:00Z null 3.0 null",
+            ]
+        );
+        // A row is that of any name, whether it is shown or not.
+        for (sql, rows) in [
+            ("SELECT count(*) FROM scalars('feature', '1h', 'macd', 'exact')", "4"),
+            ("SELECT count(macd) FROM scalars('feature', '1h', 'macd', 'exact')", "3"),
+            (
+                "SELECT count(*) FROM scalars('feature', '1h', 'macd', 'exact') WHERE symbol = 'A' AND ts < '2024-02-01T01:00:00Z'",
+                "2",
+            ),
+            ("SELECT sum(macd) FROM scalars('feature', '1h', 'macd', 'exact') WHERE exact > 1.5", "2.0"),
+            (
+                "SELECT exact FROM scalars('feature', '1h', 'macd', 'exact') WHERE symbol = 'A' ORDER BY ts DESC LIMIT 1",
+                "2.50",
+            ),
+        ] {
+            assert_eq!(fixture.one(sql), rows, "{sql}");
+        }
+    }
+    let plan = fixture.plan("SELECT ts, macd FROM scalars('feature', '1h', 'macd', 'exact') WHERE symbol = 'A' AND ts >= '2024-02-01T01:00:00Z' ORDER BY ts");
+    assert!(!plan.contains("SortExec") && !plan.contains("FilterExec"), "{plan}");
+    assert_eq!(plan.matches("series=1").count(), 2, "{plan}");
+    for (sql, code) in [
+        ("SELECT * FROM scalars('feature', '1h')", ErrorCode::InvalidArgument),
+        ("SELECT * FROM scalars('feature', '1h', 'macd', 'macd')", ErrorCode::InvalidArgument),
+        ("SELECT * FROM scalars('feature', '1h', 'nothing')", ErrorCode::NotFound),
+        ("SELECT * FROM scalars('risk', '1h', 'macd')", ErrorCode::NotFound),
+    ] {
+        assert_eq!(fixture.fails(sql).code(), code, "{sql}");
+    }
+    let request =
+        SqlRequest { sql: "SELECT symbol FROM scalars('feature', '1h', 'macd')".into(), ..SqlRequest::default() };
+    assert_eq!(lines(&fixture.run_as("scalar/feature/B", request).unwrap()), ["B"]);
+}
+
+/// What EXPLAIN ANALYZE counts, summed over all scans.
+fn counted(text: &str, name: &str) -> u64 {
+    let name = format!("{name}=");
+    let found = text.split(name.as_str()).skip(1);
+    found
+        .map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default().parse::<u64>().unwrap_or(0))
+        .sum()
+}
+
+#[test]
+fn rows_that_no_longer_matter_are_not_read() {
+    let fixture = Fixture::new();
+    for symbol in ["A", "B"] {
+        fixture.bars(symbol, "1m", 2, 200_000);
+    }
+    fixture.bars("C", "5m", 2, 60);
+    fixture.store.seal(&[]).unwrap();
+    let analyzed = |sql: &str| fixture.one(&format!("EXPLAIN ANALYZE {sql}"));
+    let all = analyzed("SELECT symbol, close FROM klines_1m WHERE volume % 7 = 100");
+    let blocks = counted(&all, "blocks_scanned");
+    for sql in [
+        // Closes ascend: after the first block none is smaller.
+        "SELECT close FROM klines_1m WHERE symbol = 'A' ORDER BY close LIMIT 10",
+        "SELECT symbol, ts, close FROM klines_1m ORDER BY close, symbol LIMIT 10",
+        "SELECT min(close) FROM klines_1m",
+        "SELECT count(*) FROM klines_1m b JOIN klines_5m a ON a.ts = b.ts",
+        "SELECT count(*) FROM klines_1m b JOIN klines_5m a ON a.close = b.close",
+    ] {
+        let found = analyzed(sql);
+        let read = counted(&found, "blocks_scanned");
+        assert!(read * 2 < blocks && found.contains("dynamic=["), "{sql}: {read} of {blocks} {found}");
+    }
+    assert_eq!(fixture.one("SELECT count(*) FROM klines_1m b JOIN klines_5m a ON a.ts = b.ts"), "120");
+    assert_eq!(fixture.one("SELECT count(*) FROM klines_1m b JOIN klines_5m a ON a.close = b.close"), "120");
+    assert_eq!(
+        fixture.rows("SELECT close, symbol FROM klines_1m ORDER BY close, symbol LIMIT 3"),
+        ["100.00 A", "100.00 B", "100.01 A"]
+    );
+    assert_eq!(
+        fixture.rows("SELECT close, symbol FROM klines_1m ORDER BY close DESC, symbol DESC LIMIT 3"),
+        ["2099.99 B", "2099.99 A", "2099.98 B"]
+    );
+    assert_eq!(fixture.one("SELECT min(close), max(close) FROM klines_1m WHERE volume >= 0"), "100.00 2099.99");
+    assert_eq!(
+        fixture.one("SELECT count(*) FROM (SELECT * FROM klines_1m LIMIT 1000) b JOIN klines_5m a ON a.ts = b.ts"),
+        "60"
+    );
+}
+
+#[test]
+fn options_of_resample_have_names() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 150);
+    let count = |options: &str| {
+        fixture.one(&format!("SELECT count(*), sum(source_rows) FROM resample('klines_1m', {options})"))
+    };
+    assert_eq!(count("'1h'"), "3 150");
+    assert_eq!(count("every => '1h'"), "3 150");
+    assert_eq!(count("'1h', partial => 'drop'"), "2 120");
+    assert_eq!(count("'1h', partial => drop, agg => ARRAY['close:last as c', 'count']"), "2 120");
+    assert_eq!(count("every => '1d', tz => 'America/New_York', align => 'local', offset => '09:30'"), "1 150");
+    assert_eq!(count("'30m', session => '00:00-01:00', tz => 'UTC', fill => null"), "2 60");
+    assert_eq!(fixture.one("SELECT max(c) FROM resample('klines_1m', '1h', agg => 'close:max as c, count')"), "101.49");
+    for (options, part) in [
+        ("'1h', fill => 'prior'", "fill"),
+        ("'1h', align => 'moon'", "align"),
+        ("'1h', partial => 'keep'", "partial"),
+        ("'1h', zone => 'UTC'", "zone"),
+        ("'1h', tz => 'Mars/Base'", "Mars/Base"),
+        ("'1h', fill => 1 + 1", "fill"),
+        ("'1h', partial => drop, fill => prev", "partial"),
+        ("fill => 'prev'", "every"),
+    ] {
+        let error = fixture.fails(&format!("SELECT * FROM resample('klines_1m', {options})"));
+        assert_eq!(error.code(), ErrorCode::InvalidArgument, "{options} {error:?}");
+        assert!(error.detail().contains(part), "{options} {error:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 """SQL: random statements return what DuckDB returns on the same rows, and every door is shut from outside.
 
 Rows are loaded into DuckDB from the Parquet responses of FastK. Decimals are compared exactly, doubles to 12 digits.
-FASTK_SQL_ROUNDS (default 100) is the number of random statements, FASTK_SQL_SEED (default 1) where they begin; a failure
+FASTK_SQL_ROUNDS (default 300) is the number of random statements, FASTK_SQL_SEED (default 1) where they begin; a failure
 prints the statement.
 """
 
@@ -25,7 +25,7 @@ import pytest
 import support
 
 FOLDER = os.environ.get("FASTK_TEST_DATA")
-ROUNDS = int(os.environ.get("FASTK_SQL_ROUNDS", "100"))
+ROUNDS = int(os.environ.get("FASTK_SQL_ROUNDS", "300"))
 SEED = int(os.environ.get("FASTK_SQL_SEED", "1"))
 needs_data = pytest.mark.skipif(not FOLDER, reason="FASTK_TEST_DATA is not set: the real data files are not here")
 
@@ -187,7 +187,7 @@ class Statements:
         """(statement of FastK, statement of DuckDB, whether the order counts)"""
         c = self.chance
         table = c.choice(["klines_1m", "klines_1m", "klines_1h"])
-        kind = c.randrange(9)
+        kind = c.randrange(12)
         where = self.where(table)
         if kind == 0:
             columns = ", ".join(["symbol", "ts", *c.sample(PRICES + ["volume", "quote_volume", "count"], c.randrange(1, 4))])
@@ -240,6 +240,22 @@ class Statements:
                 f"FROM {table}{where} WINDOW w AS (PARTITION BY symbol ORDER BY ts) ORDER BY symbol, ts LIMIT 200"
             )
             return sql, sql, True
+        if kind in (8, 9):
+            return self.as_of()
+        if kind == 10:
+            # As-of joins of a table with itself and with buckets of it.
+            more = self.condition(table, "a")
+            op = c.choice([">", "<"])
+            sql = (
+                f"SELECT a.symbol, a.ts, a.close - b.close AS change, b.ts AS other FROM {table} a {{}} {table} b {{}} "
+                f"WHERE {more} ORDER BY a.symbol, a.ts LIMIT {c.randrange(1, 200)}"
+            )
+            on, when = "a.symbol = b.symbol", f"a.ts {op} b.ts"
+            return (
+                sql.format("ASOF JOIN", f"MATCH_CONDITION ({when}) ON {on}"),
+                sql.format("ASOF LEFT JOIN", f"ON {on} AND {when}"),
+                True,
+            )
         if kind == 7:
             sql = (
                 f"SELECT symbol, close * 2 + 1 AS x, coalesce(quote_volume, 0) AS q, "
@@ -252,6 +268,37 @@ class Statements:
             f"count(DISTINCT close) AS different FROM {table}{where} GROUP BY symbol HAVING count(*) > {c.randrange(3)}"
         )
         return sql, sql, False
+
+
+    def as_of(self):
+        """As-of joins of two tables, whose sides lack symbols of the other, with and without keys."""
+        c = self.chance
+        left, right = c.choice([("klines_1h", "klines_1m"), ("klines_1m", "klines_1h"), ("klines_1m", "klines_1m")])
+        op = c.choice([">=", ">", "<=", "<"])
+        kept = self.condition(right, "r")
+        other = c.choice([f"(SELECT r.* FROM {right} r WHERE {kept})", right])
+        # Times of the left side that are in between those of the right one.
+        shift = c.choice(["ts", "ts + INTERVAL '30 seconds'", "ts - INTERVAL '17 seconds'"])
+        one = f"(SELECT symbol, {shift} AS ts, close, volume FROM {left})"
+        where = f" WHERE {self.condition(left, 'a').replace('quote_volume', 'volume').replace('a.count', 'a.volume')}"
+        where = where if not any(word in where for word in ("a.open", "a.high", "a.low")) else ""
+        keys = c.choice(["a.symbol = b.symbol", "a.symbol = b.symbol", "a.symbol = b.symbol AND a.close = b.close", ""])
+        if not keys:
+            # The nearest of all symbols: one symbol, so that there are no equal times.
+            other = f"(SELECT * FROM {right} WHERE symbol = '{c.choice(['FILUSDT', 'BTCUSDT', 'EURUSD'])}')"
+        if c.random() < 0.5:
+            columns = "count(*) AS n, count(b.ts) AS matched, sum(a.close - b.close) AS s, min(b.ts) AS low, max(b.ts) AS high"
+            rest = where
+        else:
+            columns = "a.symbol, a.ts, a.close, b.symbol AS other, b.ts AS at, b.close AS near"
+            rest = f"{where} ORDER BY a.symbol, a.ts LIMIT {c.randrange(1, 300)}"
+        ours = f"MATCH_CONDITION (a.ts {op} b.ts)" + (f" ON {keys}" if keys else "")
+        theirs = "ON " + (f"{keys} AND " if keys else "") + f"a.ts {op} b.ts"
+        return (
+            f"SELECT {columns} FROM {one} a ASOF JOIN {other} b {ours}{rest}",
+            f"SELECT {columns} FROM {one} a ASOF LEFT JOIN {other} b {theirs}{rest}",
+            True,
+        )
 
 
 @needs_data
@@ -479,6 +526,31 @@ def test_memory_and_time_of_a_statement_are_limited(tmp_path):
         endless = "SELECT count(*) FROM generate_series(1, 100000000000) a(x) WHERE x % 7 = 8"
         problem = refused(server, endless, timeout_ms=1_000)
         assert problem["code"] == "deadline_exceeded" and problem["status"] == 504, problem
+        # A join that compares all rows of a batch with all of another table, over and over.
+        for symbol in ("AAA", "BBB"):
+            server.json("POST", "/v1/series", {**support.REGISTRATION, "symbol": symbol})
+            body = io.BytesIO()
+            table = support.klines(100_000)
+            with pa.ipc.new_stream(body, table.schema) as writer:
+                writer.write_table(table)
+            headers = {"Content-Type": "application/vnd.apache.arrow.stream"}
+            server.request("POST", f"/v1/klines/{symbol}/1m", body.getvalue(), headers).close()
+        pairs = "SELECT count(*) FROM klines_1m a, klines_1m b WHERE a.close < b.close"
+        problem = refused(server, pairs, timeout_ms=1_000)
+        assert problem["code"] == "deadline_exceeded" and "1000 ms" in problem["detail"], problem
+        # Its threads are free, and the same is cancelled by its id.
+        assert json.loads(run(server, "SELECT count(*) AS n FROM klines_1m WHERE close > 0", "json"))["rows"] == [{"n": 200_000}]
+        found = []
+        running = threading.Thread(target=lambda: found.append(refused(server, pairs)))
+        running.start()
+        deadline = time.monotonic() + 20
+        while not (queries := server.json("GET", "/v1/sql/queries")["queries"]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        server.json("DELETE", f"/v1/sql/queries/{queries[0]['id']}")
+        running.join(30)
+        assert found and found[0]["code"] == "deadline_exceeded" and "cancelled" in found[0]["detail"], found
+        assert server.json("GET", "/v1/sql/queries")["queries"] == []
+        assert json.loads(run(server, "SELECT 1 AS x", "json"))["rows"] == [{"x": 1}]
         # Three places: two run, one waits, the fourth is refused.
         failures = []
         threads = [threading.Thread(target=lambda: failures.append(refused(server, endless)["code"])) for _ in range(3)]
