@@ -12,7 +12,7 @@ use super::write::format_of;
 use crate::disk::local;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::resample::spec::split_list;
-use crate::query::{LimitTies, MultiLayout, NumberFormat, Predicate, Query, RowOrder};
+use crate::query::{LimitTies, MultiLayout, NumberFormat, PanelJoin, Predicate, Query, RowOrder};
 
 /// Rows of a table when neither --limit nor --latest is given.
 const TABLE_ROWS_DEFAULT: u64 = 50;
@@ -25,9 +25,13 @@ struct SelectArgs {
     /// a segment matches any characters. For several keys or a glob the first column is series.
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<String>,
-    /// by_series or by_time, for several series.
+    /// by_series or by_time, for several series; wide has one row per timestamp, one column per series and field.
     #[arg(long)]
     layout: Option<String>,
+    /// exact or asof:TOLERANCE such as asof:5m, for --layout wide: all timestamps of all series, or those of the first
+    /// series with the last known rows of the others. asof:5m:ts takes rows as known at their ts.
+    #[arg(long, value_name = "JOIN")]
+    join: Option<String>,
     /// First timestamp: epoch in the unit of the series, RFC 3339, or a date. The range is closed.
     #[arg(long, allow_negative_numbers = true)]
     start: Option<String>,
@@ -134,6 +138,7 @@ impl SelectArgs {
     fn query(&self) -> Result<Query> {
         let mut query = Query { series: self.keys.clone(), ..Query::default() };
         query.layout = self.layout.as_deref().map(MultiLayout::from_name).transpose()?;
+        query.join = self.join.as_deref().map(PanelJoin::parse).transpose()?;
         query.start = self.start.as_deref().map(time_value);
         query.end = self.end.as_deref().map(time_value);
         query.latest = self.latest;

@@ -7,7 +7,7 @@ use super::remote::{Call, json_body, series_path};
 use super::rows::{self, BodyOptions, OutputOptions};
 use super::target::CommandTarget;
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::{Predicate, Query};
+use crate::query::{MultiLayout, Predicate, Query};
 use crate::service::{Acknowledged, IdempotencyKey, Precondition, RowMode, WriteManyReply, WriteMethod, WriteOptions};
 use crate::types::SeriesKey;
 
@@ -171,7 +171,7 @@ fn read_call(query: &Query, options: &OutputOptions) -> Result<Call> {
     };
     let as_body = || json_body(with_output(Call::new(Method::POST, "/v1/query")), query);
     let key = match query.series.as_slice() {
-        [only] if !only.contains('*') => SeriesKey::parse(only)?,
+        [only] if !only.contains('*') && query.layout != Some(MultiLayout::Wide) => SeriesKey::parse(only)?,
         _ => return as_body(),
     };
     let mut call = with_output(Call::new(Method::GET, series_path(&key)));

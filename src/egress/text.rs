@@ -329,7 +329,7 @@ fn json_head(shape: &ResultSchema) -> Result<Vec<u8>> {
             head.extend(json_text(series.as_str())?);
             head.extend_from_slice(format!(",\"version\":{version}").as_bytes());
         }
-        Subject::Many { selectors, .. } => {
+        Subject::Many { selectors, .. } | Subject::Panel { selectors, .. } => {
             for (position, text) in selectors.iter().enumerate() {
                 head.push(if position == 0 { b'[' } else { b',' });
                 head.extend(json_text(text)?);

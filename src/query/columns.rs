@@ -209,17 +209,7 @@ pub fn common(
     numbers: NumberFormat,
 ) -> Result<CommonColumns> {
     let defs: Vec<&SeriesDef> = series.iter().map(|series| series.def.as_ref()).collect();
-    let first = *defs.first().ok_or_else(|| Error::invalid("series names no series"))?;
-    if let Some(other) = defs.iter().find(|def| def.unit != first.unit) {
-        return Err(mismatch(format!(
-            "series {} has timestamps in {}, series {} in {}",
-            first.key,
-            first.unit.name(),
-            other.key,
-            other.unit.name()
-        ))
-        .with_hint("a query takes series of one unit"));
-    }
+    let first = check_units(&defs)?;
     let names: Vec<&str> = match names {
         Some(names) => {
             let names: Vec<&str> = names.iter().copied().filter(|name| !leading.contains(name)).collect();
@@ -267,6 +257,25 @@ pub fn common(
         columns.push(ResultColumn { name: name.to_owned(), kind, nullable, labels });
     }
     Ok(CommonColumns { columns, members })
+}
+
+/// The first of several series, all of which have timestamps of its unit.
+///
+/// # Errors
+/// `schema_mismatch` naming two series of different units.
+pub fn check_units<'a>(defs: &[&'a SeriesDef]) -> Result<&'a SeriesDef> {
+    let first = *defs.first().ok_or_else(|| Error::invalid("series names no series"))?;
+    match defs.iter().find(|def| def.unit != first.unit) {
+        None => Ok(first),
+        Some(other) => Err(mismatch(format!(
+            "series {} has timestamps in {}, series {} in {}",
+            first.key,
+            first.unit.name(),
+            other.key,
+            other.unit.name()
+        ))
+        .with_hint("a query takes series of one unit")),
+    }
 }
 
 /// The conversion of a number to the type of the result.

@@ -43,7 +43,7 @@ pub struct ScanMember {
 }
 
 impl ScanMember {
-    fn scan(&self, cache: &Arc<MapCache>, order: RowOrder, limit: RowLimit) -> Scan {
+    fn scan(&self, cache: &Arc<MapCache>, order: RowOrder, limit: RowLimit, block_rows: usize) -> Scan {
         let spec = ScanSpec {
             range: self.range,
             desc: order == RowOrder::Desc,
@@ -52,7 +52,7 @@ impl ScanMember {
             columns: Some(self.columns.clone()),
             filter: self.filter.as_ref().clone(),
         };
-        Scan::new(&self.series, cache, &spec).stopped_by(self.stop.clone())
+        Scan::new(&self.series, cache, &spec).stopped_by(self.stop.clone()).with_block_rows(block_rows)
     }
 
     /// The block with the column types of the result.
@@ -114,6 +114,8 @@ pub struct MultiScan {
     order: RowOrder,
     /// Maximum number of rows over all series; where one series follows the other, what is left of it.
     limit: RowLimit,
+    /// Most rows of a block of one series.
+    block_rows: usize,
     phase: ScanPhase,
     /// Statistics of the scans that have ended.
     stats: ScanStats,
@@ -210,10 +212,27 @@ impl MultiScan {
         limit: RowLimit,
     ) -> Self {
         let phase = match layout {
-            MultiLayout::BySeries => ScanPhase::BySeries { at: 0, scan: None },
+            // A panel reads each series by a scan of its own.
+            MultiLayout::BySeries | MultiLayout::Wide => ScanPhase::BySeries { at: 0, scan: None },
             MultiLayout::ByTime => ScanPhase::ByTime(TimeMerge::new(&members, order, limit)),
         };
-        Self { members, subject, cache, order, limit, phase, stats: ScanStats::default(), next: None, ended: false }
+        Self {
+            members,
+            subject,
+            cache,
+            order,
+            limit,
+            block_rows: usize::MAX,
+            phase,
+            stats: ScanStats::default(),
+            next: None,
+            ended: false,
+        }
+    }
+
+    /// Limits the rows of a block, so that many scans can be merged in little memory.
+    pub(super) fn with_block_rows(self, block_rows: usize) -> Self {
+        Self { block_rows, ..self }
     }
 
     /// Where the first row beyond the limit is, once the scan has ended; `None` without one.
@@ -259,7 +278,8 @@ impl MultiScan {
         let ScanPhase::BySeries { at, scan } = &mut self.phase else { return Ok(None) };
         loop {
             let Some(member) = self.members.get(*at) else { return Ok(None) };
-            let open = scan.get_or_insert_with(|| Box::new(member.scan(&self.cache, self.order, self.limit)));
+            let open =
+                scan.get_or_insert_with(|| Box::new(member.scan(&self.cache, self.order, self.limit, self.block_rows)));
             match open.next() {
                 Some(block) => {
                     let block = member.cast(block?)?;
@@ -352,9 +372,9 @@ impl MergeInput {
                 return Ok(Some(ts));
             }
             self.slot = None;
-            let scan = self
-                .scan
-                .get_or_insert_with(|| Box::new(member.scan(cache, order, RowLimit::default()).in_small_steps()));
+            let scan = self.scan.get_or_insert_with(|| {
+                Box::new(member.scan(cache, order, RowLimit::default(), usize::MAX).in_small_steps())
+            });
             self.piece = scan.next_piece()?;
             self.rest = 0..self.piece.as_ref().map_or(0, BlockRows::rows);
             if self.piece.is_none() {

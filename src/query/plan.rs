@@ -15,20 +15,24 @@ use arrow::array::StringArray;
 
 use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorCode, Result};
-use crate::query::columns::{check_raw, common};
+use crate::query::columns::{ColumnCast, check_raw, check_units, common};
 use crate::query::condition::Condition;
 use crate::query::coverage::last_complete;
 use crate::query::limit::{LimitTies, RowLimit};
 use crate::query::multi::{MultiScan, PagePosition, RowSubject, ScanMember};
+use crate::query::panel::known::RowsKnown;
+use crate::query::panel::scan::PanelAsOf;
+use crate::query::panel::{KnownAt, Panel, PanelColumns, PanelJoin, PanelScan};
 use crate::query::predicate::{self, Predicate};
 use crate::query::range::ClosedRange;
 use crate::query::request::{MultiLayout, Query, RowOrder, TimeValue};
+use crate::query::resample::aggregate::OutputSource;
 use crate::query::resample::scan::latest;
 use crate::query::resample::{BucketScan, ResampleSpec, Resampling};
 use crate::query::result::{NumberFormat, ResultSchema, SERIES_COLUMN, Subject};
 use crate::query::result_scan::ResultScan;
 use crate::query::scan::latest_start_until;
-use crate::query::select::{Selection, select};
+use crate::query::select::{Selection, select, select_panel};
 use crate::store::{MapCache, SeriesState, StoreState};
 use crate::types::{Calendar, Column, SeriesDef, SeriesKey, TimeUnit};
 
@@ -80,6 +84,8 @@ pub struct RowSpec<'a> {
     pub numbers: NumberFormat,
     pub order: RowOrder,
     pub layout: MultiLayout,
+    /// How the series of a panel are joined.
+    pub join: Option<PanelJoin>,
     pub limit: RowLimit,
     /// Combines the rows to buckets, which range, `latest`, order and limit then apply to.
     pub resample: Option<ResampleSpec>,
@@ -97,6 +103,7 @@ impl<'a> RowSpec<'a> {
             numbers: query.numbers,
             order: query.order,
             layout: query.layout.unwrap_or_default(),
+            join: query.join.clone(),
             limit: RowLimit { rows: query.limit, ties: query.ties },
         })
     }
@@ -109,12 +116,20 @@ impl<'a> RowSpec<'a> {
         if self.latest.is_some() && self.latest_complete.is_some() {
             return Err(Error::invalid("latest and latest_complete exclude each other").with_hint("use one of them"));
         }
+        if self.join.is_some() && self.layout != MultiLayout::Wide {
+            return Err(Error::invalid("join needs layout wide").with_hint("or leave it out"));
+        }
+        if self.layout == MultiLayout::Wide && self.latest_complete.is_some() {
+            return Err(Error::invalid("latest_complete has no meaning with layout wide").with_hint("use latest"));
+        }
         if self.resample.is_some() {
             if self.latest_complete.is_some() {
                 return Err(Error::invalid("latest_complete has no meaning with every")
                     .with_hint("use latest, and the column complete"));
             }
-            if self.predicates.iter().any(|predicate| predicate.column.as_deref() == Some("ts")) {
+            if self.layout != MultiLayout::Wide
+                && self.predicates.iter().any(|predicate| predicate.column.as_deref() == Some("ts"))
+            {
                 return Err(Error::invalid("a condition on ts would cut buckets of every")
                     .with_hint("start and end select buckets by their start"));
             }
@@ -147,6 +162,8 @@ pub struct ReadPlan {
     is_divisible: bool,
     /// How rows are combined to buckets; ranges are then those of the starts of buckets.
     resampling: Option<Arc<Resampling>>,
+    /// How the series are joined side by side.
+    panel: Option<Arc<Panel>>,
 }
 
 impl Planner<'_> {
@@ -159,6 +176,14 @@ impl Planner<'_> {
     pub fn plan(&self, query: &Query, sees: &dyn Fn(&SeriesKey) -> bool) -> Result<ReadPlan> {
         let spec = RowSpec::of(query)?;
         spec.check()?;
+        if spec.layout == MultiLayout::Wide {
+            let has_glob_first = query.series.first().is_some_and(|first| first.contains('*'));
+            if matches!(spec.join, Some(PanelJoin::AsOf(_))) && has_glob_first {
+                return Err(Error::invalid("an as-of join has the rows of its first series, which is a glob")
+                    .with_hint("list the key of one series first"));
+            }
+            return self.plan_panel(select_panel(self.state, &query.series, sees)?, &query.series, &spec);
+        }
         self.plan_rows(select(self.state, &query.series, sees)?, &query.series, &spec)
     }
 
@@ -238,7 +263,104 @@ impl Planner<'_> {
                 && spec.order == RowOrder::Asc
                 && (spec.latest.is_none() || is_one),
             resampling,
+            panel: None,
         })
+    }
+
+    /// Plans a panel of series in its order.
+    fn plan_panel(&self, series: Vec<Arc<SeriesState>>, selectors: &[String], spec: &RowSpec<'_>) -> Result<ReadPlan> {
+        let defs: Vec<&SeriesDef> = series.iter().map(|series| series.def.as_ref()).collect();
+        let first = check_units(&defs)?;
+        let unit = first.unit;
+        let resampling = spec.resample.as_ref().map(|resample| Resampling::of(resample, &series, spec.numbers));
+        let resampling = resampling.transpose()?.map(Arc::new);
+        let shown: Vec<Arc<SeriesState>> = match &resampling {
+            None => series.clone(),
+            Some(resampling) => resampling.series.iter().map(|series| Arc::clone(&series.shown)).collect(),
+        };
+        if resampling.is_none()
+            && let Some(state) = series.iter().find(|state| !state.def.order.is_by_timestamp())
+        {
+            let detail = format!("series {} can have several rows of one timestamp, a panel has one", state.def.key);
+            return Err(Error::invalid(detail).with_hint("combine its rows first, such as every=1s"));
+        }
+        let as_of = match &spec.join {
+            None | Some(PanelJoin::Exact(_)) => None,
+            Some(PanelJoin::AsOf(join)) => {
+                let known = series.iter().enumerate().map(|(at, state)| {
+                    let resampled = resampling.as_ref().and_then(|resampling| resampling.series.get(at));
+                    match (join.known, resampled) {
+                        (KnownAt::Ts, _) => RowsKnown::After(0),
+                        (KnownAt::Close, Some(resampled)) => RowsKnown::Bucket(Arc::clone(&resampled.buckets)),
+                        (KnownAt::Close, None) => RowsKnown::of_grid(state.grid().ok()),
+                    }
+                });
+                Some(PanelAsOf { tolerance: join.tolerance(unit)?, known: known.collect() })
+            }
+        };
+        let is_value = |at: usize, position: usize| {
+            let output = resampling.as_ref().and_then(|resampling| resampling.series.get(at)?.outputs.get(position));
+            output.is_none_or(|output| matches!(output.source, OutputSource::Aggregate(_)))
+        };
+        let has_nulls = |at: usize| at > 0 || (as_of.is_none() && series.len() > 1);
+        let columns = PanelColumns::of(&shown, spec.columns.as_deref(), &is_value, &has_nulls)?;
+        let shape = columns.shown();
+        let PanelColumns { columns, dictionaries, sources, members } = columns;
+        let def = SeriesDef { columns, ..first.clone() };
+        let filter = predicate::compile(&def, &dictionaries, spec.predicates, spec.numbers).map_err(|error| {
+            let is_unknown = error.code() == ErrorCode::SchemaMismatch;
+            let example = def.columns.first().map_or("BTCUSDT.close", |column| column.name.as_str());
+            if is_unknown {
+                Error::new(error.code(), "a condition on a column that the panel does not have")
+                    .with_hint(format!("conditions name columns of the panel, such as {example}"))
+            } else {
+                error
+            }
+        })?;
+        let range = spec.range.resolve(unit)?.map_or(EMPTY_RANGE, ClosedRange::bounds);
+        let member = |(series, columns): (&Arc<SeriesState>, Vec<usize>)| ScanMember {
+            series: Arc::clone(series),
+            range,
+            casts: vec![ColumnCast::Keep; columns.len()],
+            columns,
+            filter: Arc::default(),
+            skip: 0,
+            stop: self.stop.clone(),
+        };
+        let mut plan = ReadPlan {
+            state: Arc::clone(self.state),
+            cache: Arc::clone(self.cache),
+            members: series.iter().zip(members).map(member).collect(),
+            schema: ResultSchema {
+                subject: Subject::Panel { selectors: selectors.into(), sources: sources.into() },
+                unit,
+                columns: shape,
+                numbers: spec.numbers,
+                commit: self.state.commit,
+            },
+            order: spec.order,
+            layout: MultiLayout::Wide,
+            limit: spec.limit,
+            is_divisible: spec.limit.rows.is_none() && spec.latest.is_none() && spec.order == RowOrder::Asc,
+            resampling,
+            panel: Some(Arc::new(Panel { as_of, filter: Arc::new(filter) })),
+        };
+        if let Some(count) = spec.latest {
+            let limit = RowLimit { rows: Some(count), ..RowLimit::default() };
+            let last = ReadPlan { order: RowOrder::Desc, limit, ..plan.clone() }.without_columns();
+            let mut start = range.0;
+            let (mut rows, mut last_ts) = (0, None);
+            for block in last.scan() {
+                let block = block?;
+                rows += block.rows() as u64;
+                last_ts = block.timestamps().last().copied().or(last_ts);
+            }
+            if rows >= count {
+                start = last_ts.unwrap_or(start);
+            }
+            plan.members.iter_mut().for_each(|member| member.range.0 = member.range.0.max(start));
+        }
+        Ok(plan)
     }
 
     /// The predicates for each series. Thousands of series mostly have the same columns: they share them, unless what
@@ -316,13 +438,14 @@ impl Planner<'_> {
     /// Whether a query of a single key is simple and its rows are few and in memory: then planning and reading it does
     /// not block.
     pub fn is_in_memory(&self, query: &Query) -> bool {
-        let Query { predicates, latest_complete, as_of, commit, cursor, every, .. } = query;
+        let Query { predicates, latest_complete, as_of, commit, cursor, every, layout, .. } = query;
         let is_plain = predicates.as_ref().is_none_or(Vec::is_empty)
             && latest_complete.is_none()
             && as_of.is_none()
             && commit.is_none()
             && cursor.is_none()
-            && every.is_none();
+            && every.is_none()
+            && *layout != Some(MultiLayout::Wide);
         // Lists and globs are resolved on a blocking thread.
         if !is_plain || !matches!(query.series.as_slice(), [only] if !only.contains('*')) {
             return false;
@@ -362,7 +485,7 @@ impl ReadPlan {
 
     /// Whether the rows are in the order of time: not where one series follows the other.
     pub fn is_ordered_by_time(&self) -> bool {
-        self.layout == MultiLayout::ByTime || self.subject() == RowSubject::Series
+        self.layout != MultiLayout::BySeries || self.subject() == RowSubject::Series
     }
 
     /// Whether rows say which series they are of.
@@ -370,9 +493,14 @@ impl ReadPlan {
         if self.schema.keys().is_some() { RowSubject::EachRow } else { RowSubject::Series }
     }
 
+    /// Whether the series are side by side.
+    pub fn is_panel(&self) -> bool {
+        self.panel.is_some()
+    }
+
     /// Bounds of the number of rows without reading any: equal where the counts of the series are exact for the plan.
     pub fn row_bounds(&self) -> RangeInclusive<u64> {
-        if self.resampling.is_some() {
+        if self.resampling.is_some() || self.is_panel() {
             return 0..=self.limit.rows.unwrap_or(u64::MAX);
         }
         let (mut least, mut most) = (0_u64, 0_u64);
@@ -398,13 +526,14 @@ impl ReadPlan {
         self.limit.rows.is_some() && self.limit.ties == LimitTies::Whole && self.members.iter().any(has_ties)
     }
 
-    /// Exact number of rows; `None` under a predicate, of buckets, and where a limit may be exceeded. Reads the blocks at
+    /// Exact number of rows; `None` under a predicate, of buckets and panels, and where a limit may be exceeded. Reads the blocks at
     /// the ends of the range.
     ///
     /// # Errors
     /// `corrupt_data`.
     pub fn count_rows(&self) -> Result<Option<u64>> {
-        if self.resampling.is_some() || self.members.iter().any(|member| !member.filter.is_empty()) {
+        let has_filter = self.members.iter().any(|member| !member.filter.is_empty());
+        if self.resampling.is_some() || self.is_panel() || has_filter {
             return Ok(None);
         }
         let mut rows = 0_u64;
@@ -438,13 +567,32 @@ impl ReadPlan {
             let span = (member.range.0.max(first), member.range.1.min(last));
             (span.0 <= span.1).then_some(span)
         };
-        self.members.iter().enumerate().filter_map(span_of).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        // An as-of join has the rows of its first series.
+        let is_as_of = self.panel.as_ref().is_some_and(|panel| panel.as_of.is_some());
+        let count = if is_as_of { 1 } else { self.members.len() };
+        self.members.iter().take(count).enumerate().filter_map(span_of).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 
     /// Removes the rows before a position; false when it is not a position of this plan.
     #[must_use]
     pub fn resume(&mut self, position: PagePosition) -> bool {
         self.is_divisible = false;
+        if let Some(panel) = &self.panel {
+            let PagePosition::Row { series_id, ts, .. } = position else { return false };
+            let is_first = self.members.first().is_some_and(|first| first.series.id == series_id);
+            // The rows of an as-of join are those of its first series.
+            let count = if panel.as_of.is_some() { 1 } else { self.members.len() };
+            for member in self.members.iter_mut().take(count) {
+                match self.order {
+                    RowOrder::Asc => member.range.0 = member.range.0.max(ts),
+                    RowOrder::Desc => member.range.1 = member.range.1.min(ts),
+                }
+                if member.range.0 > member.range.1 {
+                    member.range = EMPTY_RANGE;
+                }
+            }
+            return is_first;
+        }
         let subject = self.subject();
         let (series_id, ts, skip) = match (position, self.members.as_mut_slice()) {
             (PagePosition::Range { series_id, start, end, skip }, [only])
@@ -465,7 +613,7 @@ impl ReadPlan {
             // By time, a series before that of the next row has already returned its rows with this timestamp.
             let (is_done, is_returned) = match self.layout {
                 MultiLayout::BySeries => (position < at, false),
-                MultiLayout::ByTime => (false, position < at),
+                MultiLayout::ByTime | MultiLayout::Wide => (false, position < at),
             };
             if is_done {
                 member.range = EMPTY_RANGE;
@@ -490,6 +638,11 @@ impl ReadPlan {
     /// The schema of the result and the started scan.
     pub fn into_result(self) -> (ResultSchema, ResultScan) {
         let subject = self.subject();
+        if let Some(panel) = self.panel {
+            let (members, resampling) = (self.members, self.resampling);
+            let scan = PanelScan::new(members, resampling.as_deref(), panel, self.cache, self.order, self.limit.rows);
+            return (self.schema, ResultScan::Panel(Box::new(scan)));
+        }
         if let Some(resampling) = &self.resampling {
             let Self { members, cache, layout, order, limit, .. } = self;
             let scan = BucketScan::new(members, resampling, subject, &cache, layout, order, limit.rows);
@@ -499,8 +652,11 @@ impl ReadPlan {
         (self.schema, ResultScan::Rows(Box::new(scan)))
     }
 
-    /// The same rows without number columns.
+    /// The same rows without number columns; with them where the conditions of a panel need them.
     pub fn without_columns(&self) -> Self {
+        if self.panel.as_ref().is_some_and(|panel| !panel.filter.is_empty()) {
+            return self.clone();
+        }
         let without = |member: &ScanMember| ScanMember { columns: Vec::new(), casts: Vec::new(), ..member.clone() };
         Self { members: self.members.iter().map(without).collect(), ..self.clone() }
     }

@@ -194,6 +194,7 @@ impl StoreReader {
             numbers: select.numbers,
             order: if select.descending { RowOrder::Desc } else { RowOrder::Asc },
             layout: MultiLayout::BySeries,
+            join: None,
             limit: RowLimit { rows: select.limit, ties: select.ties },
             resample: select.resample.cloned(),
         };

@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
 use crate::query::limit::LimitTies;
+use crate::query::panel::PanelJoin;
 use crate::query::predicate::Predicate;
 use crate::query::resample::{FillRule, PartialRule, ResampleSpec};
 use crate::query::result::NumberFormat;
@@ -29,10 +30,12 @@ pub enum MultiLayout {
     BySeries,
     /// By time; rows of one timestamp by series key: the cross-section.
     ByTime,
+    /// A panel: one row per timestamp, one column per series and field.
+    Wide,
 }
 
 impl MultiLayout {
-    /// Parses `by_series` or `by_time`; `-` is read as `_`.
+    /// Parses `by_series`, `by_time` or `wide`; `-` is read as `_`.
     ///
     /// # Errors
     /// `invalid_argument` naming the text.
@@ -40,7 +43,8 @@ impl MultiLayout {
         match name.replace('-', "_").as_str() {
             "by_series" => Ok(MultiLayout::BySeries),
             "by_time" => Ok(MultiLayout::ByTime),
-            _ => Err(Error::invalid(format!("layout {name:?} is not one of by_series, by_time"))),
+            "wide" => Ok(MultiLayout::Wide),
+            _ => Err(Error::invalid(format!("layout {name:?} is not one of by_series, by_time, wide"))),
         }
     }
 }
@@ -65,8 +69,9 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(inp
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Query {
-    /// Series keys and globs, all klines or all scalars; `*` matches any characters within one part of a key. A single
-    /// key returns the columns of its series. A glob, or more than one entry, adds a `series` column in first position.
+    /// Series keys and globs, all of one kind; `*` matches any characters within one part of a key. A single key returns
+    /// the columns of its series. A glob, or more than one entry, adds a `series` column in first position. With `layout`
+    /// `wide` series of any kinds, in the order of the list.
     pub series: Vec<String>,
     /// First timestamp, inclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,9 +115,14 @@ pub struct Query {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(minimum = 1))]
     pub latest_complete: Option<u64>,
-    /// Row order of several series; `by_series` by default.
+    /// Row order of several series; `by_series` by default. `wide` returns one row per timestamp and one column per series
+    /// and field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<MultiLayout>,
+    /// How the series of `layout` `wide` are joined: `"exact"` (the default), all timestamps of all series; or
+    /// `{"asof":"5m"}`, the rows of the first series with the last known row of each other series, no older than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<PanelJoin>,
     /// Combine the rows to one row per bucket of this length: a count and one of s, m, h, d, w, M (months), q (quarters)
     /// and y, such as `1h` or `65m`. `start` and `end` select buckets by their start; each has all of its rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -86,6 +86,20 @@ pub enum Subject {
         /// All selected series, by key, whether they have rows or not; the series of a block's rows are positions in it.
         keys: Arc<StringArray>,
     },
+    /// Several series side by side: each column has its series.
+    Panel {
+        /// Keys and globs of the query.
+        selectors: Arc<[String]>,
+        /// The series and field of each column.
+        sources: Arc<[PanelColumn]>,
+    },
+}
+
+/// A column of a panel: a field of a series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PanelColumn {
+    pub series: SeriesKey,
+    pub field: String,
 }
 
 /// Names and types of the columns of a result, and its series.
@@ -124,7 +138,7 @@ impl ResultSchema {
     /// The keys of all series, where the result has a `series` column.
     pub fn keys(&self) -> Option<&Arc<StringArray>> {
         match &self.subject {
-            Subject::One { .. } => None,
+            Subject::One { .. } | Subject::Panel { .. } => None,
             Subject::Many { keys, .. } => Some(keys),
         }
     }
@@ -133,7 +147,7 @@ impl ResultSchema {
     pub fn version(&self) -> Option<u64> {
         match &self.subject {
             Subject::One { version, .. } => Some(*version),
-            Subject::Many { .. } => None,
+            Subject::Many { .. } | Subject::Panel { .. } => None,
         }
     }
 
@@ -141,11 +155,12 @@ impl ResultSchema {
     pub fn title(&self) -> String {
         match &self.subject {
             Subject::One { series, .. } => series.to_string(),
-            Subject::Many { selectors, .. } => selectors.join(","),
+            Subject::Many { selectors, .. } | Subject::Panel { selectors, .. } => selectors.join(","),
         }
     }
 
-    /// The Arrow schema, with `fastk.series`, `fastk.commit` and, for one series, `fastk.version` in its metadata.
+    /// The Arrow schema, with `fastk.series`, `fastk.commit` and, for one series, `fastk.version` in its metadata. Columns of
+    /// a panel have `fastk.series` and `fastk.column` in theirs.
     pub fn arrow_schema(&self) -> SchemaRef {
         let mut fields = Vec::with_capacity(self.columns.len() + 2);
         if self.keys().is_some() {
@@ -153,9 +168,16 @@ impl ResultSchema {
             fields.push(Field::new(SERIES_COLUMN, words, false));
         }
         fields.push(Field::new("ts", timestamp_type(self.unit), false));
+        let mut sources = match &self.subject {
+            Subject::Panel { sources, .. } => sources.iter(),
+            _ => [].iter(),
+        };
         fields.extend(self.columns.iter().map(|column| {
             let kind = arrow_type(column.kind, self.numbers);
-            Field::new(&column.name, kind, column.nullable)
+            let field = Field::new(&column.name, kind, column.nullable);
+            let Some(PanelColumn { series, field: name }) = sources.next() else { return field };
+            let of = [("fastk.series", series.as_str()), ("fastk.column", name.as_str())];
+            field.with_metadata(of.map(|(name, text)| (name.to_owned(), text.to_owned())).into())
         }));
         let mut metadata = HashMap::from([
             ("fastk.series".to_string(), self.title()),

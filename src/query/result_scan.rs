@@ -1,7 +1,8 @@
-//! The scan of any plan: rows as they are stored, or combined to buckets.
+//! The scan of any plan: rows as they are stored, combined to buckets, or side by side.
 
 use crate::error::Result;
 use crate::query::multi::{MultiScan, PagePosition};
+use crate::query::panel::PanelScan;
 use crate::query::resample::BucketScan;
 use crate::query::scan::ScanStats;
 use crate::store::Block;
@@ -13,6 +14,8 @@ pub enum ResultScan {
     Rows(Box<MultiScan>),
     /// Rows of buckets.
     Buckets(Box<BucketScan>),
+    /// Rows of a panel.
+    Panel(Box<PanelScan>),
 }
 
 impl ResultScan {
@@ -21,6 +24,7 @@ impl ResultScan {
         match self {
             Self::Rows(scan) => scan.next_position(),
             Self::Buckets(scan) => scan.next_position(),
+            Self::Panel(scan) => scan.next_position(),
         }
     }
 
@@ -29,6 +33,7 @@ impl ResultScan {
         match self {
             Self::Rows(scan) => scan.stats(),
             Self::Buckets(scan) => scan.stats(),
+            Self::Panel(scan) => scan.stats(),
         }
     }
 }
@@ -41,6 +46,7 @@ impl Iterator for ResultScan {
         match self {
             Self::Rows(scan) => scan.next(),
             Self::Buckets(scan) => scan.next(),
+            Self::Panel(scan) => scan.next(),
         }
     }
 }

@@ -240,6 +240,12 @@ impl Scan {
         Self { step_rows: SMALL_STEP_ROWS, ..self }
     }
 
+    /// Limits the rows of a block.
+    pub(super) fn with_block_rows(self, rows: usize) -> Self {
+        let block_rows_max = self.block_rows_max.min(rows);
+        Self { block_rows_max, ..self }
+    }
+
     /// Timestamp of the first row beyond the limit, once the scan has ended; `None` when there is none.
     pub fn next_ts(&self) -> Option<i64> {
         self.next_ts

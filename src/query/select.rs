@@ -1,6 +1,6 @@
 //! Series selection of a query: keys, and globs over the parts of keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorCode, Result};
@@ -12,6 +12,8 @@ use crate::types::schema::series_not_found;
 
 /// Maximum number of series of one query.
 pub const SERIES_MAX: usize = 10_000;
+/// Maximum number of series of one panel: each is open for the whole scan.
+pub const PANEL_SERIES_MAX: usize = 1_000;
 /// Maximum number of globs of one query: each is matched against all registered keys.
 pub const GLOBS_MAX: usize = 100;
 /// Maximum length of a glob in bytes.
@@ -34,52 +36,92 @@ pub enum Selection {
 /// `series_not_found` naming the key or the glob that matches nothing, `invalid_argument` for series of several kinds
 /// in one query or text that is neither key nor glob, `too_large` beyond [`SERIES_MAX`] series.
 pub fn select(state: &StoreState, selectors: &[String], sees: &dyn Fn(&SeriesKey) -> bool) -> Result<Selection> {
-    let find = |text: &str| {
-        let key = SeriesKey::parse(text)?;
-        state.get(&key).cloned().ok_or_else(|| series_not_found(&key))
-    };
     match selectors {
-        [] => return Err(Error::invalid("series names no series")),
-        [only] if !only.contains('*') => return Ok(Selection::One(find(only)?)),
+        [only] if !only.contains('*') => return Ok(Selection::One(Arc::clone(find(state, only)?))),
         _ => {}
     }
-    let globs = selectors.iter().filter(|text| text.contains('*')).count();
-    if globs > GLOBS_MAX {
-        return Err(too_many(format!("{globs} globs in one query, more than {GLOBS_MAX}")));
-    }
     let mut found: BTreeMap<SeriesKey, Arc<SeriesState>> = BTreeMap::new();
-    for text in selectors {
-        if text.contains('*') {
-            let glob = Glob::parse(text)?;
-            let mut matches = 0_u64;
-            for (key, id) in state.keys.range(SeriesKey::lower_bound(glob.literal())..) {
-                if !key.as_str().starts_with(glob.literal()) {
-                    break;
-                }
-                if glob.matches(key) && sees(key) {
-                    matches += 1;
-                    found.extend(state.series.get(id).map(|series| (key.clone(), Arc::clone(series))));
-                    check_count(found.len())?;
-                }
-            }
-            if matches == 0 {
-                return Err(Error::new(ErrorCode::SeriesNotFound, format!("no series matches {text:?}"))
-                    .with_hint("* matches any characters within one part of a key, such as kline/*/1m"));
-            }
-        } else {
-            let series = find(text)?;
-            found.insert(series.def.key.clone(), series);
-            check_count(found.len())?;
-        }
-    }
+    each_match(state, selectors, sees, &mut |series| {
+        found.insert(series.def.key.clone(), Arc::clone(series));
+        check_count(found.len())
+    })?;
     // The keys are in order, so the first and last one are of different kinds if any two are.
     if let (Some((first, _)), Some((last, _))) = (found.first_key_value(), found.last_key_value())
         && first.kind() != last.kind()
     {
         return Err(Error::invalid(format!("{first} and {last} are in one query"))
-            .with_hint("query each kind separately, such as klines and scalars"));
+            .with_hint("query each kind separately, or layout wide, which has a column for each series and field"));
     }
     Ok(Selection::Many(found.into_values().collect()))
+}
+
+/// The series of a panel: of any kinds, in the order of the list, those of a glob by key; each once.
+///
+/// # Errors
+/// `series_not_found` as [`select`]; `invalid_argument` for text that is neither key nor glob, `too_large` beyond
+/// [`PANEL_SERIES_MAX`] series.
+pub fn select_panel(
+    state: &StoreState,
+    selectors: &[String],
+    sees: &dyn Fn(&SeriesKey) -> bool,
+) -> Result<Vec<Arc<SeriesState>>> {
+    let mut found = Vec::new();
+    let mut known = HashSet::new();
+    each_match(state, selectors, sees, &mut |series| {
+        if known.insert(series.id) {
+            found.push(Arc::clone(series));
+        }
+        if found.len() > PANEL_SERIES_MAX {
+            let detail = format!("a panel of more than {PANEL_SERIES_MAX} series");
+            return Err(Error::new(ErrorCode::TooLarge, detail)
+                .with_hint("split it into several panels, pinned to one commit by commit"));
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn find<'a>(state: &'a StoreState, text: &str) -> Result<&'a Arc<SeriesState>> {
+    let key = SeriesKey::parse(text)?;
+    state.get(&key).ok_or_else(|| series_not_found(&key))
+}
+
+/// Calls `add` with each series of each entry, those of a glob by key.
+fn each_match(
+    state: &StoreState,
+    selectors: &[String],
+    sees: &dyn Fn(&SeriesKey) -> bool,
+    add: &mut dyn FnMut(&Arc<SeriesState>) -> Result<()>,
+) -> Result<()> {
+    if selectors.is_empty() {
+        return Err(Error::invalid("series names no series"));
+    }
+    let globs = selectors.iter().filter(|text| text.contains('*')).count();
+    if globs > GLOBS_MAX {
+        return Err(too_many(format!("{globs} globs in one query, more than {GLOBS_MAX}")));
+    }
+    for text in selectors {
+        if !text.contains('*') {
+            add(find(state, text)?)?;
+            continue;
+        }
+        let glob = Glob::parse(text)?;
+        let mut matches = 0_u64;
+        for (key, id) in state.keys.range(SeriesKey::lower_bound(glob.literal())..) {
+            if !key.as_str().starts_with(glob.literal()) {
+                break;
+            }
+            if glob.matches(key) && sees(key) {
+                matches += 1;
+                state.series.get(id).map_or(Ok(()), &mut *add)?;
+            }
+        }
+        if matches == 0 {
+            return Err(Error::new(ErrorCode::SeriesNotFound, format!("no series matches {text:?}"))
+                .with_hint("* matches any characters within one part of a key, such as kline/*/1m"));
+        }
+    }
+    Ok(())
 }
 
 fn too_many(detail: String) -> Error {

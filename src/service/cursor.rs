@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
-use crate::query::{NumberFormat, PagePosition, Predicate, Query, RowOrder, TimeValue};
+use crate::query::{MultiLayout, NumberFormat, PagePosition, Predicate, Query, RowOrder, TimeValue};
 
 /// Where a result continues. It is valid only for a query with the same hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl PageCursor {
 /// The error for a cursor of another query.
 pub fn foreign_cursor() -> Error {
     Error::invalid(
-        "the cursor belongs to another query: series, range, where, latest, order, layout, every or as_of differ",
+        "the cursor belongs to another query: series, range, where, latest, order, layout, join, every or as_of differ",
     )
     .with_hint(
         "repeat the query that returned the cursor; only columns, numbers, limit, ties and the format may change",
@@ -104,7 +104,11 @@ pub fn hash_query(query: &Query, dataset: Option<&str>) -> u64 {
     let text = format!(
         "{series:?} {start:?} {end:?} {conditions:?} {raw} {latest:?} {latest_complete:?} {layout:?} {order:?} {as_of:?}"
     );
-    // Queries without buckets keep their hash.
+    // Other queries keep their hash.
+    let text = match &query.join {
+        Some(join) if layout == MultiLayout::Wide => format!("{text} {}", join.to_text()),
+        _ => text,
+    };
     let text = match &query.every {
         None => text,
         Some(every) => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::cancel::CancelFlag;
 use crate::error::{Error, Result};
 use crate::query::{
-    Block, Planner, Query, ReadPlan, ResultScan, ResultSchema, RowOrder, RowSubject, ScanStats, TimeValue,
+    Block, Planner, Query, ReadPlan, ResultScan, ResultSchema, RowOrder, ScanStats, Subject, TimeValue,
 };
 use crate::service::caller::Scope;
 use crate::service::cursor::{PageCursor, foreign_cursor, hash_query};
@@ -18,6 +18,8 @@ use crate::types::SeriesKey;
 
 /// Maximum number of rows read before the first is returned, when it must be known whether more follow: 3 MiB of bars.
 const LOOKAHEAD_ROWS_MAX: u64 = 65_536;
+/// Maximum number of cells of these rows, of a panel.
+const LOOKAHEAD_CELLS_MAX: u64 = 1_048_576;
 /// Maximum number of endpoints of one query.
 const ENDPOINTS_MAX: u64 = 256;
 
@@ -223,7 +225,10 @@ impl Service {
         let resume = ResumeContext { state, retained, order: query.order, query_hash };
         let mut lookahead_cursor = None;
         // Rows of one timestamp can exceed the limit by any number.
-        let is_buffered = lookahead_rows.is_some() && *plan.row_bounds().end() <= LOOKAHEAD_ROWS_MAX;
+        let cells = plan.row_bounds().end().saturating_mul(plan.schema().columns.len() as u64);
+        let is_buffered = lookahead_rows.is_some()
+            && *plan.row_bounds().end() <= LOOKAHEAD_ROWS_MAX
+            && (!plan.is_panel() || cells <= LOOKAHEAD_CELLS_MAX);
         if lookahead_rows.is_some() && !is_buffered {
             let mut scan = plan.without_columns().scan();
             scan.by_ref().try_for_each(|block| block.map(drop))?;
@@ -243,8 +248,8 @@ impl Service {
     /// Entity tag up to its format part, without quotes. For several series it changes when any of them does.
     fn stem_of(&self, plan: &ReadPlan) -> String {
         let mut series = plan.series();
-        match (plan.subject(), series.next()) {
-            (RowSubject::Series, Some(only)) => self.stem(only.id, only.version),
+        match (&plan.schema().subject, series.next()) {
+            (Subject::One { .. }, Some(only)) => self.stem(only.id, only.version),
             _ => {
                 let all: Vec<(u64, u64)> = plan.series().map(|series| (series.id, series.version)).collect();
                 let mut hasher = DefaultHasher::new();

@@ -76,6 +76,7 @@ impl ScanCore {
             numbers: NumberFormat::Decimal128,
             order,
             layout: MultiLayout::BySeries,
+            join: None,
             limit: RowLimit { rows: limit, ties: LimitTies::Split },
             resample: self.table.resample.clone(),
         };

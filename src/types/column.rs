@@ -13,6 +13,9 @@ use arrow::util::bit_chunk_iterator::UnalignedBitChunk;
 use super::cells;
 use super::width::to_usize;
 
+/// The position of no row, for [`ColumnCells::extend_or_null`].
+pub const NO_ROW: u32 = u32::MAX;
+
 /// How the cells of a column lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CellLayout {
@@ -212,6 +215,58 @@ impl ColumnCells {
         }
     }
 
+    /// Appends the cells of `from` at these positions, in their order, and a null for each [`NO_ROW`].
+    ///
+    /// # Panics
+    /// When they are of another layout, or at a position outside of `from`.
+    pub fn extend_or_null(&mut self, from: CellSlice<'_>, rows: &[u32]) {
+        assert_eq!(self.layout, from.layout, "layout of the cells");
+        assert!(rows.iter().all(|row| *row == NO_ROW || to_usize(*row) < from.rows), "a row outside of the cells");
+        let own = self.len();
+        let has_gaps = rows.contains(&NO_ROW);
+        if has_gaps || from.has_validity() || self.valid.is_some() {
+            let valid = self.valid.get_or_insert_with(|| ones(own));
+            valid.resize(own + rows.len(), 1);
+            let new = cells::range_mut(valid.typed_data_mut::<u8>(), own..own + rows.len());
+            if from.has_validity() {
+                for (valid, row) in new.iter_mut().zip(rows) {
+                    *valid = u8::from(*row != NO_ROW && from.is_valid(to_usize(*row)));
+                }
+            } else if has_gaps {
+                for (valid, row) in new.iter_mut().zip(rows) {
+                    *valid = u8::from(*row != NO_ROW);
+                }
+            }
+        }
+        let Some(bytes) = from.plain() else {
+            let flag = |row: &u32| u8::from(*row != NO_ROW && from.flag(to_usize(*row)));
+            return rows.iter().for_each(|row| self.cells.push(flag(row)));
+        };
+        match self.layout.width() {
+            1 => gather_or_zero::<u8>(&mut self.cells, bytes, rows),
+            2 => gather_or_zero::<u16>(&mut self.cells, bytes, rows),
+            4 => gather_or_zero::<u32>(&mut self.cells, bytes, rows),
+            8 => gather_or_zero::<u64>(&mut self.cells, bytes, rows),
+            16 => gather_or_zero::<u128>(&mut self.cells, bytes, rows),
+            width => rows.iter().for_each(|row| match *row {
+                NO_ROW => self.cells.extend_zeros(width),
+                row => {
+                    let at = to_usize(row) * width;
+                    self.cells.extend_from_slice(cells::range(bytes, at..at + width));
+                }
+            }),
+        }
+    }
+
+    /// Appends nulls.
+    pub fn extend_nulls(&mut self, rows: usize) {
+        let own = self.len();
+        if rows > 0 {
+            self.valid.get_or_insert_with(|| ones(own)).extend_zeros(rows);
+            self.cells.extend_zeros(rows * self.layout.width());
+        }
+    }
+
     fn extend_valid(&mut self, from: CellSlice<'_>, rows: impl ExactSizeIterator<Item = usize>) {
         assert_eq!(self.layout, from.layout, "layout of the cells");
         let own = self.len();
@@ -235,6 +290,17 @@ fn gather<T: Cell>(to: &mut MutableBuffer, from: &[u8], rows: impl ExactSizeIter
     let new = cells::range_mut(to.typed_data_mut::<T>(), before..before + rows.len());
     for (cell, row) in new.iter_mut().zip(rows) {
         *cell = cells::at(from, row);
+    }
+}
+
+/// Like [`gather`], and zeros for positions without a row.
+fn gather_or_zero<T: Cell>(to: &mut MutableBuffer, from: &[u8], rows: &[u32]) {
+    let from: &[T] = bytemuck::cast_slice(from);
+    let before = to.len() / size_of::<T>();
+    to.resize((before + rows.len()) * size_of::<T>(), 0);
+    let new = cells::range_mut(to.typed_data_mut::<T>(), before..before + rows.len());
+    for (cell, row) in new.iter_mut().zip(rows) {
+        *cell = from.get(to_usize(*row)).copied().unwrap_or_default();
     }
 }
 

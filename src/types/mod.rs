@@ -24,7 +24,7 @@ pub mod width;
 
 pub use buckets::{Bucket, BucketAlign, BucketText, BucketWalk, TimeBuckets};
 pub use calendar::Calendar;
-pub use column::{Cell, CellLayout, CellSlice, ColumnCells, SharedCells};
+pub use column::{Cell, CellLayout, CellSlice, ColumnCells, NO_ROW, SharedCells};
 pub use dictionary::Dictionary;
 pub use evolution::ColumnChange;
 pub use grid::Grid;

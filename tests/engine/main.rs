@@ -26,6 +26,7 @@ mod known_defects;
 mod maintenance_crashes;
 mod model;
 mod pages;
+mod panels;
 mod record_damage;
 mod records;
 mod repair;

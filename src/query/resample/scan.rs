@@ -167,7 +167,8 @@ impl BucketScan {
 
     fn next_block(&mut self) -> Result<Option<Block>> {
         let block = match self.layout {
-            MultiLayout::BySeries => self.next_of_series()?,
+            // A panel reads each series by a scan of its own.
+            MultiLayout::BySeries | MultiLayout::Wide => self.next_of_series()?,
             MultiLayout::ByTime => self.next_by_time()?,
         };
         if let Some(block) = &block {

@@ -131,12 +131,16 @@ documented! {
 documented! {
     /// Parameters of a read of several series, in addition to [`ReadParams`].
     ReadManyParams repeating "series" {
-        /// Series keys and globs, separated by commas, or repeated: all klines or all scalars.
+        /// Series keys and globs, separated by commas, or repeated: all of one kind, with `layout=wide` of any kinds.
         #[param(value_type = Vec<String>, explode = true)]
         series,
-        /// Layout of several series.
+        /// Layout of several series: `wide` has one row per timestamp and one column per series and field.
         #[param(value_type = Option<MultiLayout>)]
         layout,
+        /// How the series of `layout=wide` are joined: `exact` (the default), all timestamps of all series; or `asof:5m`, the
+        /// rows of the first series with the last known row of each other series, no older than that. `asof:5m:ts` takes
+        /// rows as known at their `ts` instead of the end of their interval.
+        join,
     }
 }
 

@@ -12,7 +12,7 @@ use super::state::AppState;
 use crate::egress::EncodeOptions;
 use crate::error::Result;
 use crate::query::resample::spec::split_list;
-use crate::query::{MultiLayout, Predicate, Query, TimeValue};
+use crate::query::{MultiLayout, PanelJoin, Predicate, Query, TimeValue};
 
 /// The values of the `Accept` header, joined.
 pub(super) fn accept(headers: &HeaderMap) -> String {
@@ -67,7 +67,11 @@ pub async fn read_many(app: AppState, headers: HeaderMap, uri: Uri) -> HandlerRe
     let series: Vec<String> =
         params.all("series").flat_map(|text| text.split(',')).map(|text| text.trim().to_string()).collect();
     let (query, options) = query_of(&params, series, &headers)?;
-    let mut query = Query { layout: params.text("layout").map(MultiLayout::from_name).transpose()?, ..query };
+    let mut query = Query {
+        layout: params.text("layout").map(MultiLayout::from_name).transpose()?,
+        join: params.text("join").map(PanelJoin::parse).transpose()?,
+        ..query
+    };
     let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
     Ok(reply::query_response(&app, &headers, query, options, limit_by, Some(&uri)).await?)
 }
