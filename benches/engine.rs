@@ -441,5 +441,64 @@ fn resample(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, append, reads, after_appends, writers, predicates, widths, resample);
+/// Series and rows of each of a panel.
+const PANEL: (i64, i64) = (10, 1_000_000);
+
+/// Ten series of a million one-minute bars side by side; `gaps` leaves out another tenth of each.
+fn panel_store(root: &std::path::Path, gaps: bool) -> Store {
+    let options = StoreOptions { durability: Durability::None, ..StoreOptions::default() };
+    let store = Store::open(root, true, options).expect("a new store");
+    for series in 0..PANEL.0 {
+        let key = SeriesKey::kline(&format!("S{series}"), "1m").expect("a valid key");
+        store.register(SeriesSpec::of_key(&key).resolve().expect("a valid registration")).expect("registered");
+        for first in (0..PANEL.1).step_by(100_000) {
+            let is_there = |minute: &i64| !gaps || (minute * 7 + series) % 10 != 0;
+            let ts: Vec<i64> = (first..first + 100_000).filter(is_there).map(|minute| minute * MINUTE).collect();
+            let cells = |column: i64| {
+                ts.iter().map(|ts| f64::from(i32::try_from(ts / MINUTE % 9_973 + column).expect("small")))
+            };
+            let columns =
+                (0..5).map(|column| cells(column).map(|cell| cell.to_bits().cast_signed()).collect()).collect();
+            store.write(&key, Rows::of_words(ts, columns), WriteMode::Append, None).expect("written");
+        }
+    }
+    store.seal(&[]).expect("sealed");
+    store
+}
+
+/// Panels; the number of rows and of nulls is checked.
+fn panel(c: &mut Criterion) {
+    let mut group = c.benchmark_group("panel");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements((PANEL.0 * PANEL.1).unsigned_abs()));
+    for gaps in [false, true] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = panel_store(dir.path(), gaps);
+        let reader = store.reader();
+        let run = |options: &str| {
+            let query = format!(r#"{{"series":["kline/*/1m"],"layout":"wide"{options}}}"#);
+            let query: Query = serde_json::from_str(&query).expect("a query");
+            let (mut rows, mut nulls) = (0, 0);
+            for block in reader.plan(&query).expect("a plan").scan() {
+                let block = black_box(block.expect("an intact block"));
+                rows += block.rows() as u64;
+                nulls += block.columns().map(|column| column.null_count() as u64).sum::<u64>();
+            }
+            (rows, nulls)
+        };
+        for (name, options, columns) in
+            [("close", r#","columns":["close"]"#, 1), ("all_columns", "", 5), ("hours", r#","every":"1h""#, 5)]
+        {
+            let (rows, nulls) = run(options);
+            let expected = if name == "hours" { 16_667 } else { PANEL.1.unsigned_abs() };
+            let missing = if gaps && name != "hours" { PANEL.1.unsigned_abs() * columns } else { 0 };
+            assert_eq!((rows, nulls), (expected, missing), "{name}");
+            let name = if gaps { format!("gaps/{name}") } else { format!("aligned/{name}") };
+            group.bench_function(name, |b| b.iter(|| run(options)));
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, append, reads, after_appends, writers, predicates, widths, resample, panel);
 criterion_main!(benches);

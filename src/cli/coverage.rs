@@ -20,7 +20,7 @@ pub struct CoverageArgs {
     /// Last timestamp, as --start; a date means its last instant.
     #[arg(long, allow_negative_numbers = true)]
     end: Option<String>,
-    /// 24x7, weekdays, or JSON of weekly windows [default: that of the series].
+    /// 24x7, weekdays, an exchange such as XNYS, or JSON of weekly windows [default: that of the series].
     #[arg(long)]
     calendar: Option<String>,
     /// List only gaps of at least N intervals.

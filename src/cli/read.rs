@@ -71,7 +71,8 @@ struct SelectArgs {
     /// IANA zone of the buckets, such as America/New_York.
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
-    /// Trading sessions: 09:30-16:00, mon-fri 09:30-16:00, several separated by commas, or calendar.
+    /// Trading sessions: 09:30-16:00, mon-fri 09:30-16:00, several separated by commas, an exchange such as XNYS,
+    /// or calendar.
     #[arg(long, value_name = "TIMES")]
     session: Option<String>,
     /// Shifts the borders of buckets: 09:30, -02:00, 30m or -1d.

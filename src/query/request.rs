@@ -133,8 +133,8 @@ pub struct Query {
     /// IANA zone of `align` `local` and `session`, such as `America/New_York`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tz: Option<String>,
-    /// Trading sessions: `09:30-16:00`, `mon-fri 09:30-16:00`, several separated by commas, or `calendar` for those of
-    /// the calendar of the series. Rows outside of them are in no bucket.
+    /// Trading sessions: `09:30-16:00`, `mon-fri 09:30-16:00`, several separated by commas, an exchange such as
+    /// `XNYS`, or `calendar` for those of the calendar of the series. Rows outside of them are in no bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     /// Shifts the borders: `09:30`, `-02:00`, `30m` or `-1d`; under `local` by local time.

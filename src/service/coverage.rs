@@ -32,8 +32,8 @@ pub struct CoverageRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>)]
     pub end: Option<TimeValue>,
-    /// When rows are expected, instead of the calendar of the series: `24x7`, `weekdays`, or JSON with weekly
-    /// windows in an IANA time zone, `{"zone":"America/New_York","windows":[{"from":"Sun 17:00","to":"Fri
+    /// When rows are expected, instead of the calendar of the series: `24x7`, `weekdays`, an exchange such as
+    /// `XNYS`, or JSON with weekly windows in an IANA time zone, `{"zone":"America/New_York","windows":[{"from":"Sun 17:00","to":"Fri
     /// 17:00"}]}`.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json_or_text")]
     #[param(value_type = Option<String>)]

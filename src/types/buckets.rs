@@ -20,10 +20,11 @@ use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use serde::{Deserialize, Serialize};
 
-use super::calendar::Calendar;
+use super::calendar::{Calendar, is_calendar_name};
 use super::civil_days::{civil_from_days, days_from_civil};
 use super::grid::Grid;
 use super::schema::timeframe_ms;
+use super::sessions;
 use super::time::{MAX_SECOND, MIN_SECOND, TimeUnit};
 use super::width::narrow;
 use crate::error::{Error, Result};
@@ -40,8 +41,6 @@ const OFFSET_MAX: i64 = WEEK;
 const SESSIONS_MAX: usize = 128;
 /// Times outside of this range of seconds are treated as its ends: a margin of ten years around the valid times.
 const CLAMP: (i64, i64) = (MIN_SECOND - 3_660 * DAY, MAX_SECOND + 3_660 * DAY);
-
-const WEEKDAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
 /// What the borders of buckets follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -144,7 +143,7 @@ pub struct BucketText<'a> {
     /// By default `session` where sessions are given, `local` where a zone is given, else `utc`.
     pub align: Option<BucketAlign>,
     pub zone: Option<&'a str>,
-    /// `09:30-16:00`, `mon-fri 09:30-16:00,sun 17:00-18:00`, or `calendar`.
+    /// `09:30-16:00`, `mon-fri 09:30-16:00,sun 17:00-18:00`, the name of an exchange such as `XNYS`, or `calendar`.
     pub session: Option<&'a str>,
     pub offset: Option<&'a str>,
 }
@@ -221,7 +220,7 @@ impl TimeBuckets {
                         "offset has no meaning with sessions: they have their own opening time",
                     ));
                 }
-                sessions(text, zone, calendar)?
+                session_axis(text, zone, calendar)?
             }
         };
         if let (BucketLength::Seconds(step), false) = (length, matches!(axis, BucketAxis::Uniform { .. }))
@@ -515,42 +514,43 @@ fn parse_offset(text: &str) -> Result<i64> {
         None => (1, text.strip_prefix('+').unwrap_or(text)),
     };
     let seconds = match rest.contains(':') {
-        true => time_of_day(rest),
+        true => sessions::time_of_day(rest),
         false => timeframe_ms(rest).map(|ms| ms / 1_000),
     };
     seconds.filter(|seconds| *seconds <= OFFSET_MAX).map(|seconds| sign * seconds).ok_or_else(invalid)
 }
 
-/// Seconds of `HH:MM`, up to 24:00.
-fn time_of_day(text: &str) -> Option<i64> {
-    let (hour, minute) = text.split_once(':')?;
-    let part = |text: &str| {
-        let is_plain = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
-        text.parse::<i64>().ok().filter(|_| is_plain)
-    };
-    let (hour, minute) = (part(hour)?, part(minute)?);
-    let seconds = hour * 3_600 + minute * 60;
-    (minute < 60 && seconds <= DAY).then_some(seconds)
-}
-
 /// The axis of sessions.
-fn sessions(text: &BucketText<'_>, zone: Option<TimeZone>, calendar: Option<&serde_json::Value>) -> Result<BucketAxis> {
+fn session_axis(
+    text: &BucketText<'_>,
+    zone: Option<TimeZone>,
+    calendar: Option<&serde_json::Value>,
+) -> Result<BucketAxis> {
     let session = text.session.unwrap_or("calendar");
-    let (zone, windows) = if session == "calendar" {
-        let calendar = Calendar::of(calendar)?;
+    let named = match session {
+        "calendar" => Some(Calendar::of(calendar)?),
+        name if is_calendar_name(name) => Some(Calendar::parse(&name.into())?),
+        _ => None,
+    };
+    let (zone, windows) = if let Some(calendar) = named {
         let Some((of_calendar, windows)) = calendar.windows() else {
-            return Err(Error::invalid("the series has no calendar with sessions")
-                .with_hint("give session and tz, such as session=09:30-16:00&tz=America/New_York"));
+            let detail = match session {
+                "calendar" => "the series has no calendar with sessions".to_owned(),
+                name => format!("{name} has no sessions: it is always open"),
+            };
+            return Err(Error::invalid(detail)
+                .with_hint("give session and tz, such as session=09:30-16:00&tz=America/New_York, or session=XNYS"));
         };
         if zone.is_some_and(|zone| zone != *of_calendar) {
-            return Err(Error::invalid("tz is not the zone of the calendar").with_hint("leave out tz"));
+            let what = if session == "calendar" { "the calendar" } else { session };
+            return Err(Error::invalid(format!("tz is not the zone of {what}")).with_hint("leave out tz"));
         }
         (of_calendar.clone(), windows.to_vec())
     } else {
         let zone = zone.ok_or_else(|| {
             Error::invalid("session needs tz").with_hint("such as tz=America/New_York; UTC is tz=UTC")
         })?;
-        (zone, parse_sessions(session)?)
+        (zone, sessions::parse(session)?)
     };
     let mut week: Vec<SessionWindow> = Vec::new();
     for (from, to) in windows {
@@ -572,40 +572,6 @@ fn sessions(text: &BucketText<'_>, zone: Option<TimeZone>, calendar: Option<&ser
         return Err(Error::invalid(format!("{} sessions a week are not between 1 and {SESSIONS_MAX}", week.len())));
     }
     Ok(BucketAxis::Sessions { zone, week })
-}
-
-/// Windows in seconds from Monday of `[DAY[-DAY] ]HH:MM-HH:MM`, separated by commas; without days one on each day. One that
-/// does not end after it starts ends on the next day.
-fn parse_sessions(text: &str) -> Result<Vec<(i64, i64)>> {
-    let shown: String = text.chars().take(80).collect();
-    let invalid = || {
-        Error::invalid(format!("session {shown:?} is not a list of sessions")).with_hint(
-            "such as 09:30-16:00, mon-fri 09:30-16:00, or 09:50-16:30,17:10-07:00; calendar for that of the series",
-        )
-    };
-    let day_named = |name: &str| WEEKDAYS.iter().position(|known| known.eq_ignore_ascii_case(name));
-    let mut windows = Vec::new();
-    for part in text.split(',') {
-        let part = part.trim();
-        let (days, times) = match part.split_once(' ') {
-            Some((days, times)) => {
-                let (first, last) = days.split_once('-').unwrap_or((days, days));
-                let (first, last) = (day_named(first).ok_or_else(invalid)?, day_named(last).ok_or_else(invalid)?);
-                let count = (last + 7 - first) % 7 + 1;
-                ((first..first + count).map(|day| day % 7).collect::<Vec<_>>(), times.trim())
-            }
-            None => ((0..7).collect(), part),
-        };
-        let (from, to) = times.split_once('-').ok_or_else(invalid)?;
-        let (from, to) = (time_of_day(from).ok_or_else(invalid)?, time_of_day(to).ok_or_else(invalid)?);
-        let from = from % DAY;
-        let to = if to <= from { to + DAY } else { to };
-        windows.extend(days.into_iter().map(|day| {
-            let midnight = narrow::<i64, _>(day) * DAY;
-            (midnight + from, midnight + to)
-        }));
-    }
-    Ok(windows)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Trading calendars: the times at which rows are expected.
 //!
-//! A calendar is `"24x7"`, `"weekdays"` (Monday to Friday of UTC), or weekly windows in a time zone:
+//! A calendar is `"24x7"`, `"weekdays"` (Monday to Friday of UTC), the name of an exchange such as `"XNYS"`
+//! ([`exchanges`]), or weekly windows in a time zone:
 //! `{"zone":"America/New_York","windows":[{"from":"Sun 17:00","to":"Fri 17:00"}]}`. A moment is open when the local
 //! time of the zone is at or after `from` and before `to` of some window. A window therefore keeps its local hours
 //! across clock changes, a skipped hour has no moments, and a repeated hour counts twice.
@@ -9,6 +10,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
+use super::exchanges::{self, Exchange};
+use super::sessions;
 use crate::error::{Error, Result};
 
 const DAY: i64 = 86_400;
@@ -55,7 +58,17 @@ impl Calendar {
             Value::String(name) => match name.as_str() {
                 "24x7" => Ok(Calendar::Always),
                 "weekdays" => Ok(Calendar::Weekly(Weekly { zone: TimeZone::UTC, windows: vec![(0, 5 * DAY)] })),
-                other => Err(invalid(&format!("{:?} is neither 24x7 nor weekdays", truncated(other)))),
+                other => match exchanges::exchange(other) {
+                    Some(Exchange { zone, sessions, .. }) => {
+                        let windows = coalesce(sessions::parse(sessions)?);
+                        Ok(Calendar::Weekly(Weekly { zone: zone_named(zone)?, windows }))
+                    }
+                    None => Err(invalid(&format!(
+                        "{:?} is neither 24x7 nor weekdays nor one of {}",
+                        truncated(other),
+                        exchanges::names()
+                    ))),
+                },
             },
             Value::Object(fields) => {
                 if let Some(unknown) = fields.keys().find(|name| !["zone", "windows"].contains(&name.as_str())) {
@@ -63,8 +76,7 @@ impl Calendar {
                 }
                 let zone =
                     fields.get("zone").and_then(Value::as_str).ok_or_else(|| invalid("zone is missing or not text"))?;
-                let zone = TimeZone::get(zone)
-                    .map_err(|_| invalid(&format!("{:?} is not an IANA time zone", truncated(zone))))?;
+                let zone = zone_named(zone)?;
                 let listed = fields.get("windows").and_then(Value::as_array);
                 let listed = listed.ok_or_else(|| invalid("windows is missing or not a list"))?;
                 if listed.is_empty() || listed.len() > WINDOWS_MAX {
@@ -112,9 +124,18 @@ impl Calendar {
     }
 }
 
+/// Whether a text is the name of a calendar, if perhaps an unknown one: `24x7`, `weekdays`, or one like `XNYS`.
+pub fn is_calendar_name(text: &str) -> bool {
+    matches!(text, "24x7" | "weekdays") || exchanges::is_name(text)
+}
+
+fn zone_named(name: &str) -> Result<TimeZone> {
+    TimeZone::get(name).map_err(|_| invalid(&format!("{:?} is not an IANA time zone", truncated(name))))
+}
+
 fn invalid(mistake: &str) -> Error {
     Error::invalid(format!("calendar: {mistake}")).with_hint(
-        "24x7, weekdays, or {\"zone\":\"America/New_York\",\"windows\":[{\"from\":\"Sun 17:00\",\"to\":\"Fri 17:00\"}]}",
+        "24x7, weekdays, XNYS or another exchange, or {\"zone\":\"America/New_York\",\"windows\":[{\"from\":\"Sun 17:00\",\"to\":\"Fri 17:00\"}]}",
     )
 }
 

@@ -85,6 +85,8 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
                 ("src/query/select.rs", "const SERIES_MAX: usize ="),
             ],
         ),
+        ("series of one panel ([panels.md](panels.md))", &[("src/query/select.rs", "const PANEL_SERIES_MAX: usize =")]),
+        ("columns of one panel", &[("src/query/panel/columns.rs", "const COLUMNS_MAX: usize =")]),
         ("globs of one query", &[("src/query/select.rs", "const GLOBS_MAX: usize =")]),
         ("endpoints of one query ([flight.md](flight.md))", &[("src/service/read.rs", "const ENDPOINTS_MAX: u64 =")]),
         (
@@ -113,6 +115,15 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
     // Other pages state them too.
     let access = read("docs/access.md");
     assert!(access.contains("at most 10,000 tokens") && access.contains("up to 100 times, each of at most 256 bytes"));
+}
+
+#[test]
+fn the_documented_exchanges_are_those_of_the_code() {
+    let coded = fastk::types::exchanges::EXCHANGES.iter();
+    let coded = coded.map(|of| {
+        [format!("`{}`", of.name), of.title.to_owned(), format!("`{}`", of.zone), format!("`{}`", of.sessions)]
+    });
+    assert_eq!(rows(&section("docs/resample.md", "## Exchanges")), coded.collect::<Vec<_>>());
 }
 
 #[test]

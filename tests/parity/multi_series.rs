@@ -3,11 +3,12 @@
 //!
 //! `FASTK_MULTI_SERIES_STEPS` sets the amount, `FASTK_MULTI_SERIES_SEED` the random choices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Decimal64Type, Int32Type, TimestampMillisecondType};
 use arrow::ipc::reader::StreamReader;
+use arrow::util::display::array_value_to_string;
 use arrow_flight::{FlightClient, FlightDescriptor, Ticket};
 use bytes::Bytes;
 use fastk::cli::remote::{Call, RestClient};
@@ -16,7 +17,7 @@ use futures::TryStreamExt;
 use hyper::Method;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -261,6 +262,97 @@ impl World {
         found.truncate(limit.unwrap_or(usize::MAX));
         same("json pages", found);
     }
+
+    /// Closes of some series side by side, as lines of CSV.
+    fn check_panel(&mut self) {
+        let mut chosen = SERIES.to_vec();
+        chosen.shuffle(&mut self.rng);
+        chosen.truncate(self.rng.random_range(1..=4));
+        let maps: Vec<&BTreeMap<i64, (i64, i64)>> = chosen.iter().map(|(symbol, _)| &self.map[&key(symbol)]).collect();
+        let tolerance = [None, Some(3), Some(120)][self.rng.random_range(0..3)];
+        let start = self.rng.random_range(0..6_000) * MINUTE;
+        let desc = self.rng.random_bool(0.4);
+        let times: BTreeSet<i64> = match tolerance {
+            None => maps.iter().flat_map(|map| map.keys().copied()).collect(),
+            Some(_) => maps[0].keys().copied().collect(),
+        };
+        let mut expected: Vec<String> = Vec::new();
+        for ts in times.into_iter().filter(|ts| *ts >= start) {
+            let mut line = ts.to_string();
+            for (at, (map, (_, digits))) in maps.iter().zip(&chosen).enumerate() {
+                let oldest = ts - tolerance.filter(|_| at > 0).unwrap_or(0) * MINUTE;
+                line.push(',');
+                if let Some((_, (price, _))) = map.range(oldest..=ts).next_back() {
+                    let text = format!("{:.1$}", *price as f64 / 1e4, *digits as usize);
+                    line.push_str(&text);
+                }
+            }
+            expected.push(line);
+        }
+        if desc {
+            expected.reverse();
+        }
+        let series: Vec<String> = chosen.iter().map(|(symbol, _)| key(symbol)).collect();
+        let join = tolerance.map_or(json!("exact"), |minutes| json!({"asof": format!("{minutes}m")}));
+        let query = json!({"series": series, "columns": ["close"], "layout": "wide", "join": join, "start": start,
+            "order": if desc { "desc" } else { "asc" }});
+        let names: Vec<String> = chosen.iter().map(|(symbol, _)| format!("{symbol}.close")).collect();
+        let same = |face: &str, found: Vec<String>| assert!(found == expected, "{face}: {query}");
+        let csv = String::from_utf8(self.body("csv", &query)).unwrap();
+        let (header, lines) = csv.split_once('\n').unwrap();
+        assert_eq!(header, format!("ts,{}", names.join(",")));
+        same("csv", lines.lines().map(str::to_owned).collect());
+        let of_object = |row: &Value| {
+            let cell = |name: &String| row[name].as_str().unwrap_or_default().to_owned();
+            let cells: Vec<String> = names.iter().map(cell).collect();
+            format!("{},{}", row["ts"], cells.join(","))
+        };
+        let of_batch = |batch: &RecordBatch| -> Vec<String> {
+            let line = |row: usize| {
+                let ts = batch.column(0).as_primitive::<TimestampMillisecondType>().value(row);
+                let cell = |at: usize| array_value_to_string(batch.column(at), row).unwrap();
+                let cells: Vec<String> = (1..batch.num_columns()).map(cell).collect();
+                format!("{ts},{}", cells.join(","))
+            };
+            (0..batch.num_rows()).map(line).collect()
+        };
+        let mut texts = query.clone();
+        texts["numbers"] = json!("string");
+        let lines = String::from_utf8(self.body("ndjson", &texts)).unwrap();
+        same("ndjson", lines.lines().map(|line| of_object(&serde_json::from_str(line).unwrap())).collect());
+        let arrow = self.body("arrow", &query);
+        let batches = StreamReader::try_new(arrow.as_slice(), None).unwrap().map(Result::unwrap);
+        same("arrow", batches.flat_map(|batch| of_batch(&batch)).collect());
+        let parquet = Bytes::from(self.body("parquet", &query));
+        let batches = ParquetRecordBatchReaderBuilder::try_new(parquet).unwrap().build().unwrap().map(Result::unwrap);
+        same("parquet", batches.flat_map(|batch| of_batch(&batch)).collect());
+        same("flight", self.get(Ticket::new(query.to_string())).iter().flat_map(of_batch).collect());
+        let mut planned = query.clone();
+        planned["endpoints"] = json!(3);
+        let flight = &mut self.flight;
+        let info =
+            self.runtime.block_on(flight.get_flight_info(FlightDescriptor::new_cmd(planned.to_string()))).unwrap();
+        assert!(info.ordered && info.total_records == -1);
+        let mut found = Vec::new();
+        for endpoint in &info.endpoint {
+            found.extend(self.get(endpoint.ticket.clone().unwrap()).iter().flat_map(of_batch));
+        }
+        same("endpoints", found);
+        let (mut found, mut cursor) = (Vec::new(), None);
+        loop {
+            let mut page = texts.clone();
+            page["limit"] = json!(self.rng.random_range(100..2_000));
+            page["cursor"] = json!(cursor);
+            let reply: Value = serde_json::from_slice(&self.body("json", &page)).unwrap();
+            assert_eq!((&reply["series"], reply.get("version")), (&json!(series), None));
+            found.extend(reply["rows"].as_array().unwrap().iter().map(of_object));
+            cursor = reply["next_cursor"].as_str().map(str::to_owned);
+            if cursor.is_none() {
+                break;
+            }
+        }
+        same("json pages", found);
+    }
 }
 
 fn key(symbol: &str) -> String {
@@ -302,5 +394,6 @@ fn results_of_several_series_equal_sorted_maps() {
             _ => drop(world.post("/v1/admin/compact?wait=true", "{}".into()).unwrap()),
         }
         world.check();
+        world.check_panel();
     }
 }

@@ -245,6 +245,31 @@ def test_a_real_file_equals_the_computation(server, fastk, name, rules):
     assert table_rows(arrow(server, key, rules[0], columns=RESULT)) == expected(rules[0], ts, columns, interval)
 
 
+EXCHANGES = {
+    "XNYS": ("America/New_York", "mon-fri 09:30-16:00"),
+    "XLON": ("Europe/London", "mon-fri 08:00-16:30"),
+    "XASX": ("Australia/Sydney", "mon-fri 10:00-16:00"),
+    "XTKS": ("Asia/Tokyo", "mon-fri 09:00-11:30,mon-fri 12:30-15:30"),
+    "FX": ("America/New_York", "sun-thu 17:00-17:00"),
+}
+
+
+@real.needs_data
+def test_the_name_of_an_exchange_means_its_hours(server, fastk):
+    """Over a quarter in which the clocks of New York change; the computation also decides what is complete."""
+    key, ts, columns, interval = imported(server, fastk, "histdata-EURUSD-1m-2015-Q1.csv.gz")
+    path = "/v1/klines/" + key.removeprefix("kline/")
+    for every in ("1d", "1w"):
+        for name, (tz, session) in EXCHANGES.items():
+            named = get(server, path, format="arrow", every=every, session=name)
+            found = table_rows(pa.ipc.open_stream(named).read_all())
+            written = table_rows(arrow(server, key, Rule(every, tz, session)))
+            assert found == written and len(found) >= 12, (name, every)
+            # The plain computation knows sessions of mon-fri and of every day.
+            if session.startswith("mon"):
+                assert found == expected(Rule(every, tz, session), ts, columns, interval), (name, every)
+
+
 @real.needs_data
 def test_every_interface_and_format_returns_the_same_buckets(server, fastk):
     key, ts, columns, interval = imported(server, fastk, "histdata-EURUSD-1m-2015-Q1.csv.gz")

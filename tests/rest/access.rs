@@ -299,6 +299,9 @@ fn a_limited_token_sees_its_part_of_the_store() {
     let text = String::from_utf8(query(r#"{"series":["kline/*/1m"]}"#).expect(200).body).unwrap();
     assert!(text.contains("ETHBTC") && text.contains("ETHUSDT") && !text.contains("BTCUSDT/1m"), "{text}");
     query(r#"{"series":["kline/ETHUSDT/1m","kline/BTCUSDT/1m"]}"#).refused("permission_denied");
+    let text = String::from_utf8(query(r#"{"series":["kline/*/1m"],"layout":"wide"}"#).expect(200).body).unwrap();
+    assert!(text.contains("ETHBTC.close") && text.contains("ETHUSDT.close") && !text.contains("BTCUSDT."), "{text}");
+    query(r#"{"series":["kline/ETHUSDT/1m","kline/BTCUSDT/1m"],"layout":"wide"}"#).refused("permission_denied");
     let one = |symbol: &str| format!(r#"{{"series":"kline/{symbol}/1m","rows":{BARS}}}"#);
     let both = format!(r#"{{"writes":[{},{}]}}"#, one("ETHUSDT"), one("BTCUSDT"));
     guarded.request(limited, "post", "/v1/write", &both).refused("permission_denied");

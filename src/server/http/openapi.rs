@@ -40,7 +40,8 @@ use crate::service::operations::{
     security((), ("bearer" = [])),
     components(schemas(
         crate::service::VerifyReport, crate::service::Finding, crate::service::CompactReply, crate::service::JobList,
-        crate::query::Query, crate::query::MultiLayout, crate::service::WriteReply, crate::service::WriteManyReply,
+        crate::query::Query, crate::query::MultiLayout, crate::query::panel::PanelJoin, crate::query::panel::ExactJoin,
+        crate::query::panel::AsOfJoin, crate::query::panel::KnownAt, crate::service::WriteReply, crate::service::WriteManyReply,
         crate::service::StatusReply, Problem, crate::query::IndexUsed, ScanStats, Cell, Row, RowList, ColumnLists, RowsObject, ColumnsObject, RowsBody,
         SeriesRows, WritesBody, SeriesOrList, RowsReply, Binary, Symbol, Timeframe, Category, ContentCoding, crate::egress::OutFormat, crate::egress::TimeFormat,
         crate::egress::JsonShape, crate::service::RowMode, crate::service::MergeOp, crate::ingest::BodyFormat,
