@@ -8,6 +8,8 @@ mod hooked_disk;
 mod limits;
 #[path = "shared/proof_amount.rs"]
 mod proof_amount;
+#[path = "flight/sql.rs"]
+mod sql;
 #[path = "flight/wire.rs"]
 mod wire;
 
@@ -25,7 +27,7 @@ use arrow_flight::{
 };
 use bytes::Bytes;
 use fastk::server::flight::{
-    self, ACKS_QUEUED_MAX, ACTIONS, CODE_KEY, FlightSettings, METHODS, PROBLEM_KEY, UNIMPLEMENTED_METHODS,
+    self, ACKS_QUEUED_MAX, ACTIONS, CODE_KEY, FlightSettings, METHODS, PROBLEM_KEY, SQL_ACTIONS, UNIMPLEMENTED_METHODS,
 };
 use fastk::server::tls_stream::Tls;
 use fastk::service::{InventoryRow, Service, ServiceLimits, StoreOptions, WriteReply};
@@ -487,7 +489,9 @@ async fn actions_do_the_same_as_the_operations() {
     let mut client = registered(&server).await;
     let listed: Vec<_> = client.list_actions(Empty {}).await.unwrap().into_inner().try_collect().await.unwrap();
     let listed: Vec<String> = listed.into_iter().map(|action| action.r#type).collect();
-    assert_eq!(listed, ACTIONS.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>());
+    let (own, of_sql) = listed.split_at(ACTIONS.len());
+    assert_eq!(own, ACTIONS.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>());
+    assert_eq!(of_sql, SQL_ACTIONS.map(|(name, _)| name));
 
     let spec = json!({"kind": "kline", "symbol": "BTCUSDT", "timeframe": "1m", "price_digits": 2, "volume_digits": 4});
     assert_eq!(act(&mut client, "register_series", spec).await.unwrap()["created"], false);

@@ -124,6 +124,11 @@ impl ArrowRows {
         Self { sent: Arc::clone(&self.sent), batch, words: self.words.clone() }
     }
 
+    /// The batch itself, unless a column of it is a dictionary.
+    pub fn into_plain(self) -> Option<RecordBatch> {
+        self.words.iter().all(Option::is_none).then_some(self.batch)
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.batch.num_rows()

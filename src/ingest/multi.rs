@@ -10,12 +10,16 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use super::arrow_rows::ArrowRows;
+use super::batch_splitter::BatchSplitter;
 use super::body_keys::{SERIES_MAX, too_many};
 use super::format::BodyFormat;
+use super::guarded::guarded;
+use super::key_columns::{KeyOfCells, KeyedRows};
 use super::options::DecodeOptions;
 use super::parsed::{Known, ParsedRows, Part, TimeBounds};
 use super::row_errors::RowErrors;
-use super::{arrow_stream, csv_text, json, parquet_file, row_rules};
+use super::{arrow_stream, csv_text, json, key_columns, parquet_file, row_rules};
 use crate::error::{Error, Result};
 use crate::types::{SeriesDef, SeriesKey};
 
@@ -44,6 +48,25 @@ pub fn parse_many(
     let (defs, stored) = registrations(&keys, options, lookup)?;
     let parts = parse_labelled(&defs, &of_row, body, options)?;
     finish(&defs, &stored, parts, &of_row, options)
+}
+
+/// Validates a decoded record batch with columns of the words of keys; each series is returned once.
+///
+/// # Errors
+/// As [`parse_many`]; `schema_mismatch` without one of the columns.
+pub fn from_arrow_many(
+    rows: ArrowRows,
+    key_columns: &[&str],
+    key_of: KeyOfCells<'_>,
+    options: &DecodeOptions,
+    lookup: Lookup<'_>,
+) -> Result<Vec<(SeriesKey, ParsedRows)>> {
+    // A batch decoded from a forged header can make these conversions panic.
+    let KeyedRows { keys, of_row, rows } = guarded("arrow", || key_columns::split(rows, key_columns, key_of))?;
+    let (defs, stored) = registrations(&keys, options, lookup)?;
+    let mut columns = BatchSplitter::new(&defs, &of_row, options);
+    guarded("arrow", || columns.add(&rows))?;
+    finish(&defs, &stored, columns.into_parts(), &of_row, options)
 }
 
 /// The first pass over a body with a column `series`: its keys, and for each row the position of its key.

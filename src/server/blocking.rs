@@ -53,7 +53,15 @@ pub(super) async fn within<T: Send + 'static>(
     timeout: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::time::timeout(timeout, on_thread(work)).await.unwrap_or_else(|_| Err(deadline_exceeded(timeout)))
+    in_time(timeout, on_thread(work)).await
+}
+
+/// Waits for work at most for `timeout`; it ends when it is dropped.
+///
+/// # Errors
+/// Those of the work; `deadline_exceeded`.
+pub(super) async fn in_time<T>(timeout: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(deadline_exceeded(timeout)))
 }
 
 /// Runs the first part of a response; a panic in it becomes `internal`. Work that exceeds `timeout`, or whose request

@@ -26,6 +26,7 @@ mod series;
 mod shared;
 mod snapshots;
 mod sql;
+mod table_write;
 mod wall_clock;
 mod write;
 
@@ -47,5 +48,6 @@ pub use registry::*;
 pub use replies::*;
 pub use series::Precondition;
 pub use shared::{Service, ServiceShared};
-pub use sql::{SqlQueryCancelled, SqlQueryInfo, SqlQueryList, SqlStatement};
+pub use sql::{SqlCall, SqlQueryCancelled, SqlQueryInfo, SqlQueryList, SqlStatement};
+pub use table_write::{TableRule, TableWrite};
 pub use write::{Acknowledged, IdempotencyKey, MergeOp, PendingWrite, WriteMethod, WriteOptions};

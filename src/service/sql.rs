@@ -13,7 +13,10 @@ use crate::service::caller::{Caller, Scope};
 use crate::service::registry::{Dataset, RecordFilter};
 use crate::service::shared::{Service, ServiceShared};
 use crate::service::wall_clock::rfc3339;
-use crate::sql::{QueryOwner, SqlEngine, SqlRequest, SqlRows, SqlView, SystemTable, ViewSource};
+use crate::sql::{
+    ListedTable, PUBLIC, QueryOwner, SYSTEM, SqlEngine, SqlParameters, SqlRequest, SqlRows, SqlView, StatementInfo,
+    SystemTable, TableKeys, ViewSource, WireTypes,
+};
 use crate::types::SeriesKey;
 
 /// A statement as a client sends it.
@@ -32,6 +35,21 @@ pub struct SqlStatement {
     /// A time limit shorter than that of the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+}
+
+/// A statement of a client that prepares it, or describes it before it runs.
+#[derive(Clone, Debug, Default)]
+pub struct SqlCall {
+    pub statement: SqlStatement,
+    /// The parameters as a row, in place of those of the statement.
+    pub row: Option<RecordBatch>,
+    /// The schema of tables that are named without one.
+    pub schema: Option<String>,
+    pub wire: WireTypes,
+    /// The commit that is read, unless the statement names a snapshot.
+    pub commit: Option<u64>,
+    /// A number by which the client can cancel the statement.
+    pub tag: Option<u64>,
 }
 
 /// The statements that wait or run.
@@ -71,8 +89,67 @@ impl Service {
     /// # Errors
     /// `permission_denied` for a statement that does not read; those of [`SqlEngine::start`].
     pub async fn sql(&self, statement: SqlStatement) -> Result<SqlRows> {
-        let (engine, request, views) = self.statement(statement)?;
-        engine.start(request, views).await
+        self.sql_call(SqlCall { statement, ..SqlCall::default() }).await
+    }
+
+    /// Like [`sql`](Self::sql), with all options.
+    ///
+    /// # Errors
+    /// Those of [`sql`](Self::sql); `commit_gone`.
+    pub async fn sql_call(&self, call: SqlCall) -> Result<SqlRows> {
+        let (engine, request, views) = self.statement(call)?;
+        engine.start(request, Arc::new(views)).await
+    }
+
+    /// Plans a statement without running it; its commit is retained so that the statement can read it later.
+    ///
+    /// # Errors
+    /// Those of [`sql`](Self::sql).
+    pub async fn describe_sql(&self, call: SqlCall) -> Result<StatementInfo> {
+        let (engine, request, views) = self.statement(call)?;
+        engine.describe(request, Arc::new(CallerViews { retains: true, ..views })).await
+    }
+
+    /// The tables that the caller can see. `name` can be the key of a series, whose table is then added.
+    ///
+    /// # Errors
+    /// `permission_denied`, `not_ready`.
+    pub fn sql_tables(&self, name: Option<&str>) -> Result<Vec<ListedTable>> {
+        self.caller.require_scope(Scope::Read)?;
+        self.check_ready()?;
+        let engine = self.sql_engine()?;
+        let views: Arc<dyn ViewSource> = Arc::new(self.views(&engine, None));
+        engine.tables(&views, name)
+    }
+
+    /// The table that rows of this name are written into; `None` where no kind has such tables.
+    ///
+    /// # Errors
+    /// `permission_denied`, `not_ready`.
+    pub(super) fn sql_table_keys(&self, name: &str) -> Result<Option<TableKeys>> {
+        self.check_ready()?;
+        let engine = self.sql_engine()?;
+        engine.table_keys(&self.views(&engine, None), name)
+    }
+
+    /// Whether tables can be named without this schema once it is chosen.
+    ///
+    /// # Errors
+    /// `permission_denied`.
+    pub fn has_sql_schema(&self, name: &str) -> Result<bool> {
+        self.caller.require_scope(Scope::Read)?;
+        let is_listed = [PUBLIC, SYSTEM, "information_schema"].contains(&name);
+        Ok(is_listed || self.store.kind(name).is_ok())
+    }
+
+    /// Cancels the statements with a tag that the caller can see; false when none runs.
+    ///
+    /// # Errors
+    /// `permission_denied`.
+    pub fn cancel_sql_tagged(&self, tag: u64) -> Result<bool> {
+        self.caller.require_scope(Scope::Read)?;
+        let may = |owner: &QueryOwner| sees_query(&self.caller, owner);
+        Ok(self.running_sql().is_some_and(|engine| engine.cancel_tagged(tag, may)))
     }
 
     /// Like [`sql`](Self::sql), on a thread that may block.
@@ -80,13 +157,24 @@ impl Service {
     /// # Errors
     /// Those of [`sql`](Self::sql).
     pub fn sql_blocking(&self, statement: SqlStatement) -> Result<SqlRows> {
-        let (engine, request, views) = self.statement(statement)?;
-        engine.start_blocking(request, views)
+        let (engine, request, views) = self.statement(SqlCall { statement, ..SqlCall::default() })?;
+        engine.start_blocking(request, Arc::new(views))
     }
 
-    fn statement(&self, statement: SqlStatement) -> Result<(Arc<SqlEngine>, SqlRequest, Arc<dyn ViewSource>)> {
+    fn views(&self, engine: &Arc<SqlEngine>, commit: Option<u64>) -> CallerViews {
+        CallerViews {
+            shared: Arc::downgrade(self.shared()),
+            caller: self.caller.clone(),
+            engine: Arc::clone(engine),
+            commit,
+            retains: false,
+        }
+    }
+
+    fn statement(&self, call: SqlCall) -> Result<(Arc<SqlEngine>, SqlRequest, CallerViews)> {
         self.caller.require_scope(Scope::Read)?;
         self.check_ready()?;
+        let SqlCall { statement, row, schema, wire, commit, tag } = call;
         let SqlStatement { sql, params, as_of, timeout_ms } = statement;
         if timeout_ms == Some(0) {
             return Err(Error::invalid("timeout_ms must be at least 1"));
@@ -94,17 +182,16 @@ impl Service {
         let engine = self.sql_engine()?;
         let request = SqlRequest {
             sql,
-            parameters: params,
+            parameters: row.map_or(SqlParameters::Values(params), SqlParameters::Row),
             as_of,
+            schema,
+            wire,
+            tag,
             timeout: timeout_ms.map(Duration::from_millis),
             owner: QueryOwner { token: Arc::clone(&self.caller.id) },
         };
-        let views = CallerViews {
-            shared: Arc::downgrade(self.shared()),
-            caller: self.caller.clone(),
-            engine: Arc::clone(&engine),
-        };
-        Ok((engine, request, Arc::new(views)))
+        let views = self.views(&engine, commit);
+        Ok((engine, request, views))
     }
 
     /// The statements that the caller can see: its own, or all with access to the whole store.
@@ -155,6 +242,10 @@ struct CallerViews {
     shared: Weak<ServiceShared>,
     caller: Caller,
     engine: Arc<SqlEngine>,
+    /// The commit that is read; the last one when absent.
+    commit: Option<u64>,
+    /// Whether the commit remains readable for a while.
+    retains: bool,
 }
 
 impl CallerViews {
@@ -169,8 +260,15 @@ impl ViewSource for CallerViews {
     fn now(&self) -> Result<SqlView> {
         let service = self.service()?;
         let caller = self.caller.clone();
+        let state = match self.commit {
+            Some(commit) => service.store.at_commit(commit)?,
+            None => service.store.snapshot(),
+        };
+        if self.retains {
+            service.store.retained_commits().keep(&state);
+        }
         Ok(SqlView {
-            state: service.store.snapshot(),
+            state,
             cache: Arc::clone(service.store.cache()),
             sees: Arc::new(move |key: &SeriesKey| caller.can_see(key)),
         })

@@ -4,7 +4,9 @@
 //! reply even when the first write itself made its precondition fail.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +20,7 @@ use crate::service::shared::Service;
 use crate::store::{DecidedWrite, Durability, ExpectedVersion, IfVersion, SeriesWrite, WriteMode, WriteOutcome};
 use crate::types::key::{KLINE, SCALAR};
 use crate::types::schema::MergeRule;
-use crate::types::{SeriesKey, SeriesSpec};
+use crate::types::{SeriesDef, SeriesKey, SeriesSpec};
 
 /// Idempotency key of a write: 1 to [`IdempotencyKey::CHARS_MAX`] visible ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -317,6 +319,18 @@ impl Service {
         mode: RowMode,
         idempotency_key: Option<&IdempotencyKey>,
     ) -> Result<Acknowledged<WriteManyReply>> {
+        self.write_parts(parsed, &HashMap::new(), mode, idempotency_key)
+    }
+
+    /// Like [`write_many`](Self::write_many); series that are in `created` and not registered are registered in the same
+    /// commit.
+    pub(super) fn write_parts(
+        &self,
+        parsed: Vec<(SeriesKey, ParsedRows)>,
+        created: &HashMap<SeriesKey, Arc<SeriesDef>>,
+        mode: RowMode,
+        idempotency_key: Option<&IdempotencyKey>,
+    ) -> Result<Acknowledged<WriteManyReply>> {
         let keys: Vec<SeriesKey> = parsed.iter().map(|(key, _)| key.clone()).collect();
         self.caller.require_scope(Scope::Write)?;
         keys.iter().try_for_each(|key| self.caller.require_series(Scope::Write, key))?;
@@ -326,6 +340,7 @@ impl Service {
             .map(|(key, parsed)| SeriesWrite {
                 skipped: parsed.skipped,
                 phase_pending: parsed.phase_pending,
+                create: created.get(&key).cloned(),
                 ..SeriesWrite::new(key, parsed.rows, mode)
             })
             .collect();

@@ -5,15 +5,18 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::error::Result as SqlResult;
 
+use super::batches::{WireTypes, wire_schema};
 use super::index::TableIndex;
 use super::series_table::SeriesTable;
 use super::system::SystemSchema;
 use super::table::TableSource;
 use super::view::SqlView;
 use crate::cancel::CancelFlag;
+use crate::error::Result;
 use crate::types::SeriesKey;
 
 /// Name of the only catalog.
@@ -68,6 +71,40 @@ impl Tables {
         let visible = self.index.listed().filter(|group| is_visible(&group.series));
         visible.map(|group| group.name.clone()).collect()
     }
+}
+
+/// A table as it is listed.
+#[derive(Clone, Debug)]
+pub struct ListedTable {
+    /// Name of its schema.
+    pub schema: &'static str,
+    pub name: String,
+    /// Names and types of its columns, as statements return them.
+    pub columns: SchemaRef,
+    /// The columns by which rows are distinct; none where rows can repeat.
+    pub primary_key: Vec<String>,
+}
+
+/// The listed tables of a view, and that of the series whose key is `name`.
+///
+/// # Errors
+/// Those of the tables of the schema `system`.
+pub fn listed_tables(tables: &Tables, system: &SystemSchema, name: Option<&str>) -> Result<Vec<ListedTable>> {
+    let key = name.filter(|name| name.contains('/')).map(str::to_owned);
+    let names = tables.names().into_iter().chain(key);
+    let of_source = |name: String| {
+        let table = tables.source(&name)?.table;
+        let columns = wire_schema(&table.schema, WireTypes::default());
+        Some(ListedTable { schema: PUBLIC, name, columns, primary_key: table.primary_key() })
+    };
+    let mut listed: Vec<ListedTable> = names.filter_map(of_source).collect();
+    for name in system.table_names() {
+        if let Some(rows) = system.rows(&name)? {
+            let columns = wire_schema(&rows.schema(), WireTypes::default());
+            listed.push(ListedTable { schema: SYSTEM, name, columns, primary_key: Vec::new() });
+        }
+    }
+    Ok(listed)
 }
 
 /// The list of the only catalog.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableFunctionImpl;
 use datafusion::common::ParamValues;
@@ -17,6 +17,7 @@ use datafusion::execution::disk_manager::{DiskManager, DiskManagerBuilder, DiskM
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::object_store::ObjectStore;
 use datafusion::optimizer::analyzer::{Analyzer, AnalyzerRule};
 use datafusion::optimizer::{Optimizer, OptimizerRule};
@@ -26,25 +27,25 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
-use serde_json::Value;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use url::Url;
 
 use super::asof::{FindAsOf, PushDown, marker};
-use super::batches::{wire_batch, wire_schema};
-use super::catalog::{CATALOG, Catalogs, PUBLIC, Tables};
-use super::failure::failure;
+use super::batches::{WireTypes, wire_batch, wire_schema};
+use super::catalog::{CATALOG, Catalogs, ListedTable, PUBLIC, Tables, listed_tables};
+use super::failure::{external, failure};
 use super::functions::scalar_functions;
 use super::index::TableIndex;
 use super::memory::{QueryMemory, SharedMemory};
-use super::parameters::values;
+use super::parameters::SqlParameters;
 use super::planner::SqlPlanner;
 use super::queries::{QueryEntry, QueryOwner, QueryStatus, RunningQueries, RunningQuery};
 use super::settings::SqlSettings;
 use super::statement::parse;
 use super::system::{SystemSchema, queries};
 use super::table_functions::{AsOf, Latest, Resample, Scalars};
+use super::table_keys::TableKeys;
 use super::times::{ExactTexts, ExactTimes};
 use super::view::{SystemTable, ViewSource};
 use super::watch::{WatchJoins, limit_functions};
@@ -64,6 +65,8 @@ const SORT_BUFFER_BYTES: usize = 1 << 20;
 const SPILL_MERGE_BYTES: usize = 2 << 20;
 /// Stack of each thread: expressions of many operators are nested as deeply.
 const STACK_BYTES: usize = 32 << 20;
+/// Maximum number of parameters of a statement.
+const PARAMETERS_MAX: usize = 10_000;
 /// Added to the niceness of the threads of statements.
 const NICENESS: i32 = 10;
 
@@ -72,12 +75,30 @@ const NICENESS: i32 = 10;
 pub struct SqlRequest {
     pub sql: String,
     /// Values of `$1`, `$2` and so on, or of each `?`.
-    pub parameters: Vec<Value>,
+    pub parameters: SqlParameters,
     /// The snapshot or dataset to read, unless the text sets one.
     pub as_of: Option<String>,
+    /// The schema of tables that are named without one; `public` when absent.
+    pub schema: Option<String>,
+    pub wire: WireTypes,
+    /// A number by which the client can cancel the statement.
+    pub tag: Option<u64>,
     /// Shortens the time limit.
     pub timeout: Option<Duration>,
     pub owner: QueryOwner,
+}
+
+/// What is known of a statement before it runs.
+#[derive(Clone, Debug)]
+pub struct StatementInfo {
+    /// Names and types of the columns of its result.
+    pub schema: SchemaRef,
+    /// The parameters `$1`, `$2` and so on; text where the statement does not say which type one has.
+    pub parameters: SchemaRef,
+    /// Whether the rows have an order that the statement asks for.
+    pub is_ordered: bool,
+    /// Commit of the view that it was planned on.
+    pub commit: u64,
 }
 
 /// Runs statements.
@@ -206,6 +227,33 @@ impl SqlEngine {
         self.running.cancel(id, may)
     }
 
+    /// Cancels the statements with a tag for which `may` is true; false when there is none.
+    pub fn cancel_tagged(&self, tag: u64, may: impl Fn(&QueryOwner) -> bool) -> bool {
+        self.running.cancel_tagged(tag, may)
+    }
+
+    /// The listed tables of the catalog. `name` can be the key of a series, whose table is then added.
+    ///
+    /// # Errors
+    /// Those of the views, and of the tables of the schema `system`.
+    pub fn tables(&self, views: &Arc<dyn ViewSource>, name: Option<&str>) -> Result<Vec<ListedTable>> {
+        let view = views.now()?;
+        let index = index_of(&self.index, &view.state);
+        let tables = Tables { view: view.clone(), index, stop: CancelFlag::default() };
+        let system = SystemSchema { view, views: Arc::clone(views), others: views.system_tables() };
+        listed_tables(&tables, &system, name)
+    }
+
+    /// The table that rows of this name are written into; `None` where no kind has such tables.
+    ///
+    /// # Errors
+    /// Those of the views.
+    pub fn table_keys(&self, views: &dyn ViewSource, name: &str) -> Result<Option<TableKeys>> {
+        let view = views.now()?;
+        let index = index_of(&self.index, &view.state);
+        Ok(TableKeys::of(&view, &index, name))
+    }
+
     /// A table of the statements for which `sees` is true, for the schema `system`.
     pub fn queries_table(self: &Arc<Self>, sees: impl Fn(&QueryOwner) -> bool + Send + Sync + 'static) -> SystemTable {
         let running = Arc::clone(&self.running);
@@ -237,16 +285,43 @@ impl SqlEngine {
         Ok(SqlRows { schema, commit, ..started.rows })
     }
 
-    fn spawn(&self, request: SqlRequest, views: Arc<dyn ViewSource>) -> Result<StartedQuery> {
+    /// Plans a statement without running it. Its parameters may be absent.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub async fn describe(&self, request: SqlRequest, views: Arc<dyn ViewSource>) -> Result<StatementInfo> {
+        let AdmittedQuery { place, guard, opener, mut task } = self.admit(&request, views)?;
         let runtime = self.runtime.as_ref().ok_or_else(|| Error::internal("sql: the engine has ended"))?;
+        let entry = Arc::clone(&guard.entry);
+        let bytes_max = self.settings.statement_bytes_max;
+        let (done, described) = oneshot::channel();
+        runtime.spawn(async move {
+            let _place = place;
+            let work = async {
+                task.acquire_permit().await?;
+                let parsed = parse(&request.sql, bytes_max)?;
+                let (session, commit) = opener.open(parsed.as_of.as_deref().or(request.as_of.as_deref()))?;
+                task.describe(&session, parsed.statement, &request, commit).await
+            };
+            let result = tokio::select! {
+                result = work => result,
+                () = entry.cancelled.notified() => Err(cancelled(entry.id)),
+            };
+            let _ = done.send(result);
+        });
+        let described = described.await.map_err(|_| lost())?;
+        drop(guard);
+        described
+    }
+
+    /// Gives a statement its place, entry, memory and time.
+    fn admit(&self, request: &SqlRequest, views: Arc<dyn ViewSource>) -> Result<AdmittedQuery> {
         let place = WaitingPlace::take(&self.waiting, self.settings.queries_max + self.settings.queue_max)?;
         let memory = Arc::new(QueryMemory::new(bytes(self.settings.query_memory_bytes_max), Arc::clone(&self.memory)));
-        let entry = self.running.add(request.owner.clone(), &request.sql, memory);
+        let entry = self.running.add(request.owner.clone(), request.tag, &request.sql, memory);
         let timeout = request.timeout.map_or(self.settings.timeout(), |timeout| timeout.min(self.settings.timeout()));
         // Ends the entry whatever happens until its rows are dropped.
         let guard = QueryGuard { entry: Arc::clone(&entry), running: Arc::clone(&self.running) };
-        let (ready_tx, ready) = oneshot::channel();
-        let (tx, rows) = mpsc::channel(BATCHES_AHEAD);
         let opener = SessionOpener {
             template: self.template.clone(),
             environment: RuntimeEnv {
@@ -256,15 +331,26 @@ impl SqlEngine {
             },
             index: Arc::clone(&self.index),
             views,
+            schema: request.schema.clone(),
             entry: Arc::clone(&entry),
         };
-        let mut task = Task {
+        let task = Task {
             entry: Arc::clone(&entry),
             deadline: Deadline { entry: Arc::clone(&entry), left: timeout, limit: timeout },
             permits: Arc::clone(&self.permits),
             permit: None,
         };
+        Ok(AdmittedQuery { place, guard, opener, task })
+    }
+
+    fn spawn(&self, request: SqlRequest, views: Arc<dyn ViewSource>) -> Result<StartedQuery> {
+        let runtime = self.runtime.as_ref().ok_or_else(|| Error::internal("sql: the engine has ended"))?;
+        let AdmittedQuery { place, guard, opener, mut task } = self.admit(&request, views)?;
+        let entry = Arc::clone(&guard.entry);
+        let (ready_tx, ready) = oneshot::channel();
+        let (tx, rows) = mpsc::channel(BATCHES_AHEAD);
         let bytes_max = self.settings.statement_bytes_max;
+        let timeout = task.deadline.limit;
         runtime.spawn(async move {
             let _place = place;
             let mut ready = Some(ready_tx);
@@ -272,9 +358,9 @@ impl SqlEngine {
                 task.acquire_permit().await?;
                 // Here, since a nested text needs the long stack of these threads.
                 let parsed = parse(&request.sql, bytes_max)?;
-                let parameters = ParamValues::from(values(&request.parameters)?);
+                let parameters = ParamValues::from(request.parameters.scalars()?);
                 let (session, commit) = opener.open(parsed.as_of.as_deref().or(request.as_of.as_deref()))?;
-                let mut result = task.start(session, parsed.statement, parameters).await?;
+                let mut result = task.start(session, parsed.statement, parameters, request.wire).await?;
                 let started = (Arc::clone(&result.schema), commit);
                 if ready.take().is_some_and(|ready| ready.send(Ok(started)).is_err()) {
                     return Ok(());
@@ -387,7 +473,24 @@ struct SessionOpener {
     /// The tables of the last state.
     index: Arc<Mutex<Arc<TableIndex>>>,
     views: Arc<dyn ViewSource>,
+    schema: Option<String>,
     entry: Arc<QueryEntry>,
+}
+
+/// A statement that has a place, before it is parsed.
+struct AdmittedQuery {
+    place: WaitingPlace,
+    guard: QueryGuard,
+    opener: SessionOpener,
+    task: Task,
+}
+
+fn index_of(last: &Mutex<Arc<TableIndex>>, state: &StoreState) -> Arc<TableIndex> {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    if !last.is_of(state) {
+        *last = Arc::new(TableIndex::of(state));
+    }
+    Arc::clone(&last)
 }
 
 impl SessionOpener {
@@ -396,7 +499,7 @@ impl SessionOpener {
         let Self { template, environment, views, entry, .. } = &self;
         let view = as_of.map_or_else(|| views.now(), |name| views.as_of(name))?;
         let commit = view.state.commit;
-        let index = self.index_of(&view.state);
+        let index = index_of(&self.index, &view.state);
         let tables = Arc::new(Tables { view: view.clone(), index, stop: entry.stop.clone() });
         let system = Arc::new(SystemSchema { view, views: Arc::clone(views), others: views.system_tables() });
         let functions: [(&str, Arc<dyn TableFunctionImpl>); 4] = [
@@ -405,23 +508,18 @@ impl SessionOpener {
             ("scalars", Arc::new(Scalars { tables: Arc::clone(&tables) })),
             ("as_of", Arc::new(AsOf { tables: Arc::clone(&tables), views: Arc::clone(views) })),
         ];
-        let mut state = SessionStateBuilder::new_from_existing(template.clone())
+        let mut builder = SessionStateBuilder::new_from_existing(template.clone())
             .with_catalog_list(Arc::new(Catalogs { tables, system }))
             .with_runtime_env(Arc::new(environment.clone()))
-            .with_physical_optimizer_rules(physical_rules(&entry.stop))
-            .build();
+            .with_physical_optimizer_rules(physical_rules(&entry.stop));
+        if let Some(schema) = &self.schema {
+            builder = builder.with_config(template.config().clone().with_default_catalog_and_schema(CATALOG, schema));
+        }
+        let mut state = builder.build();
         for (name, function) in functions {
             state.register_udtf(name, function);
         }
         Ok((state, commit))
-    }
-
-    fn index_of(&self, state: &StoreState) -> Arc<TableIndex> {
-        let mut last = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        if !last.is_of(state) {
-            *last = Arc::new(TableIndex::of(state));
-        }
-        Arc::clone(&last)
     }
 }
 
@@ -512,26 +610,50 @@ impl Task {
         session: SessionState,
         statement: Statement,
         parameters: ParamValues,
+        wire: WireTypes,
     ) -> Result<StartedResult> {
         self.entry.set_status(QueryStatus::Planning);
         let plan = async {
-            let mut plan = session.statement_to_plan(statement).await?;
-            // The text was checked; this checks what it was planned to.
-            SQLOptions::new()
-                .with_allow_ddl(false)
-                .with_allow_dml(false)
-                .with_allow_statements(false)
-                .verify_plan(&plan)?;
-            plan = plan.with_param_values(parameters)?;
-            let physical = session.create_physical_plan(&plan).await?;
-            execute_stream(physical, session.task_ctx())
+            let plan = logical_plan(&session, statement).await?.with_param_values(parameters)?;
+            let plan = session.optimize(&plan)?;
+            let physical = session.query_planner().create_physical_plan(&plan, &session).await?;
+            Ok((wire_schema(plan.schema().as_arrow(), wire), execute_stream(physical, session.task_ctx())?))
         };
-        let mut stream = self.deadline.run(plan).await?.map_err(|error| failure(&error))?;
-        let schema = wire_schema(&stream.schema());
+        let (schema, mut stream) = self.deadline.run(plan).await?.map_err(|error: DataFusionError| failure(&error))?;
         self.entry.set_status(QueryStatus::Running);
         let next = self.deadline.run(stream.next()).await?;
         let first = next.transpose().map_err(|error| failure(&error))?;
         Ok(StartedResult { stream, schema, first })
+    }
+
+    /// What is known of a statement from its plan, whose schema is that of its rows too.
+    async fn describe(
+        &mut self,
+        session: &SessionState,
+        statement: Statement,
+        request: &SqlRequest,
+        commit: u64,
+    ) -> Result<StatementInfo> {
+        self.entry.set_status(QueryStatus::Planning);
+        let values = request.parameters.scalars()?;
+        let plan = async {
+            let plan = logical_plan(session, statement).await?;
+            let parameters = parameter_fields(&plan)?;
+            let is_unbound = request.parameters.is_empty() && !parameters.is_empty();
+            let plan = match is_unbound {
+                // Types that only the values decide are unknown yet.
+                true => session.optimize(&plan).unwrap_or(plan),
+                false => session.optimize(&plan.with_param_values(ParamValues::from(values))?)?,
+            };
+            Ok((plan, parameters))
+        };
+        let (plan, parameters) = self.deadline.run(plan).await?.map_err(|error: DataFusionError| failure(&error))?;
+        Ok(StatementInfo {
+            schema: wire_schema(plan.schema().as_arrow(), request.wire),
+            parameters: wire_schema(&Schema::new(parameters), WireTypes::default()),
+            is_ordered: is_ordered(&plan),
+            commit,
+        })
     }
 
     /// Sends all batches, and that there are no more.
@@ -551,6 +673,53 @@ impl Task {
     }
 }
 
+/// The plan of a statement that reads.
+async fn logical_plan(session: &SessionState, statement: Statement) -> SqlResult<LogicalPlan> {
+    let plan = session.statement_to_plan(statement).await?;
+    // The text was checked; this checks what it was planned to.
+    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false).verify_plan(&plan)?;
+    Ok(plan)
+}
+
+/// The parameters of a plan in the order of their numbers.
+fn parameter_fields(plan: &LogicalPlan) -> SqlResult<Vec<FieldRef>> {
+    let names = plan.get_parameter_names()?;
+    // A parameter of two types is text: its value decides.
+    let known = plan.get_parameter_fields().unwrap_or_default();
+    let number = |name: &String| name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
+    let mut count = 0;
+    for name in &names {
+        match number(name) {
+            Some(number @ 1..=PARAMETERS_MAX) => count = count.max(number),
+            _ => {
+                return Err(external(Error::invalid(format!(
+                    "no parameter {name:?}: they are ?, or $1, $2 and so on"
+                ))));
+            }
+        }
+    }
+    let field = |number: usize| {
+        let name = format!("${number}");
+        let data_type = match known.get(&name) {
+            Some(Some(field)) if !field.data_type().is_null() => field.data_type().clone(),
+            _ => DataType::Utf8,
+        };
+        Arc::new(Field::new(name, data_type, true))
+    };
+    Ok((1..=count).map(field).collect())
+}
+
+/// Whether a plan ends with a sort.
+fn is_ordered(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Sort(_) => true,
+        LogicalPlan::Projection(inner) => is_ordered(&inner.input),
+        LogicalPlan::Limit(inner) => is_ordered(&inner.input),
+        LogicalPlan::SubqueryAlias(inner) => is_ordered(&inner.input),
+        _ => false,
+    }
+}
+
 /// A result whose first batch is ready.
 struct StartedResult {
     stream: SendableRecordBatchStream,
@@ -567,8 +736,7 @@ struct QueryGuard {
 
 impl Drop for QueryGuard {
     fn drop(&mut self) {
-        self.entry.stop.cancel();
-        self.entry.cancelled.notify_one();
+        self.entry.cancel();
         self.running.remove(self.entry.id);
     }
 }
@@ -579,8 +747,7 @@ pub struct QueryCanceller(Arc<QueryEntry>);
 
 impl Drop for QueryCanceller {
     fn drop(&mut self) {
-        self.0.stop.cancel();
-        self.0.cancelled.notify_one();
+        self.0.cancel();
     }
 }
 

@@ -50,18 +50,17 @@ impl TableIndex {
             let words: Vec<&str> = key.words().collect();
             let def = built_in_named(key.kind()).or_else(|| state.kinds.get(key.kind()).map(|kind| kind.def.as_ref()));
             let Some(def) = def.filter(|def| def.key.len() == words.len()) else { continue };
-            let is_common = |name: &str| name == TIMEFRAME || name == CATEGORY && built_in_named(key.kind()).is_some();
             let named = || def.key.iter().zip(&words);
-            let common: Vec<&str> = named().filter(|(name, _)| is_common(name)).map(|(_, word)| *word).collect();
+            let common: Vec<&str> = named().filter(|(name, _)| is_common(def, name)).map(|(_, word)| *word).collect();
             let label = common.join("/");
             let group = found.entry((key.kind().to_owned(), label.clone())).or_insert_with(|| Group {
                 kind: key.kind().to_owned(),
                 name: table_name(def, &common),
                 label,
-                key_columns: def.key.iter().filter(|name| !is_common(name)).cloned().collect(),
+                key_columns: def.key.iter().filter(|name| !is_common(def, name)).cloned().collect(),
                 series: Vec::new(),
             });
-            let own = named().filter(|(name, _)| !is_common(name)).map(|(_, word)| Arc::from(*word)).collect();
+            let own = named().filter(|(name, _)| !is_common(def, name)).map(|(_, word)| Arc::from(*word)).collect();
             group.series.push((own, key.clone()));
         }
         let mut groups: Vec<Group> = found.into_values().collect();
@@ -104,13 +103,17 @@ impl TableIndex {
 pub fn table_of(state: &StoreState, series: &SeriesState) -> Option<String> {
     let key = &series.def.key;
     let def = built_in_named(key.kind()).or_else(|| state.kinds.get(key.kind()).map(|kind| kind.def.as_ref()))?;
-    let is_common = |name: &str| name == TIMEFRAME || name == CATEGORY && built_in_named(key.kind()).is_some();
-    let common = def.key.iter().zip(key.words()).filter(|(name, _)| is_common(name)).map(|(_, word)| word);
+    let common = def.key.iter().zip(key.words()).filter(|(name, _)| is_common(def, name)).map(|(_, word)| word);
     Some(table_name(def, &common.collect::<Vec<_>>()))
 }
 
+/// Whether all series of a table have this word of their keys in common: then it is part of the name of the table.
+pub fn is_common(def: &KindDef, word: &str) -> bool {
+    word == TIMEFRAME || word == CATEGORY && built_in_named(&def.name).is_some()
+}
+
 /// The listed name of a table.
-fn table_name(def: &KindDef, common: &[&str]) -> String {
+pub fn table_name(def: &KindDef, common: &[&str]) -> String {
     let mut name = def.table().to_owned();
     for word in common {
         name.push('_');

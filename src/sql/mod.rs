@@ -33,6 +33,7 @@ mod statement;
 mod system;
 mod table;
 mod table_functions;
+mod table_keys;
 #[cfg(test)]
 mod tests;
 mod times;
@@ -41,8 +42,11 @@ mod watch;
 mod wide;
 mod wide_exec;
 
-pub use batches::column_type;
-pub use engine::{QueryCanceller, SqlEngine, SqlRequest, SqlRows};
+pub use batches::{WireNumbers, WireTypes, column_type};
+pub use catalog::{CATALOG, ListedTable, PUBLIC, SYSTEM};
+pub use engine::{QueryCanceller, SqlEngine, SqlRequest, SqlRows, StatementInfo};
+pub use parameters::SqlParameters;
 pub use queries::{QueryOwner, QueryStatus, RunningQuery};
 pub use settings::SqlSettings;
+pub use table_keys::TableKeys;
 pub use view::{SeesSeries, SqlView, SystemTable, ViewSource};

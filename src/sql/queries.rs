@@ -73,6 +73,8 @@ pub struct RunningQuery {
 pub struct QueryEntry {
     pub id: u64,
     owner: QueryOwner,
+    /// Number that the client got before the statement ran.
+    tag: Option<u64>,
     sql: String,
     started_ms: i64,
     started: Instant,
@@ -120,6 +122,12 @@ impl QueryEntry {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
+    /// Ends the statement.
+    pub fn cancel(&self) {
+        self.stop.cancel();
+        self.cancelled.notify_one();
+    }
+
     fn shown(&self) -> RunningQuery {
         RunningQuery {
             id: self.id,
@@ -144,11 +152,12 @@ pub struct RunningQueries {
 
 impl RunningQueries {
     /// Adds a statement.
-    pub fn add(&self, owner: QueryOwner, sql: &str, memory: Arc<QueryMemory>) -> Arc<QueryEntry> {
+    pub fn add(&self, owner: QueryOwner, tag: Option<u64>, sql: &str, memory: Arc<QueryMemory>) -> Arc<QueryEntry> {
         let end = (0..=TEXT_BYTES_MAX.min(sql.len())).rev().find(|end| sql.is_char_boundary(*end)).unwrap_or(0);
         let entry = Arc::new(QueryEntry {
             id: self.last_id.fetch_add(1, Ordering::Relaxed) + 1,
             owner,
+            tag,
             sql: sql.get(..end).unwrap_or_default().to_owned(),
             started_ms: wall_ms(),
             started: Instant::now(),
@@ -189,11 +198,15 @@ impl RunningQueries {
     /// Cancels a statement; false when there is none of this id for which `may` is true.
     pub fn cancel(&self, id: u64, may: impl Fn(&QueryOwner) -> bool) -> bool {
         let found = self.lock().get(&id).filter(|entry| may(&entry.owner)).cloned();
-        if let Some(entry) = &found {
-            entry.stop.cancel();
-            entry.cancelled.notify_one();
-        }
-        found.is_some()
+        found.inspect(|entry| entry.cancel()).is_some()
+    }
+
+    /// Cancels the statements with this tag for which `may` is true; false when there is none.
+    pub fn cancel_tagged(&self, tag: u64, may: impl Fn(&QueryOwner) -> bool) -> bool {
+        let has_tag = |entry: &&Arc<QueryEntry>| entry.tag == Some(tag) && may(&entry.owner);
+        let found: Vec<Arc<QueryEntry>> = self.lock().values().filter(has_tag).cloned().collect();
+        found.iter().for_each(|entry| entry.cancel());
+        !found.is_empty()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<QueryEntry>>> {

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::query::NumberFormat;
 use crate::query::resample::{ResampleSpec, Resampling};
 use crate::store::SeriesState;
+use crate::types::schema::OrderRule;
 use crate::types::{SeriesDef, SeriesKey, TimeUnit};
 
 /// One series of a table.
@@ -83,6 +84,18 @@ impl SeriesTable {
             .collect();
         let keys = self.keys.iter().take(self.keys.len().saturating_sub(1)).cloned().collect();
         (!members.is_empty()).then(|| Self::new(&self.view, self.name.clone(), keys, members))
+    }
+
+    /// The columns by which rows are distinct, where that is the same in all series.
+    pub fn primary_key(&self) -> Vec<String> {
+        let mut orders = self.members.iter().map(|member| &member.def.order);
+        let first = orders.next();
+        match first {
+            Some(OrderRule::Unique(fields)) if orders.all(|order| Some(order) == first) => {
+                self.keys.iter().chain([&"ts".to_owned()]).chain(fields).cloned().collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The table of the buckets of each series.

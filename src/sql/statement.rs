@@ -201,7 +201,7 @@ fn check_relations(statement: &SqlStatement) -> Result<()> {
 fn rewrite(statement: &mut Statement) -> Result<()> {
     match statement {
         Statement::Statement(inner) => {
-            let mut rewriter = Rewriter { placeholders: placeholders(inner), error: None };
+            let mut rewriter = Rewriter { placeholders: placeholders(inner)?, error: None };
             let _ = VisitMut::visit(inner.as_mut(), &mut rewriter);
             rewriter.error.map_or(Ok(()), Err)
         }
@@ -211,18 +211,24 @@ fn rewrite(statement: &mut Statement) -> Result<()> {
 }
 
 /// Where the parameters `?` are, in the order of the text.
-fn placeholders(statement: &SqlStatement) -> Vec<Location> {
-    let mut found = Vec::new();
+fn placeholders(statement: &SqlStatement) -> Result<Vec<Location>> {
+    let (mut found, mut has_numbers) = (Vec::new(), false);
     let _ = visit_expressions(statement, |expr| {
         if let Expr::Value(value) = expr
-            && matches!(&value.value, Value::Placeholder(name) if name == "?")
+            && let Value::Placeholder(name) = &value.value
         {
-            found.push(value.span.start);
+            match name == "?" {
+                true => found.push(value.span.start),
+                false => has_numbers = true,
+            }
         }
         ControlFlow::<()>::Continue(())
     });
+    if has_numbers && !found.is_empty() {
+        return Err(Error::invalid("the statement has parameters ? and $1").with_hint("number all of them, or none"));
+    }
     found.sort();
-    found
+    Ok(found)
 }
 
 struct Rewriter {
@@ -455,6 +461,7 @@ mod tests {
             rewritten("WITH w AS (SELECT ? AS a) SELECT a, ? FROM w"),
             "WITH w AS (SELECT $1 AS a) SELECT a, $2 FROM w"
         );
+        assert_eq!(parse("SELECT ?, $2", 100).unwrap_err().code(), ErrorCode::InvalidArgument);
     }
 
     #[test]

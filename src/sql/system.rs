@@ -35,16 +35,7 @@ impl SchemaProvider for SystemSchema {
     }
 
     async fn table(&self, name: &str) -> SqlResult<Option<Arc<dyn TableProvider>>> {
-        let rows = match name {
-            "series" => series(&self.view),
-            "chunks" => chunks(&self.view),
-            "snapshots" => self.snapshots(),
-            other => match self.others.iter().find(|table| table.name == other) {
-                Some(table) => (table.rows)(),
-                None => return Ok(None),
-            },
-        };
-        let rows = rows.map_err(external)?;
+        let Some(rows) = self.rows(name).map_err(external)? else { return Ok(None) };
         Ok(Some(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?)))
     }
 
@@ -54,6 +45,23 @@ impl SchemaProvider for SystemSchema {
 }
 
 impl SystemSchema {
+    /// The rows of a table; `None` when there is none of this name.
+    ///
+    /// # Errors
+    /// Those of its rows.
+    pub fn rows(&self, name: &str) -> Result<Option<RecordBatch>> {
+        let rows = match name {
+            "series" => series(&self.view),
+            "chunks" => chunks(&self.view),
+            "snapshots" => self.snapshots(),
+            other => match self.others.iter().find(|table| table.name == other) {
+                Some(table) => (table.rows)(),
+                None => return Ok(None),
+            },
+        };
+        rows.map(Some)
+    }
+
     fn snapshots(&self) -> Result<RecordBatch> {
         let visible = self.view.state.snapshots.iter().filter(|(name, _)| self.views.sees_snapshot(name));
         let visible: Vec<_> = visible.collect();

@@ -7,7 +7,7 @@ use arrow::record_batch::RecordBatch;
 use arrow::util::display::array_value_to_string;
 use serde_json::{Value, json};
 
-use super::{SqlEngine, SqlRequest, SqlSettings, SqlView, SystemTable, ViewSource};
+use super::{SqlEngine, SqlParameters, SqlRequest, SqlSettings, SqlView, SystemTable, ViewSource};
 use crate::error::{Error, ErrorCode, Result};
 use crate::store::{Store, StoreOptions, WriteMode};
 use crate::types::{Rows, SeriesKey, SeriesSpec, TimeUnit};
@@ -311,7 +311,7 @@ fn an_as_of_join_has_one_row_for_each_left_row() {
     }
     let request = SqlRequest {
         sql: join(">=", "AND ? = 1 WHERE a.ts = ?"),
-        parameters: vec![json!(1), json!("2024-02-01T00:10:00Z")],
+        parameters: SqlParameters::Values(vec![json!(1), json!("2024-02-01T00:10:00Z")]),
         ..SqlRequest::default()
     };
     // A condition that is no equality of both tables has no meaning for what is nearest.
@@ -469,7 +469,7 @@ fn times_compare_exactly_in_every_unit() {
             }
             let request = SqlRequest {
                 sql: format!("SELECT count(*) FROM scalars_{unit}_1s WHERE ts >= ?"),
-                parameters: vec![json!(format!("{constant}Z"))],
+                parameters: SqlParameters::Values(vec![json!(format!("{constant}Z"))]),
                 ..SqlRequest::default()
             };
             assert_eq!(
@@ -747,7 +747,11 @@ fn parameters_are_values_of_their_type() {
     let fixture = Fixture::new();
     fixture.bars("A", "1m", 2, 100);
     let run = |sql: &str, parameters: &[Value]| {
-        let request = SqlRequest { sql: sql.into(), parameters: parameters.to_vec(), ..SqlRequest::default() };
+        let request = SqlRequest {
+            sql: sql.into(),
+            parameters: SqlParameters::Values(parameters.to_vec()),
+            ..SqlRequest::default()
+        };
         fixture.rows_with(request)
     };
     let sql = "SELECT count(*) FROM klines_1m WHERE symbol = ? AND ts >= ? AND close < ?";

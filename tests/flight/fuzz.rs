@@ -13,7 +13,7 @@ use std::time::Duration;
 use arrow_flight::{Action, Criteria, FlightDescriptor, HandshakeRequest, Ticket};
 use bytes::Bytes;
 use fastk::access::{self, Authenticator};
-use fastk::server::flight::{ACTIONS, CODE_KEY, FlightSettings, METHODS, without_listener};
+use fastk::server::flight::{ACTIONS, CODE_KEY, FlightSettings, METHODS, SQL_ACTIONS, without_listener};
 use fastk::service::{Durability, Scope, Service, StoreOptions};
 use http_body_util::{BodyExt, Full};
 use prost::Message;
@@ -62,6 +62,91 @@ fn commands() -> Vec<Value> {
         json!({"series": KEY, "mode": "merge", "idempotency_key": "k", "if_version": 2}),
         json!({"create": {"kind": "kline", "symbol": "NEW", "timeframe": "1h", "price_digits": 3}, "missing": "skip"}),
     ]
+}
+
+/// Valid messages of Flight SQL; those of actions with their name.
+fn sql_messages() -> Vec<(Option<&'static str>, Vec<u8>)> {
+    use arrow_flight::sql::*;
+    // The handle of a statement: its text and its commit.
+    let handle = Bytes::from_static(b"\n\x1aSELECT ts FROM klines_1m a \x03");
+    let query = || "SELECT ts, close FROM klines_1m WHERE close > ?".to_owned();
+    let command = |message: Any| (None, message.encode_to_vec());
+    let action = |name, message: Any| (Some(name), message.encode_to_vec());
+    let info = arrow_flight::FlightInfo::new().with_endpoint(arrow_flight::FlightEndpoint::new().with_ticket(Ticket {
+        ticket: TicketStatementQuery { statement_handle: handle.clone() }.as_any().encode_to_vec().into(),
+    }));
+    let cancel = arrow_flight::CancelFlightInfoRequest::new(info.clone()).encode_to_vec();
+    vec![
+        command(CommandStatementQuery { query: "SELECT 1".into(), transaction_id: None }.as_any()),
+        command(
+            CommandStatementQuery { query: "SELECT * FROM latest('klines_1m')".into(), transaction_id: None }.as_any(),
+        ),
+        command(TicketStatementQuery { statement_handle: handle.clone() }.as_any()),
+        command(CommandPreparedStatementQuery { prepared_statement_handle: handle.clone() }.as_any()),
+        command(CommandPreparedStatementUpdate { prepared_statement_handle: handle.clone() }.as_any()),
+        command(CommandStatementIngest { table: "klines_1m".into(), ..CommandStatementIngest::default() }.as_any()),
+        command(CommandStatementIngest { table: KEY.into(), ..CommandStatementIngest::default() }.as_any()),
+        command(CommandGetCatalogs {}.as_any()),
+        command(CommandGetDbSchemas { catalog: None, db_schema_filter_pattern: Some("p%".into()) }.as_any()),
+        command(
+            CommandGetTables { include_schema: true, table_types: vec!["TABLE".into()], ..CommandGetTables::default() }
+                .as_any(),
+        ),
+        command(CommandGetSqlInfo { info: vec![0, 8, 503, 517] }.as_any()),
+        command(CommandGetXdbcTypeInfo { data_type: Some(3) }.as_any()),
+        command(CommandGetPrimaryKeys { table: "klines_1m".into(), ..CommandGetPrimaryKeys::default() }.as_any()),
+        command(CommandGetImportedKeys { table: "klines_1m".into(), ..CommandGetImportedKeys::default() }.as_any()),
+        action(
+            "CreatePreparedStatement",
+            ActionCreatePreparedStatementRequest { query: query(), transaction_id: None }.as_any(),
+        ),
+        action(
+            "ClosePreparedStatement",
+            ActionClosePreparedStatementRequest { prepared_statement_handle: handle }.as_any(),
+        ),
+        action("CancelQuery", ActionCancelQueryRequest { info: info.encode_to_vec().into() }.as_any()),
+        (Some("CancelFlightInfo"), cancel),
+        (Some("SetSessionOptions"), b"\n\x12\n\x06schema\x12\x08\n\x06system".to_vec()),
+        (Some("GetSessionOptions"), Vec::new()),
+        (Some("BeginTransaction"), Vec::new()),
+    ]
+}
+
+/// A call of Flight SQL, mostly with defects.
+fn odd_sql(random: &mut StdRng, puts: &[Vec<FlightData>]) -> Call {
+    let (action, mut message) = pick(random, &sql_messages()).clone();
+    if random.random_bool(0.6) {
+        match arrow_flight::sql::Any::decode(message.as_slice()) {
+            // The message inside, so that its type remains known.
+            Ok(mut any) if random.random_bool(0.8) => {
+                let mut value = any.value.to_vec();
+                change_proto(random, &mut value);
+                any.value = value.into();
+                message = any.encode_to_vec();
+            }
+            _ => change_proto(random, &mut message),
+        }
+    }
+    if let Some(name) = action {
+        let name = if random.random_bool(0.9) { name } else { pick(random, &SQL_ACTIONS).0 };
+        return call("DoAction", &Action { r#type: name.into(), body: message.into() });
+    }
+    match random.random_range(0..6) {
+        0..2 => call("DoGet", &Ticket { ticket: message.into() }),
+        2 => call("GetFlightInfo", &FlightDescriptor::new_cmd(message)),
+        3 => call("GetSchema", &FlightDescriptor::new_cmd(message)),
+        _ => {
+            let put = pick(random, puts);
+            let mut odd = odd_put(random, put.as_slice());
+            if let Some(first) = odd.messages.first_mut()
+                && let Ok(mut data) = FlightData::decode(first.as_slice())
+            {
+                data.flight_descriptor = Some(FlightDescriptor::new_cmd(message));
+                *first = data.encode_to_vec();
+            }
+            odd
+        }
+    }
 }
 
 fn action_body(name: &str) -> Value {
@@ -306,7 +391,8 @@ fn odd_call(random: &mut StdRng, puts: &[Vec<FlightData>]) -> Call {
         1 => FlightDescriptor { r#type: random.random_range(-1..4), cmd: query.clone().into(), path: vec![KEY.into()] },
         _ => FlightDescriptor::new_cmd(query.clone()),
     };
-    let mut made = match random.random_range(0..20) {
+    let mut made = match random.random_range(0..26) {
+        20.. => odd_sql(random, puts),
         0..4 => call("DoGet", &Ticket { ticket: query.into() }),
         4 | 5 => call("GetFlightInfo", &descriptor(random)),
         6 => call("GetSchema", &descriptor(random)),
@@ -371,6 +457,19 @@ fn headers(random: &mut StdRng, tokens: &[String]) -> http::HeaderMap {
     }
     if let Ok(value) = http::HeaderValue::from_bytes(&value) {
         headers.insert("authorization", value);
+    }
+    if random.random_bool(0.02) {
+        let odd = *pick(
+            random,
+            &["fastk-session=CgZzeXN0ZW0", "fastk-session=////", "fastk-session", "a=b; fastk-session=%"],
+        );
+        headers.insert("cookie", http::HeaderValue::from_static(odd));
+    }
+    if random.random_bool(0.02) {
+        headers.insert(
+            "fastk-numbers",
+            http::HeaderValue::from_static(*pick(random, &["float64", "stored", "roman", ""])),
+        );
     }
     if random.random_bool(0.02) {
         let odd = *pick(random, &["0n", "1S", "99999999H", "x", ""]);

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use arrow_flight::PutResult;
+use bytes::Bytes;
 use futures::Stream;
 use serde::Serialize;
 use tonic::Status;
@@ -32,6 +33,8 @@ struct Ack {
 #[derive(Debug, Default)]
 struct AckQueue {
     queued: VecDeque<Ack>,
+    /// The only reply of a put that is not acknowledged by batch.
+    reply: Option<Bytes>,
     /// Result of the input; nothing is queued after it.
     end: Option<Result<(), Status>>,
     reader: Option<Waker>,
@@ -69,6 +72,13 @@ impl AckSender {
             Some(newest) if full => merge(newest, ack),
             _ => queue.queued.push_back(ack),
         }
+        wake(&mut queue);
+    }
+
+    /// Sends a reply in the form of another protocol.
+    pub(super) fn reply(&self, body: Bytes) {
+        let mut queue = lock(&self.0);
+        queue.reply = Some(body);
         wake(&mut queue);
     }
 
@@ -129,6 +139,9 @@ impl Stream for AckReceiver {
         if let Some(ack) = queue.queued.pop_front() {
             let body = serde_json::to_vec(&ack).unwrap_or_default();
             return Poll::Ready(Some(Ok(PutResult { app_metadata: body.into() })));
+        }
+        if let Some(app_metadata) = queue.reply.take() {
+            return Poll::Ready(Some(Ok(PutResult { app_metadata })));
         }
         match &mut queue.end {
             // After an error the stream has ended: the next poll returns a clean end.

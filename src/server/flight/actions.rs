@@ -7,11 +7,12 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::server::flight::describe::json_text;
+use crate::server::flight::flight_sql::SQL_ACTIONS;
 use crate::server::flight::status::unimplemented;
 use crate::service::Service;
 use crate::service::operations::{Context, Dispatch, Entry, FlightBinding, OPERATIONS, OperationResult, RawRequest};
 
-/// Name and description of every action, as returned by ListActions.
+/// Name and description of every action with JSON; ListActions returns those of Flight SQL too.
 pub static ACTIONS: LazyLock<Vec<(&'static str, &'static str)>> = LazyLock::new(|| {
     let bindings = OPERATIONS.iter().flat_map(|entry| entry.spec.flight.bindings());
     let action = |binding: &FlightBinding| match *binding {
@@ -24,7 +25,7 @@ pub static ACTIONS: LazyLock<Vec<(&'static str, &'static str)>> = LazyLock::new(
 pub(super) fn list() -> Vec<ActionType> {
     let action =
         |(name, description): &(&str, &str)| ActionType { r#type: (*name).into(), description: (*description).into() };
-    ACTIONS.iter().map(action).collect()
+    ACTIONS.iter().chain(&SQL_ACTIONS).map(action).collect()
 }
 
 /// The operation of an action.

@@ -4,6 +4,7 @@
 
 use arrow::datatypes::Schema;
 use arrow_flight::flight_descriptor::DescriptorType;
+use arrow_flight::sql::Command;
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::ipc;
 use crate::ingest::check_depth;
 use crate::query::{Query, ResultSchema};
+use crate::server::flight::flight_sql::messages::sql_command;
 use crate::service::{InventoryRow, QueryInfo, SqlStatement};
 use crate::types::SeriesKey;
 
@@ -32,6 +34,14 @@ pub(super) fn target(descriptor: &FlightDescriptor) -> Result<DescriptorTarget<'
         Ok(DescriptorType::Cmd) => Ok(DescriptorTarget::Command(&descriptor.cmd)),
         _ => Err(Error::invalid("the descriptor must be a path or a command")
             .with_hint("use a path such as [\"kline\", \"BTCUSDT\", \"1m\"], or a JSON command")),
+    }
+}
+
+/// The message of Flight SQL in a descriptor, unless it is a path or JSON.
+pub(super) fn sql_of_descriptor(descriptor: &FlightDescriptor) -> Result<Option<Command>> {
+    match descriptor.r#type == i32::from(DescriptorType::Cmd) {
+        true => sql_command("command", &descriptor.cmd),
+        false => Ok(None),
     }
 }
 
@@ -70,11 +80,15 @@ pub(super) fn query_of_descriptor(descriptor: &FlightDescriptor, depth_max: usiz
 pub(super) enum TicketRequest {
     Query(Box<Query>),
     Sql(SqlStatement),
+    FlightSql(Box<Command>),
 }
 
 impl TicketRequest {
-    /// The request of a ticket: a statement where it has the field `sql`, else a query.
+    /// The request of a ticket: a message of Flight SQL, a statement where it has the field `sql`, else a query.
     pub(super) fn of(ticket: &Ticket, depth_max: usize) -> Result<Self> {
+        if let Some(command) = sql_command("ticket", &ticket.ticket)? {
+            return Ok(Self::FlightSql(Box::new(command)));
+        }
         #[derive(serde::Deserialize)]
         struct HasSql {
             sql: Option<serde::de::IgnoredAny>,

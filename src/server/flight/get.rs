@@ -31,7 +31,7 @@ use crate::server::flight::encode::{FlightEncoder, FlightMessage};
 use crate::server::flight::sql::SqlMessages;
 use crate::server::flight::status::{status, status_for};
 use crate::service::{Caller, Permit, QueryResult};
-use crate::sql::{QueryCanceller, SqlRows};
+use crate::sql::QueryCanceller;
 
 /// Parts queued for the client, at most about 1 MiB each.
 const QUEUE_PARTS: usize = 2;
@@ -73,9 +73,8 @@ pub(super) fn start(result: QueryResult, caller: Caller) -> StartedGet {
     start_with(head, MessageSource::Query(Box::new(rows)), caller)
 }
 
-/// Produces the first part of the result of a statement, which must run on a blocking thread.
-pub(super) fn start_sql(rows: SqlRows, caller: Caller) -> StartedGet {
-    let messages = SqlMessages::new(rows);
+/// Produces the first part of the result of a statement, or of a table in memory, which must run on a blocking thread.
+pub(super) fn start_sql(messages: SqlMessages, caller: Caller) -> StartedGet {
     start_with(vec![messages.schema_message()], MessageSource::Sql(Box::new(messages)), caller)
 }
 

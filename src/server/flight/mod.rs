@@ -9,6 +9,7 @@ mod connection;
 mod decode;
 mod describe;
 mod encode;
+mod flight_sql;
 mod get;
 mod listen;
 mod put;
@@ -19,6 +20,7 @@ mod status;
 
 pub use acks::ACKS_QUEUED_MAX;
 pub use actions::ACTIONS;
+pub use flight_sql::SQL_ACTIONS;
 #[cfg(test)]
 pub(super) use get::pieces;
 pub use listen::{serve, without_listener};

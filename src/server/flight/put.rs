@@ -14,6 +14,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use arrow_flight::FlightData;
+use arrow_flight::sql::{
+    Command, CommandStatementIngest, DoPutPreparedStatementResult, DoPutUpdateResult, TableExistsOption,
+    TableNotExistOption,
+};
+use prost::Message;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -27,10 +32,16 @@ use crate::ingest::{self, Known, ParsedRows};
 use crate::server::blocking::{PERMIT, current_permit, on_thread};
 use crate::server::flight::acks::{AckReceiver, AckSender, queue};
 use crate::server::flight::decode;
-use crate::server::flight::describe::{DescriptorTarget, json, target as parse_target};
+use crate::server::flight::describe::{DescriptorTarget, json, sql_of_descriptor, target as parse_target};
+use crate::server::flight::flight_sql::messages::shown_type;
+use crate::server::flight::flight_sql::{ParameterRow, StatementHandle, one_row, refuse_transaction};
 use crate::server::flight::settings::FlightSettings;
-use crate::server::flight::status::{input_status, status, too_large};
-use crate::service::{IdempotencyKey, PendingWrite, Precondition, Scope, Service, WriteMethod, WriteOptions};
+use crate::server::flight::status::{input_status, status, too_large, unimplemented};
+use crate::service::{
+    IdempotencyKey, PendingWrite, Precondition, Scope, Service, SqlCall, SqlStatement, TableRule, WriteMethod,
+    WriteOptions,
+};
+use crate::sql::{CATALOG, PUBLIC};
 use crate::types::{Rounding, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
 /// Unit of the budget for record batches of all puts.
@@ -170,11 +181,16 @@ impl Deref for PutCall {
 
 impl PutCall {
     async fn run(&self, mut input: Streaming<FlightData>, acks: &AckSender) -> Result<(), Status> {
-        // Checked before the command is parsed.
-        self.service.caller().require_scope(Scope::Write)?;
         let Some(first) = self.message(&mut input).await? else {
             return Err(status(&Error::invalid("the put has no message; the first one must carry the schema")));
         };
+        if let Some(descriptor) = &first.flight_descriptor
+            && let Some(command) = sql_of_descriptor(descriptor)?
+        {
+            return self.run_sql(command, first, input, acks).await;
+        }
+        // Checked before the command is parsed.
+        self.service.caller().require_scope(Scope::Write)?;
         let service = self.service.clone();
         let (target, decoder, def, mut stored) = on_thread(move || {
             let target = PutTarget::of(&first, service.limits().json_depth_max)?;
@@ -254,6 +270,110 @@ impl PutCall {
         }
     }
 
+    /// A put of Flight SQL: parameters of a statement, or rows of a table.
+    async fn run_sql(
+        &self,
+        command: Command,
+        first: FlightData,
+        mut input: Streaming<FlightData>,
+        acks: &AckSender,
+    ) -> Result<(), Status> {
+        match command {
+            Command::CommandPreparedStatementQuery(query) => {
+                self.service.caller().require_scope(Scope::Read)?;
+                let handle = StatementHandle::parse(&query.prepared_statement_handle)?;
+                let mut parameters = None;
+                while let Some(message) = self.message(&mut input).await? {
+                    if decode::is_metadata_only(&message) {
+                        continue;
+                    }
+                    if parameters.replace(ParameterRow::of(&first, &message)?).is_some() {
+                        return Err(status(&one_row()));
+                    }
+                }
+                let handle = StatementHandle { parameters, ..handle }.to_bytes()?;
+                let reply = DoPutPreparedStatementResult { prepared_statement_handle: Some(handle) };
+                acks.reply(reply.encode_to_vec().into());
+                Ok(())
+            }
+            Command::CommandStatementIngest(ingest) => {
+                let rows = self.ingest(ingest, first, input, acks).await?;
+                acks.reply(DoPutUpdateResult { record_count: rows }.encode_to_vec().into());
+                Ok(())
+            }
+            Command::CommandStatementUpdate(update) => Err(status(&self.refused_update(update.query).await)),
+            Command::CommandPreparedStatementUpdate(update) => {
+                let handle = StatementHandle::parse(&update.prepared_statement_handle)?;
+                Err(status(&self.refused_update(handle.sql).await))
+            }
+            other => Err(status(&unimplemented(shown_type(other.type_url()).as_str()))),
+        }
+    }
+
+    /// Writes the rows of a table, each record batch as one commit. Returns the number of rows.
+    async fn ingest(
+        &self,
+        command: CommandStatementIngest,
+        first: FlightData,
+        mut input: Streaming<FlightData>,
+        acks: &AckSender,
+    ) -> Result<i64, Status> {
+        self.service.caller().require_scope(Scope::Write)?;
+        let rule = table_rule(&command)?;
+        let service = self.service.clone();
+        let (table, mut decoder) = on_thread(move || {
+            let decoder = decode::schema(&first)?;
+            Ok((Arc::new(service.table_write(&command.table, rule)?), decoder))
+        })
+        .await?;
+        let columns = decoder.schema().fields().len() as u64;
+        let mut dictionary_memory = self.service.reserve_memory(0).map_err(|error| status(&error))?;
+        let mut count = 0_u64;
+        while let Some(message) = self.message(&mut input).await? {
+            if acks.is_abandoned() {
+                break;
+            }
+            if decode::is_metadata_only(&message) {
+                continue;
+            }
+            if message.data_body.len() > self.message_bytes_max {
+                return Err(status(&too_large(self.message_bytes_max)));
+            }
+            self.auth.recheck(self.service.caller())?;
+            let units = u32::try_from(message.data_body.len() / BUDGET_UNIT_BYTES + 1).unwrap_or(u32::MAX);
+            let budget = self.budget.clone().acquire_many_owned(units.min(self.budget_units)).await;
+            let (service, table) = (self.service.clone(), Arc::clone(&table));
+            let (written, same_decoder, same_memory) = on_thread(move || {
+                let (mut decoder, mut dictionary_memory, _budget) = (decoder, dictionary_memory, budget);
+                let dictionary_bytes = decoder.bytes();
+                if decode::dictionary(&message, &mut decoder)? {
+                    let more = decoder.bytes().saturating_sub(dictionary_bytes);
+                    dictionary_memory.grow(more as u64)?;
+                    return Ok((0, decoder, dictionary_memory));
+                }
+                let cells = decode::rows(&message)?.saturating_mul(columns);
+                let _memory = service.reserve_memory(cells.saturating_mul(ingest::CELL_BYTES))?;
+                let batch = decode::batch(&message, &decoder)?;
+                drop(message);
+                let written = service.write_table(&table, decoder.schema(), batch)?;
+                Ok((written, decoder, dictionary_memory))
+            })
+            .await?;
+            (decoder, dictionary_memory) = (same_decoder, same_memory);
+            count += written;
+        }
+        Ok(i64::try_from(count).unwrap_or(i64::MAX))
+    }
+
+    /// The error of a statement that is to change something.
+    async fn refused_update(&self, sql: String) -> Error {
+        let statement = SqlStatement { sql, ..SqlStatement::default() };
+        match self.service.describe_sql(SqlCall { statement, ..SqlCall::default() }).await {
+            Err(error) => error,
+            Ok(_) => Error::invalid("the statement returns rows and changes nothing").with_hint("run it as a query"),
+        }
+    }
+
     /// Decides batches in order, while the next one is decoded; `None` is the end of the input.
     async fn decide<P>(
         &self,
@@ -321,6 +441,33 @@ impl PutCall {
             message = input.message() => message.map_err(|status| input_status(status, self.message_bytes_max)),
         }
     }
+}
+
+/// What an ingestion may do with its table.
+fn table_rule(command: &CommandStatementIngest) -> Result<TableRule> {
+    refuse_transaction(command.transaction_id.as_ref())?;
+    if command.temporary {
+        return Err(unimplemented("a temporary table"));
+    }
+    if command.catalog.as_deref().is_some_and(|catalog| catalog != CATALOG) {
+        return Err(Error::new(ErrorCode::NotFound, format!("the only catalog is {CATALOG:?}")));
+    }
+    if command.schema.as_deref().is_some_and(|schema| schema != PUBLIC) {
+        return Err(Error::new(ErrorCode::NotFound, format!("rows are written into the schema {PUBLIC:?} only")));
+    }
+    if let Some(option) = command.options.keys().next() {
+        return Err(Error::invalid(format!("unknown option {option:?} of an ingestion")));
+    }
+    let rule = command.table_definition_options.unwrap_or_default();
+    let may_exist = match rule.if_exists() {
+        TableExistsOption::Replace => {
+            return Err(Error::invalid("an ingestion does not replace a table: that would delete its history")
+                .with_hint("append: rows with the same timestamp are replaced"));
+        }
+        TableExistsOption::Append | TableExistsOption::Unspecified => true,
+        TableExistsOption::Fail => false,
+    };
+    Ok(TableRule { may_exist, may_create: rule.if_not_exist() == TableNotExistOption::Create })
 }
 
 /// The definition of the series, or of the one that the first batch will register, and its first and last stored

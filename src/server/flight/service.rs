@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Sleep;
 use tonic::body::Body;
 use tonic::codec::Codec;
+use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -29,13 +30,15 @@ use crate::access::{Authenticator, bearer_header, token_from_header};
 use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorCode, Result};
 use crate::query::{NumberFormat, ResultSchema};
-use crate::server::blocking::{PERMIT, run, within};
+use crate::server::blocking::{PERMIT, in_time, run, within};
 use crate::server::connections::{InFlight, ResponseInProgress};
 use crate::server::flight::acks::AckReceiver;
 use crate::server::flight::connection::Disconnect;
 use crate::server::flight::describe::TicketRequest;
+use crate::server::flight::flight_sql::{self, ResultRows, SqlSession};
 use crate::server::flight::put::PutLimits;
 use crate::server::flight::settings::FlightSettings;
+use crate::server::flight::sql::SqlMessages;
 use crate::server::flight::status::{status, unimplemented};
 use crate::server::flight::{actions, describe, get};
 use crate::server::ids::{REQUEST_ID, request_id};
@@ -216,10 +219,11 @@ impl tower::Service<http::Request<Body>> for FlightServer {
 impl FlightApi {
     /// DoGet.
     async fn do_get_response(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
-        let service = admitted(request.extensions())?;
-        let connection = request.extensions().get::<Disconnect>().cloned();
+        let (head, body) = request.into_parts();
+        let service = admitted(&head.extensions)?;
+        let connection = head.extensions.get::<Disconnect>().cloned();
         let decoder = ProstCodec::<Ticket, Ticket>::default().decoder();
-        let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(TICKET_BYTES_MAX));
+        let mut messages = Streaming::new_request(decoder, body, None, Some(TICKET_BYTES_MAX));
         let ticket = messages.message().await?.ok_or_else(|| status(&Error::invalid("the request has no ticket")))?;
         let limits = *service.limits();
         let request = TicketRequest::of(&ticket, limits.json_depth_max)?;
@@ -243,13 +247,26 @@ impl FlightApi {
                 let (started, permit) = run(is_quick, timeout, stop, move || work(&service)).await?;
                 (started, permit, None)
             }
-            TicketRequest::Sql(statement) => {
-                let rows = service.sql(statement).await?;
-                let canceller = rows.canceller();
+            statement => {
+                let rows = match statement {
+                    TicketRequest::Sql(statement) => ResultRows::Statement(Box::new(service.sql(statement).await?)),
+                    TicketRequest::FlightSql(command) => {
+                        let session = SqlSession::of(&MetadataMap::from_headers(head.headers))?;
+                        in_time(timeout, flight_sql::rows(&service, *command, session)).await?
+                    }
+                    TicketRequest::Query(_) => return Err(status(&Error::internal("a query is not a statement"))),
+                };
+                let (messages, canceller) = match rows {
+                    ResultRows::Statement(rows) => {
+                        let canceller = rows.canceller();
+                        (SqlMessages::new(*rows), Some(canceller))
+                    }
+                    ResultRows::Table(table) => (SqlMessages::of_table(table), None),
+                };
                 let caller = service.caller().clone();
-                let work = move || Ok((get::start_sql(rows, caller), permit));
+                let work = move || Ok((get::start_sql(messages, caller), permit));
                 let (started, permit) = run(false, timeout, stop, work).await?;
-                (started, permit, Some(canceller))
+                (started, permit, canceller)
             }
         };
         let stall_timeout = Duration::from_millis(self.settings.stall_timeout_ms);
@@ -401,8 +418,14 @@ impl FlightService for FlightApi {
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
-        let (service, descriptor) = (admitted(request.extensions())?, request.into_inner());
+        let service = admitted(request.extensions())?;
+        let (metadata, _, descriptor) = request.into_parts();
         let limits = *service.limits();
+        if let Some(command) = describe::sql_of_descriptor(&descriptor)? {
+            let session = SqlSession::of(&metadata)?;
+            let described = flight_sql::describe(&service, command, descriptor, session);
+            return Ok(Response::new(in_time(limits.request_timeout(), described).await?));
+        }
         within(limits.request_timeout(), move || {
             let plan = service.plan(&describe::query_of_descriptor(&descriptor, limits.json_depth_max)?)?;
             describe::of_plan(&plan, descriptor).map(Response::new)
@@ -418,6 +441,12 @@ impl FlightService for FlightApi {
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let service = admitted(request.extensions())?;
         let limits = *service.limits();
+        if let Some(command) = describe::sql_of_descriptor(request.get_ref())? {
+            let session = SqlSession::of(request.metadata())?;
+            let found = flight_sql::schema_of(&service, command, session);
+            let schema = in_time(limits.request_timeout(), found).await?;
+            return Ok(Response::new(SchemaResult { schema: describe::schema_bytes(&schema) }));
+        }
         within(limits.request_timeout(), move || {
             let query = describe::query_of_descriptor(request.get_ref(), limits.json_depth_max)?;
             let schema = describe::schema_bytes(&service.result_schema(&query)?.arrow_schema());
@@ -451,6 +480,18 @@ impl FlightService for FlightApi {
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let service = admitted(request.extensions())?;
+        if flight_sql::sql_action(&request.get_ref().r#type) {
+            let session = SqlSession::of(request.metadata())?;
+            let done = flight_sql::run_action(&service, request.get_ref(), session);
+            let reply = in_time(service.limits().request_timeout(), done).await?;
+            let results = reply.body.map(|body| Ok(arrow_flight::Result { body }));
+            let mut response = Response::new(stream::iter(results).boxed());
+            if let Some(cookie) = reply.cookie {
+                let cookie = cookie.parse().map_err(|_| status(&Error::internal("a cookie is not a valid header")))?;
+                response.metadata_mut().insert("set-cookie", cookie);
+            }
+            return Ok(response);
+        }
         let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let (caller, verb) = (service.caller().id.clone(), request.get_ref().r#type.clone());
         // The duration of a job depends on the size of the store; a client may set its own deadline.
