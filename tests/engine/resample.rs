@@ -541,6 +541,35 @@ fn several_series_come_one_after_the_other_or_by_the_start_of_their_buckets() {
     }
 }
 
+/// Rows between the sessions belong to no bucket; gaps end at the next row within a session.
+#[test]
+fn gaps_are_filled_up_to_rows_within_a_session() {
+    let (store, _root) = store();
+    let key = SeriesKey::kline("S", "5m").unwrap();
+    store.register(SeriesSpec::of_key(&key).resolve().unwrap()).unwrap();
+    // A row at 10:00 of the first day, rows at 20:00 of five days, and one at 11:00 of the last day.
+    let day = 24 * HOUR;
+    let mut ts = vec![10 * HOUR];
+    ts.extend((0..5).map(|n| n * day + 20 * HOUR));
+    ts.push(5 * day + 11 * HOUR);
+    let columns = vec![vec![1_i64; ts.len()]; 5];
+    store.write(&key, Rows::of_words(ts, columns), WriteMode::Upsert, None).unwrap();
+    let starts = |from: i64, to: i64, order: &str| {
+        let query = json!({"series": ["kline/S/5m"], "every": "1h", "session": "10:00-12:00", "tz": "UTC", "fill": "zero",
+            "start": from, "end": to, "order": order});
+        let mut starts: Vec<i64> = self::read(&store.reader(), &query, None).0.into_iter().map(|row| row.0).collect();
+        if order == "desc" {
+            starts.reverse();
+        }
+        starts
+    };
+    let of_day = |n: i64| [n * day + 10 * HOUR, n * day + 11 * HOUR];
+    for order in ["asc", "desc"] {
+        assert_eq!(starts(0, 6 * day, order), (0..6).flat_map(of_day).collect::<Vec<_>>());
+        assert_eq!(starts(2 * day, 4 * day, order), (2..4).flat_map(of_day).collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn ticks_are_combined_by_rules_of_the_request() {
     let (store, _root) = store();

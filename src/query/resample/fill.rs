@@ -347,17 +347,28 @@ impl SeriesBuckets {
 fn with_ends_of_gaps(reader: &BucketReader, span: Option<(i64, i64)>) -> Result<Option<(i64, i64)>> {
     let (Some((first, last)), Some((mut from, mut to))) = (reader.series.bounds, span) else { return Ok(span) };
     let mut walk = reader.resampled.buckets.walk();
-    if first < from
-        && let Some(before) = reader.edge((first, from - 1), true)?
+    // Rows between sessions are in no bucket: the search goes on beyond them.
+    let mut high = from.saturating_sub(1);
+    while first <= high
+        && let Some(row) = reader.edge((first, high), true)?
     {
-        let bucket = walk.at(before);
-        let bucket = if bucket.from > before { walk.before(before.saturating_add(1)) } else { bucket };
-        from = bucket.start.min(from);
+        let part = walk.at(row);
+        if part.from <= row {
+            from = part.start.min(from);
+            break;
+        }
+        high = walk.before(row.saturating_add(1)).to.min(row).saturating_sub(1);
     }
-    if to <= last
-        && let Some(after) = reader.edge((to, last), false)?
+    let mut low = to;
+    while low <= last
+        && let Some(row) = reader.edge((low, last), false)?
     {
-        to = walk.at(after).end.max(to);
+        let part = walk.at(row);
+        if part.from <= row {
+            to = part.end.max(to);
+            break;
+        }
+        low = part.from;
     }
     Ok(Some((from, to)))
 }
