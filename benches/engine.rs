@@ -455,7 +455,7 @@ fn panel_store(root: &std::path::Path, gaps: bool) -> Store {
             let is_there = |minute: &i64| !gaps || (minute * 7 + series) % 10 != 0;
             let ts: Vec<i64> = (first..first + 100_000).filter(is_there).map(|minute| minute * MINUTE).collect();
             let cells = |column: i64| {
-                ts.iter().map(|ts| f64::from(i32::try_from(ts / MINUTE % 9_973 + column).expect("small")))
+                ts.iter().map(move |ts| f64::from(i32::try_from(ts / MINUTE % 9_973 + column).expect("small")))
             };
             let columns =
                 (0..5).map(|column| cells(column).map(|cell| cell.to_bits().cast_signed()).collect()).collect();

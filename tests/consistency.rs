@@ -76,6 +76,7 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("sha2", "registry"),
     ("subtle", "access.rs"),
     ("base64", "access.rs"),
+    ("base64", "server/flight/flight_sql/options.rs"),
     ("rustls", "server/tls_stream.rs"),
     ("rustls", "cli/certificates.rs"),
     ("rustls_native_certs", "cli/certificates.rs"),

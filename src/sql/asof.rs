@@ -1,7 +1,7 @@
 //! `ASOF JOIN`: each row of the left table with the nearest row of the right one before or after it.
 //!
 //! The planner of DataFusion 55 refuses these joins, so that the text is rewritten to a left join with the condition
-//! `__asof_match(a.ts >= b.ts)`, which an analyzer rule replaces by the node [`AsOfJoin`]. Each left row has exactly one
+//! `__asof_match(a.ts >= b.ts)`, which an analyzer rule replaces by the node [`AsOfNode`]. Each left row has exactly one
 //! row in the result, with nulls where no right row matches.
 
 use std::cmp::Ordering;
@@ -66,7 +66,7 @@ fn refused(detail: &str) -> datafusion::error::DataFusionError {
 
 /// An as-of join.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct AsOfJoin {
+pub struct AsOfNode {
     left: LogicalPlan,
     right: LogicalPlan,
     /// Expressions of both sides that must be equal.
@@ -78,7 +78,7 @@ pub struct AsOfJoin {
     schema: DFSchemaRef,
 }
 
-impl AsOfJoin {
+impl AsOfNode {
     fn new(
         left: LogicalPlan,
         right: LogicalPlan,
@@ -92,13 +92,13 @@ impl AsOfJoin {
 }
 
 /// Nodes of different tables have no order.
-impl PartialOrd for AsOfJoin {
+impl PartialOrd for AsOfNode {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         self.keys.partial_cmp(&other.keys).filter(|order| order.is_ne() || self == other)
     }
 }
 
-impl UserDefinedLogicalNodeCore for AsOfJoin {
+impl UserDefinedLogicalNodeCore for AsOfNode {
     fn name(&self) -> &'static str {
         "AsOfJoin"
     }
@@ -155,7 +155,7 @@ fn is_of(expr: &Expr, schema: &DFSchema) -> bool {
     !columns.is_empty() && columns.iter().all(|column| schema.has_column(column)) && !expr.is_volatile()
 }
 
-/// Replaces marked joins by [`AsOfJoin`].
+/// Replaces marked joins by [`AsOfNode`].
 #[derive(Debug)]
 pub struct FindAsOf;
 
@@ -214,7 +214,7 @@ fn replaced(join: &Join) -> SqlResult<Option<LogicalPlan>> {
         });
     }
     let (left, right) = (join.left.as_ref().clone(), join.right.as_ref().clone());
-    let node = AsOfJoin::new(left, right, keys, (*times.0, *times.1), op)?;
+    let node = AsOfNode::new(left, right, keys, (*times.0, *times.1), op)?;
     Ok(Some(LogicalPlan::Extension(Extension { node: Arc::new(node) })))
 }
 
@@ -282,13 +282,13 @@ impl OptimizerRule for PushDown {
         };
         let left = below(&join.left, pushed.into_iter().cloned().collect())?;
         let right = below(&join.right, implied)?;
-        let node = AsOfJoin::new(left, right, join.keys.clone(), join.times.clone(), join.op)?;
+        let node = AsOfNode::new(left, right, join.keys.clone(), join.times.clone(), join.op)?;
         let joined = LogicalPlan::Extension(Extension { node: Arc::new(node) });
         below(&joined, kept.into_iter().cloned().collect()).map(Transformed::yes)
     }
 }
 
-fn as_of_join(plan: &LogicalPlan) -> Option<&AsOfJoin> {
+fn as_of_join(plan: &LogicalPlan) -> Option<&AsOfNode> {
     let LogicalPlan::Extension(extension) = plan else { return None };
     extension.node.as_any().downcast_ref()
 }
@@ -299,7 +299,7 @@ fn is_correlated(expr: &Expr) -> bool {
 }
 
 /// A condition on keys of the left rows as one of the right rows that can match them.
-fn on_keys(condition: &Expr, join: &AsOfJoin) -> Option<Expr> {
+fn on_keys(condition: &Expr, join: &AsOfNode) -> Option<Expr> {
     let key = |column: &Column| {
         join.keys
             .iter()
@@ -314,7 +314,7 @@ fn on_keys(condition: &Expr, join: &AsOfJoin) -> Option<Expr> {
 }
 
 /// The bound of the times of right rows that follows from one of left rows.
-fn on_time(condition: &Expr, join: &AsOfJoin) -> Option<Expr> {
+fn on_time(condition: &Expr, join: &AsOfNode) -> Option<Expr> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { return None };
     let (op, value) = match (left.as_ref(), right.as_ref()) {
         (time, value @ Expr::Literal(..)) if *time == join.times.0 => (*op, value),

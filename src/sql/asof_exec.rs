@@ -208,7 +208,7 @@ impl ExecutionPlan for AsOfExec {
             Ok(SortField::new_with_options(key.data_type(&left.schema())?, options))
         });
         let converter = RowConverter::new(fields.collect::<SqlResult<_>>()?)?;
-        let rows = Merge {
+        let rows = AsOfMerge {
             left,
             right: RightRows { stream: right, held: Vec::new(), runs: Vec::new(), run: 0, ended: false },
             condition: self.condition.clone(),
@@ -276,7 +276,7 @@ struct RightRows {
 }
 
 /// A join of one partition.
-struct Merge {
+struct AsOfMerge {
     left: SendableRecordBatchStream,
     right: RightRows,
     condition: AsOfCondition,
@@ -299,7 +299,7 @@ struct Matches {
     gathered: Vec<Vec<ArrayRef>>,
 }
 
-impl Merge {
+impl AsOfMerge {
     async fn next_batch(&mut self) -> SqlResult<Option<RecordBatch>> {
         let batch = loop {
             match self.left.next().await.transpose()? {

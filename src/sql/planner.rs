@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
-use super::asof::AsOfJoin;
+use super::asof::AsOfNode;
 use super::asof_exec::{AsOfCondition, AsOfExec};
 
 /// Plans the nodes of FastK, and leaves others to DataFusion.
@@ -41,7 +41,7 @@ impl ExtensionPlanner for SqlPlanner {
         context: &PhysicalPlanningContext,
     ) -> SqlResult<Option<Arc<dyn ExecutionPlan>>> {
         let (Some(join), [of_left, of_right], [left, right]) =
-            (node.as_any().downcast_ref::<AsOfJoin>(), logical, physical)
+            (node.as_any().downcast_ref::<AsOfNode>(), logical, physical)
         else {
             return Ok(None);
         };

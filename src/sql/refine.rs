@@ -64,7 +64,7 @@ impl Refinement {
 
 /// A bound of one column.
 #[derive(Clone, Debug, PartialEq)]
-struct Bound {
+struct ColumnBound {
     column: String,
     op: Operator,
     value: ScalarValue,
@@ -80,12 +80,12 @@ fn as_condition(expr: &Arc<dyn PhysicalExpr>, table: &SeriesTable) -> Option<Exp
         let values = values.collect::<Option<Vec<Expr>>>()?;
         return Some(Expr::InList(InList::new(Box::new(column(&named)), values, list.negated())));
     }
-    let Bound { column: name, op, value } = bound(expr, table)?;
+    let ColumnBound { column: name, op, value } = bound(expr, table)?;
     Some(Expr::BinaryExpr(LogicalBinary::new(Box::new(column(&name)), op, Box::new(lit(value)))))
 }
 
 /// A bound that follows from a condition.
-fn bound(expr: &Arc<dyn PhysicalExpr>, table: &SeriesTable) -> Option<Bound> {
+fn bound(expr: &Arc<dyn PhysicalExpr>, table: &SeriesTable) -> Option<ColumnBound> {
     let binary = expr.downcast_ref::<BinaryExpr>()?;
     let (left, right) = (binary.left(), binary.right());
     match binary.op() {
@@ -98,14 +98,14 @@ fn bound(expr: &Arc<dyn PhysicalExpr>, table: &SeriesTable) -> Option<Bound> {
         Operator::And => bound(left, table).or_else(|| bound(right, table)),
         op @ (Operator::Eq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq) => {
             let (named, value) = (left.downcast_ref::<Column>()?, right.downcast_ref::<Literal>()?);
-            Some(Bound { column: named.name().to_owned(), op: *op, value: value.value().clone() })
+            Some(ColumnBound { column: named.name().to_owned(), op: *op, value: value.value().clone() })
         }
         _ => None,
     }
 }
 
 /// The bound of rows that meet one of two.
-fn both(one: Bound, other: Bound) -> Option<Bound> {
+fn both(one: ColumnBound, other: ColumnBound) -> Option<ColumnBound> {
     use Operator::{Eq, Gt, GtEq, Lt, LtEq};
     if one.column != other.column || one.value != other.value {
         return None;
@@ -116,7 +116,7 @@ fn both(one: Bound, other: Bound) -> Option<Bound> {
         (Lt | LtEq | Eq, Lt | LtEq | Eq) => LtEq,
         _ => return None,
     };
-    Some(Bound { op, ..one })
+    Some(ColumnBound { op, ..one })
 }
 
 /// Whether a condition is that a column is null which never is.

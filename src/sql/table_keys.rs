@@ -66,9 +66,9 @@ impl TableKeys {
     }
 
     /// Names of the columns that name the series of a row.
-    pub fn columns(&self) -> Vec<&str> {
-        let column = |word| match word {
-            &KeyWord::Column(ref name) => Some(name.as_str()),
+    pub fn columns<'a>(&'a self) -> Vec<&'a str> {
+        let column = |word: &'a KeyWord| match word {
+            KeyWord::Column(name) => Some(name.as_str()),
             KeyWord::Fixed(_) => None,
         };
         self.words.iter().filter_map(column).collect()

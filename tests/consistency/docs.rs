@@ -70,6 +70,14 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
         ("body of a control request over REST", &[(body, "const MEMORY_BYTES_MAX: usize =")]),
         ("body that creates a dataset, feature or factor", &[(body, "const RECORD_BYTES_MAX: u64 =")]),
         ("ticket, command or body of an action", &[("src/server/flight/describe.rs", "const JSON_BYTES_MAX: usize =")]),
+        (
+            "message of [Flight SQL](flight-sql.md)",
+            &[("src/server/flight/flight_sql/messages.rs", "const MESSAGE_BYTES_MAX: usize =")],
+        ),
+        (
+            "a statement with its parameters in Flight SQL",
+            &[("src/server/flight/flight_sql/handles.rs", "const HANDLE_BYTES_MAX: usize =")],
+        ),
         ("headers of a Flight call", &[("src/server/flight/listen.rs", "const HEADER_BYTES_MAX: u32 =")]),
         (
             "HTTP/2 streams reset by the client before they were looked at",

@@ -149,7 +149,7 @@ fn a_panel_is_the_join_of_its_series_and_its_pages_are_the_panel() {
             chosen.truncate(rng.random_range(1..=SERIES.len()));
             let every = rng.random_bool(0.4).then_some(("1h", 60 * MINUTE));
             let tolerance =
-                rng.random_bool(0.6).then(|| [("1m", MINUTE), ("30m", 30 * MINUTE), ("2d", 2_880 * MINUTE)]);
+                rng.random_bool(0.6).then_some([("1m", MINUTE), ("30m", 30 * MINUTE), ("2d", 2_880 * MINUTE)]);
             let tolerance = tolerance.map(|choices| choices[rng.random_range(0..3)]);
             let known_at_ts = rng.random_bool(0.3);
             let range = match rng.random_bool(0.5) {

@@ -466,10 +466,8 @@ fn headers(random: &mut StdRng, tokens: &[String]) -> http::HeaderMap {
         headers.insert("cookie", http::HeaderValue::from_static(odd));
     }
     if random.random_bool(0.02) {
-        headers.insert(
-            "fastk-numbers",
-            http::HeaderValue::from_static(*pick(random, &["float64", "stored", "roman", ""])),
-        );
+        let shape: &&str = pick(random, &["float64", "stored", "roman", ""]);
+        headers.insert("fastk-numbers", http::HeaderValue::from_static(shape));
     }
     if random.random_bool(0.02) {
         let odd = *pick(random, &["0n", "1S", "99999999H", "x", ""]);

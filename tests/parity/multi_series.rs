@@ -297,7 +297,10 @@ impl World {
         let query = json!({"series": series, "columns": ["close"], "layout": "wide", "join": join, "start": start,
             "order": if desc { "desc" } else { "asc" }});
         let names: Vec<String> = chosen.iter().map(|(symbol, _)| format!("{symbol}.close")).collect();
-        let same = |face: &str, found: Vec<String>| assert!(found == expected, "{face}: {query}");
+        let same = |face: &str, found: Vec<String>| {
+            let at = found.iter().zip(&expected).position(|(a, b)| a != b).unwrap_or(found.len().min(expected.len()));
+            assert!(found == expected, "{face}, row {at}: {:?}, {:?}: {query}", found.get(at), expected.get(at));
+        };
         let csv = String::from_utf8(self.body("csv", &query)).unwrap();
         let (header, lines) = csv.split_once('\n').unwrap();
         assert_eq!(header, format!("ts,{}", names.join(",")));
@@ -305,7 +308,7 @@ impl World {
         let of_object = |row: &Value| {
             let cell = |name: &String| row[name].as_str().unwrap_or_default().to_owned();
             let cells: Vec<String> = names.iter().map(cell).collect();
-            format!("{},{}", row["ts"], cells.join(","))
+            format!("{},{}", row["ts"].as_str().unwrap(), cells.join(","))
         };
         let of_batch = |batch: &RecordBatch| -> Vec<String> {
             let line = |row: usize| {
@@ -385,7 +388,7 @@ fn rows_of(batch: &RecordBatch) -> Vec<Row> {
 fn results_of_several_series_equal_sorted_maps() {
     let amount = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (steps, seed) = (amount("FASTK_MULTI_SERIES_STEPS", 60), amount("FASTK_MULTI_SERIES_SEED", 1));
-    println!("FASTK_MULTI_SERIES_SEED={seed} FASTK_MANY_STEPS={steps}");
+    println!("FASTK_MULTI_SERIES_SEED={seed} FASTK_MULTI_SERIES_STEPS={steps}");
     let mut world = World::new(seed);
     for _ in 0..steps {
         match world.rng.random_range(0..10) {

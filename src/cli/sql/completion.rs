@@ -56,7 +56,7 @@ const WORDS: [&str; 44] = [
 
 /// A column of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableColumn {
+pub struct CompletedColumn {
     /// With its schema where that is not the default one.
     pub table: String,
     pub column: String,
@@ -65,12 +65,12 @@ pub struct TableColumn {
 /// Names to complete, and the rule that a statement ends with a semicolon.
 #[derive(Debug, Default)]
 pub struct SqlHelper {
-    columns: Vec<TableColumn>,
+    columns: Vec<CompletedColumn>,
 }
 
 impl SqlHelper {
     /// A helper that knows these columns.
-    pub fn new(columns: Vec<TableColumn>) -> Self {
+    pub fn new(columns: Vec<CompletedColumn>) -> Self {
         Self { columns }
     }
 
@@ -78,7 +78,7 @@ impl SqlHelper {
     /// functions and words of SQL.
     fn completions(&self, line: &str, word: &str) -> Vec<String> {
         let names: Vec<&str> = line.split(|character: char| !is_name(character)).collect();
-        let is_named = |column: &TableColumn| names.contains(&column.table.as_str());
+        let is_named = |column: &CompletedColumn| names.contains(&column.table.as_str());
         let any_named = self.columns.iter().any(is_named);
         let columns = self.columns.iter().filter(|column| !any_named || is_named(column));
         let columns = columns.map(|column| column.column.as_str());
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn columns_are_completed_of_the_tables_that_are_named() {
-        let column = |table: &str, column: &str| TableColumn { table: table.into(), column: column.into() };
+        let column = |table: &str, column: &str| CompletedColumn { table: table.into(), column: column.into() };
         let helper = SqlHelper::new(vec![
             column("klines_1m", "close"),
             column("klines_1m", "symbol"),

@@ -10,7 +10,7 @@ use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::completion::{SqlHelper, TableColumn};
+use super::completion::{CompletedColumn, SqlHelper};
 use super::output::SqlOutput;
 use crate::cli::print;
 use crate::cli::target::CommandTarget;
@@ -197,7 +197,7 @@ impl Prompt {
     }
 
     /// The columns of all tables, for completion; none when they cannot be read.
-    fn columns(&self) -> Vec<TableColumn> {
+    fn columns(&self) -> Vec<CompletedColumn> {
         let sql = "SELECT table_schema, table_name, column_name FROM information_schema.columns".to_owned();
         let statement = SqlStatement { sql, params: Vec::new(), as_of: None, timeout_ms: Some(2_000) };
         let options = EncodeOptions { format: OutFormat::Csv, times: TimeFormat::Epoch, shape: JsonShape::Rows };
@@ -214,7 +214,7 @@ impl Prompt {
             let record = record.ok()?;
             let (schema, table, column) = (record.get(0)?, record.get(1)?, record.get(2)?);
             let table = if schema == "public" { table.to_owned() } else { format!("{schema}.{table}") };
-            Some(TableColumn { table, column: column.to_owned() })
+            Some(CompletedColumn { table, column: column.to_owned() })
         });
         rows.collect()
     }
