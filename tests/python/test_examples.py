@@ -219,7 +219,7 @@ def test_every_request_shown_is_accepted_and_every_response_looks_as_shown(runni
             for kind, now in kinds.items():
                 assert shape(now) == shape(entry["responses"][status][kind]), f"{name}: {status} {kind}"
     if BLESS:
-        text = json.dumps(file, indent=2, ensure_ascii=False).replace(str(tmp_path / "store"), "/var/lib/fastk")
+        text = json.dumps(file, indent=2, ensure_ascii=False).replace(str(running.root), "/var/lib/fastk")
         FILE.write_text(text + "\n", encoding="utf-8")
     with capsys.disabled():
         print(f"\nproof openapi_examples: {requests} requests")
