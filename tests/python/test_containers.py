@@ -473,7 +473,9 @@ def test_sources_with_older_times_are_compiled_again(tmp_path):
     shutil.copytree(DOCKER, tree / "docker", ignore=shutil.ignore_patterns("secrets"))
     for licence in HERE.glob("LICENSE-*"):
         shutil.copy(licence, tree)
-    (tree / "Cargo.toml").write_text('[package]\nname = "fastk"\nversion = "0.0.1"\nedition = "2021"\n')
+    (tree / "Cargo.toml").write_text(
+        '[package]\nname = "fastk"\nversion = "0.0.1"\nedition = "2021"\n[profile.dist]\ninherits = "release"\n'
+    )
     (tree / "Cargo.lock").write_text('version = 3\n\n[[package]]\nname = "fastk"\nversion = "0.0.1"\n')
     # The cache mount of the image is the default directory of cargo.
     own = {name: value for name, value in os.environ.items() if name not in ("CARGO_TARGET_DIR", "FASTK_PROFILE")}

@@ -35,7 +35,7 @@ MASKS = [
     (re.compile(r"(\"(?:request_)?id\":\"|/jobs/)[0-9a-f]{16}\b"), r"\1ID"),
     (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "UUID"),
     (re.compile(r"(\"(?:done|total|bytes_checked|files_checked)\":)\d+"), r"\1N"),
-    (re.compile(r"(\"\w+_at\": ?\")20[0-9T:.-]+Z"), r"\1NOW"),
+    (re.compile(r"(\"?\b\w+_at\"?: ?\"?)20[0-9T:.-]+Z"), r"\1NOW"),
 ]
 USUAL = ("127.0.0.1:8080", "127.0.0.1:8815")
 
