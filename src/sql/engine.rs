@@ -34,6 +34,7 @@ use url::Url;
 use super::asof::{FindAsOf, PushDown, marker};
 use super::batches::{WireTypes, wire_batch, wire_schema};
 use super::catalog::{CATALOG, Catalogs, ListedTable, PUBLIC, Tables, listed_tables};
+use super::doubles::DoublesNextToDecimals;
 use super::failure::{external, failure};
 use super::functions::scalar_functions;
 use super::index::TableIndex;
@@ -433,7 +434,9 @@ fn session_config(threads: usize) -> SessionConfig {
 
 fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
+    // Before types are coerced.
     rules.insert(0, Arc::new(ExactTexts));
+    rules.insert(1, Arc::new(DoublesNextToDecimals));
     // After types are coerced.
     rules.push(Arc::new(FindAsOf));
     rules

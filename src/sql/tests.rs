@@ -236,6 +236,65 @@ fn conditions_select_exactly_in_the_scan() {
     assert!(plan.contains("FilterExec"), "{plan}");
 }
 
+#[test]
+fn decimals_next_to_doubles_are_doubles_and_select_in_the_scan() {
+    let fixture = Fixture::new();
+    // Larger, smaller and finer numbers than a decimal of 38 digits with 15 after the point has.
+    let values = [0.1, 0.3, 1e-17, 123_456_789.123_456_78, 1e25, -2.5];
+    fixture.scalar("scalar/feature/A/1h/x", &values);
+    fixture.bars("A", "1h", 2, 6);
+    for (condition, rows) in [
+        ("value > 0.1", 3),
+        ("value >= 0.1", 4),
+        ("0.1 <= value", 4),
+        ("value = 0.1", 1),
+        ("value <> 0.1", 5),
+        ("value IN (0.1, -2.5, 7.0)", 2),
+        ("value NOT IN (0.1, -2.5)", 4),
+        ("value BETWEEN 0.1 AND 123456789.12345678", 3),
+        ("value NOT BETWEEN 0.1 AND 123456789.12345678", 3),
+        ("value = 123456789.12345678", 1),
+        ("value = 0.00000000000000001", 1),
+        ("value < 0.00000000000000001", 1),
+        ("value > 9999999999999999999999999.0", 0),
+        ("value > 999999999999999999999999.0", 1),
+        ("value = CAST(0.3 AS DECIMAL(38, 20))", 1),
+    ] {
+        let sql = format!("SELECT count(*) FROM scalars_feature_1h WHERE {condition}");
+        assert_eq!(fixture.one(&sql), rows.to_string(), "{condition}");
+        let plan = fixture.plan(&sql.replace("count(*)", "ts"));
+        // Of one of two conditions the scan knows nothing.
+        let is_either = condition.contains("value IN") || condition.contains("NOT BETWEEN");
+        assert_eq!(plan.contains("FilterExec"), is_either, "{condition}: {plan}");
+        assert!(!plan.contains("CAST"), "{condition}: {plan}");
+    }
+    let joined = "klines_1h b JOIN scalars_feature_1h s ON b.symbol = s.symbol AND b.ts + (s.ts - b.ts) = s.ts";
+    for (expression, result) in [
+        ("value + 0.2 FROM scalars_feature_1h WHERE value = 0.1", 0.1_f64 + 0.2),
+        ("value * 3 FROM scalars_feature_1h WHERE value = 0.1", 0.1 * 3.0),
+        ("value / 2.0 FROM scalars_feature_1h WHERE value > 1e24", 1e25 / 2.0),
+        (&format!("close - value FROM {joined} WHERE value = 0.3 AND close = 100.05 LIMIT 1"), 100.05 - 0.3),
+    ] {
+        let found: f64 = fixture.one(&format!("SELECT {expression}")).parse().unwrap();
+        assert_eq!(found.to_bits(), result.to_bits(), "{expression}: {found}");
+    }
+    // The names of columns stay.
+    let request = SqlRequest {
+        sql: "SELECT value > 0.1, max(value * 2.0) OVER () FROM scalars_feature_1h".to_owned(),
+        ..SqlRequest::default()
+    };
+    let batches = fixture.run_as("", request).unwrap();
+    let schema = batches.first().unwrap().schema();
+    let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "scalars_feature_1h.value > Decimal128(0.1,1,1)",
+            "max(scalars_feature_1h.value * Decimal128(2.0,2,1)) ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING",
+        ]
+    );
+}
+
 /// Closes of bars beside the nearest one of another table, for all comparisons of the condition.
 #[test]
 fn an_as_of_join_has_one_row_for_each_left_row() {
