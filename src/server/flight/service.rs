@@ -227,16 +227,20 @@ impl FlightApi {
         let ticket = messages.message().await?.ok_or_else(|| status(&Error::invalid("the request has no ticket")))?;
         let limits = *service.limits();
         let request = TicketRequest::of(&ticket, limits.json_depth_max)?;
-        // Acquired only now: a call whose ticket does not arrive uses no permit.
-        let permit = self.gets.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("{} DoGet responses are already being sent", self.settings.gets_max);
-            status(&Error::new(ErrorCode::Overloaded, detail).with_hint("retry shortly"))
-        })?;
-        let permit = (permit, service.acquire_permit(PermitKind::Response)?);
+        // Acquired only when there is something to send: a call whose ticket does not arrive uses no permit, and
+        // statements that wait for their turn keep none from reads.
+        let acquire = || -> Result<_, Status> {
+            let permit = self.gets.clone().try_acquire_owned().map_err(|_| {
+                let detail = format!("{} DoGet responses are already being sent", self.settings.gets_max);
+                status(&Error::new(ErrorCode::Overloaded, detail).with_hint("retry shortly"))
+            })?;
+            Ok((permit, service.acquire_permit(PermitKind::Response)?))
+        };
         let timeout = limits.request_timeout();
         let stop = CancelFlag::default();
         let (started, permit, held) = match request {
             TicketRequest::Query(query) => {
+                let permit = acquire()?;
                 let is_quick = service.is_in_memory(&query);
                 let cancel = stop.clone();
                 // The work holds its permits, even after the client is gone.
@@ -263,6 +267,7 @@ impl FlightApi {
                     }
                     ResultRows::Table(table) => (SqlMessages::of_table(table), None),
                 };
+                let permit = acquire()?;
                 let caller = service.caller().clone();
                 let work = move || Ok((get::start_sql(messages, caller), permit));
                 let (started, permit) = run(false, timeout, stop, work).await?;

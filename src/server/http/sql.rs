@@ -38,7 +38,6 @@ async fn response(
     let coding =
         if options.format == OutFormat::Parquet { ResponseCoding::Identity } else { ResponseCoding::of(headers) };
     let service = Arc::clone(app.service());
-    let permit = service.acquire_permit(PermitKind::Response)?;
     let timeout = service.limits().request_timeout();
     let rows = tokio::time::timeout(timeout, service.sql(statement)).await.map_err(|_| {
         Error::new(
@@ -46,6 +45,8 @@ async fn response(
             format!("the first rows were not ready within {} ms", timeout.as_millis()),
         )
     })??;
+    // Statements that wait for their turn keep no permit from reads.
+    let permit = service.acquire_permit(PermitKind::Response)?;
     let (id, commit, canceller) = (rows.id(), rows.commit(), rows.canceller());
     let schema = Arc::clone(rows.schema());
     let columns = schema.fields().iter().map(|field| (field.name().clone(), column_type(field.data_type()))).collect();
