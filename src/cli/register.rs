@@ -12,21 +12,24 @@ use crate::types::{MergeRule, SeriesKey, SeriesSpec, TimeUnit};
 
 #[derive(Debug, clap::Args)]
 pub struct RegisterArgs {
-    /// kline/{symbol}/{timeframe}, scalar/{category}/{symbol}/{timeframe}/{name}, or a registered kind and its words.
+    /// kline/{symbol}/{timeframe}, scalar/{category}/{symbol}/{timeframe}/{name}, or another kind and its words, such as trade/{symbol}/{channel}.
     #[arg(required_unless_present = "file", conflicts_with = "file")]
     key: Option<String>,
     /// Registration as JSON, like the body of POST /v1/series; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Digits of open, high, low and close [default: float64].
+    /// Digits of open, high, low and close, or of all prices of market events [default: float64].
     #[arg(long, value_name = "N")]
     price_digits: Option<u8>,
-    /// Digits of volume [default: float64].
+    /// Digits of volume, or of all quantities of market events [default: float64].
     #[arg(long, value_name = "N")]
     volume_digits: Option<u8>,
     /// Digits of the value of a scalar [default: float64].
     #[arg(long, value_name = "N")]
     value_digits: Option<u8>,
+    /// Field that tells rows of one timestamp apart, of market events: trade_id or seq [default: all rows are kept].
+    #[arg(long, value_name = "FIELD")]
+    dedup: Option<String>,
     /// A further column: NAME:TYPE[:MERGE], where TYPE is a number of digits, float64 or int64 and MERGE is sum, min, max or last.
     #[arg(long, value_name = "COLUMN")]
     extra: Vec<String>,
@@ -75,6 +78,7 @@ fn spec(args: &RegisterArgs, key: &SeriesKey) -> Result<SeriesSpec> {
     }
     spec.price_digits = args.price_digits;
     spec.volume_digits = args.volume_digits;
+    spec.dedup = args.dedup.clone();
     spec.value =
         args.value_digits.map(|digits| ColumnSpec { name: None, kind: None, digits: Some(digits), merge: None });
     spec.extra_columns = args.extra.iter().map(|text| extra_column(text)).collect::<Result<_>>()?;

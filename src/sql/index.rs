@@ -10,7 +10,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::store::{RegisteredKind, SeriesState, StoreState};
-use crate::types::kind::built_in_named;
+use crate::types::kind::{built_in_named, is_preset};
 use crate::types::schema::TIMEFRAME;
 use crate::types::{KindDef, SeriesKey};
 
@@ -109,7 +109,7 @@ pub fn table_of(state: &StoreState, series: &SeriesState) -> Option<String> {
 
 /// Whether all series of a table have this word of their keys in common: then it is part of the name of the table.
 pub fn is_common(def: &KindDef, word: &str) -> bool {
-    word == TIMEFRAME || word == CATEGORY && built_in_named(&def.name).is_some()
+    word == TIMEFRAME || word == CATEGORY && is_preset(&def.name)
 }
 
 /// The listed name of a table.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kind::{built_in_named, check_rules};
+use super::kind::{check_rules, is_preset};
 use super::schema::{
     COLUMNS_MAX, Column, ColumnParameters, ColumnType, MergeRule, SeriesDef, check_column_name, check_merge,
     column_type,
@@ -99,9 +99,9 @@ impl SeriesDef {
     /// Whether two registrations describe the same rows. Fields that `PATCH` can change are ignored, but for columns of
     /// a kind whose registrations state them.
     pub fn same_rows_as(&self, other: &SeriesDef) -> bool {
-        let same_columns = match built_in_named(self.kind()) {
-            Some(_) => self.columns == other.columns,
-            None => self.has_evolved_from(other),
+        let same_columns = match is_preset(self.kind()) {
+            true => self.columns == other.columns,
+            false => self.has_evolved_from(other),
         };
         self.key == other.key
             && self.key_names == other.key_names

@@ -16,6 +16,7 @@ use super::schema::{
     check_merge,
 };
 use super::similar;
+use super::tick_kinds::tick_kinds;
 use super::time::TimeUnit;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -23,9 +24,8 @@ use crate::error::{Error, ErrorCode, Result};
 pub const KINDS_MAX: usize = 1_024;
 /// Maximum number of rules of a kind.
 pub const RULES_MAX: usize = 64;
-/// Names of kinds that FastK defines itself.
-const RESERVED_KINDS: [&str; 9] =
-    ["trade", "quote", "bbo", "book", "depth", "funding", "open_interest", "liquidation", "status"];
+/// Names of kinds that are not used, and must not mean anything else.
+const RESERVED_KINDS: [&str; 1] = ["bbo"];
 /// Maximum number of similar kinds in an error.
 const SIMILAR_MAX: usize = 3;
 
@@ -61,7 +61,7 @@ pub struct KindDef {
 }
 
 /// The kinds of every store.
-static BUILT_IN: LazyLock<[KindDef; 2]> = LazyLock::new(|| {
+static BUILT_IN: LazyLock<Vec<KindDef>> = LazyLock::new(|| {
     let names = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let field = |name: &str, merge| Column { merge, ..Column::new(name, ColumnType::Float64) };
     let kind = |name: &str, key, fields, rules, sql_name: &str| KindDef {
@@ -81,19 +81,38 @@ static BUILT_IN: LazyLock<[KindDef; 2]> = LazyLock::new(|| {
         field("close", MergeRule::Last),
         field("volume", MergeRule::Sum),
     ];
-    let bar_rules = vec![
+    let value = vec![field("value", MergeRule::Last)];
+    let mut kinds = vec![
+        kind(KLINE, &["symbol", TIMEFRAME], bar, BAR_RULES.clone(), "klines"),
+        kind(SCALAR, &["category", "symbol", TIMEFRAME, "name"], value, Vec::new(), "scalars"),
+    ];
+    let non_negative = |name: &str| RowRule::NonNegative { field: name.into() };
+    kinds.extend(tick_kinds().into_iter().map(|events| KindDef {
+        unit: TimeUnit::Us,
+        order: events.order.clone(),
+        partition: PartitionRule::Fixed(events.partition),
+        ..kind(
+            events.name,
+            &["symbol", "channel"],
+            events.fields.clone(),
+            events.quantities().map(non_negative).collect(),
+            events.table,
+        )
+    }));
+    kinds
+});
+
+/// The rules of klines.
+static BAR_RULES: LazyLock<Vec<RowRule>> = LazyLock::new(|| {
+    let names = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    vec![
         RowRule::AtLeast { field: "high".into(), of: names(&["open", "close", "low"]) },
         RowRule::AtMost { field: "low".into(), of: names(&["open", "close", "high"]) },
         RowRule::NonNegative { field: "volume".into() },
-    ];
-    let value = vec![field("value", MergeRule::Last)];
-    [
-        kind(KLINE, &["symbol", TIMEFRAME], bar, bar_rules, "klines"),
-        kind(SCALAR, &["category", "symbol", TIMEFRAME, "name"], value, Vec::new(), "scalars"),
     ]
 });
 
-/// The kinds of every store, by name.
+/// The kinds of every store.
 pub fn built_in() -> &'static [KindDef] {
     &*BUILT_IN
 }
@@ -103,10 +122,14 @@ pub fn built_in_named(name: &str) -> Option<&'static KindDef> {
     built_in().iter().find(|kind| kind.name == name)
 }
 
+/// Whether the registrations of a kind name the words of their keys and state the columns: klines and scalars.
+pub fn is_preset(name: &str) -> bool {
+    name == KLINE || name == SCALAR
+}
+
 /// Whether rules are those of klines.
 pub fn are_bar_rules(rules: &[RowRule]) -> bool {
-    let [bar, _] = &*BUILT_IN;
-    bar.rules == rules
+    *BAR_RULES == rules
 }
 
 impl KindDef {
@@ -128,7 +151,7 @@ impl KindDef {
         }
         if RESERVED_KINDS.contains(&self.name.as_str()) {
             return Err(Error::new(ErrorCode::KindExists, format!("kind {} is reserved for FastK", self.name))
-                .with_hint(format!("choose another name; reserved are {}", RESERVED_KINDS.join(", "))));
+                .with_hint("choose another name; kind quote has the best bid and offer"));
         }
         if self.key.is_empty() || self.key.len() > KEY_WORDS_MAX {
             return invalid(format!("key names {} words, not 1 to {KEY_WORDS_MAX}", self.key.len()));
@@ -359,7 +382,7 @@ mod tests {
 
     #[test]
     fn names_that_fastk_uses_are_refused() {
-        for name in RESERVED_KINDS.into_iter().chain([KLINE, SCALAR]) {
+        for name in RESERVED_KINDS.into_iter().chain(built_in().iter().map(|kind| kind.name.as_str())) {
             let json = format!(r#"{{"kind":"{name}","key":["x"],"fields":[{{"name":"a","type":"int64"}}]}}"#);
             assert_eq!(kind(&json).unwrap_err().code(), ErrorCode::KindExists, "{name}");
         }

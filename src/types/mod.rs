@@ -20,6 +20,7 @@ pub mod schema;
 pub mod sessions;
 pub mod similar;
 pub mod spec;
+pub mod tick_kinds;
 pub mod time;
 pub mod wide;
 pub mod width;

@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::calendar::Calendar;
 use super::grid::interval_ticks;
 use super::key::{KLINE, SCALAR, SeriesKey};
-use super::kind::{KindDef, built_in_named, kind_not_found};
+use super::kind::{KindDef, built_in_named, is_preset, kind_not_found};
 use super::number::DIGITS_MAX;
 use super::schema::{
     COLUMNS_MAX, Column, ColumnParameters, ColumnSpec, ColumnType, Partition, PartitionRule, Retention, SeriesDef,
     TIMEFRAME, ValueIndexSpec, check_column_name, check_description, column_type, timeframe_months, timeframe_ms,
 };
+use super::tick_kinds::{self, TickTypes};
 use super::time::TimeUnit;
 use crate::error::{Error, Result};
 
@@ -34,11 +35,16 @@ pub struct SeriesSpec {
     pub category: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Digits of open, high, low and close; without them these columns are float64.
+    /// Digits of open, high, low and close, or of all prices of a kind of market events; without them these columns are
+    /// float64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_digits: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_digits: Option<u8>,
+    /// Of a kind of market events: the field, `trade_id` or `seq`, that tells rows of one timestamp apart; the newest row
+    /// of an id wins. Without one all rows are kept, in the order of arrival.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<String>,
     /// 10^price_digits, the form of the fastk_bridge contract 0.1.0-rc.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_scale: Option<i64>,
@@ -73,17 +79,17 @@ pub struct SeriesSpec {
 impl SeriesSpec {
     /// A spec with only the parts of the key.
     pub fn of_key(key: &SeriesKey) -> Self {
-        let is_built_in = built_in_named(key.kind()).is_some();
         let words = key.words().map(str::to_owned);
         Self {
             kind: key.kind().into(),
-            key: if is_built_in { Vec::new() } else { words.collect() },
+            key: if is_preset(key.kind()) { Vec::new() } else { words.collect() },
             symbol: key.symbol().map(Into::into),
             timeframe: key.timeframe().map(Into::into),
             category: key.category().map(Into::into),
             name: key.name().map(Into::into),
             price_digits: None,
             volume_digits: None,
+            dedup: None,
             price_scale: None,
             volume_scale: None,
             value: None,
@@ -106,8 +112,11 @@ impl SeriesSpec {
     pub fn series_key(&self) -> Result<SeriesKey> {
         let needed = |what: &str| Error::invalid(format!("a {} needs a {what}", self.kind));
         let word = |what: &str, word: &'_ Option<String>| word.clone().ok_or_else(|| needed(what));
-        if built_in_named(&self.kind).is_some() && !self.key.is_empty() {
+        if is_preset(&self.kind) && !self.key.is_empty() {
             return Err(Error::invalid(format!("a {} has no key, but a symbol and a timeframe", self.kind)));
+        }
+        if is_preset(&self.kind) && self.dedup.is_some() {
+            return Err(Error::invalid(format!("dedup: a {} has one row per timestamp", self.kind)));
         }
         match self.kind.as_str() {
             KLINE => {
@@ -123,13 +132,15 @@ impl SeriesSpec {
                 &word("name", &self.name)?,
             ),
             kind => {
+                let is_registered = built_in_named(kind).is_none();
                 let preset = [
                     ("symbol", self.symbol.is_some()),
                     ("timeframe", self.timeframe.is_some()),
                     ("category", self.category.is_some()),
                     ("name", self.name.is_some()),
-                    ("price_digits", self.price_digits.is_some()),
-                    ("volume_digits", self.volume_digits.is_some()),
+                    ("price_digits", is_registered && self.price_digits.is_some()),
+                    ("volume_digits", is_registered && self.volume_digits.is_some()),
+                    ("dedup", is_registered && self.dedup.is_some()),
                     ("price_scale", self.price_scale.is_some()),
                     ("volume_scale", self.volume_scale.is_some()),
                     ("value", self.value.is_some()),
@@ -149,15 +160,39 @@ impl SeriesSpec {
         }
     }
 
-    /// Validates the spec of a kline or scalar and completes it.
+    /// Validates the spec of a series of a built-in kind and completes it.
     ///
     /// # Errors
     /// `invalid_argument`, naming the field; `not_found` for another kind, which [`SeriesSpec::resolve_as`] takes.
     pub fn resolve(self) -> Result<SeriesDef> {
         let key = self.series_key()?;
         let kind = built_in_named(&self.kind).ok_or_else(|| kind_not_found(&self.kind, std::iter::empty()))?;
-        let columns = self.columns(kind)?;
-        self.complete(kind, key, columns)
+        if is_preset(&kind.name) {
+            let columns = self.columns(kind)?;
+            return self.complete(kind, key, columns);
+        }
+        self.check_words(kind)?;
+        let types = TickTypes {
+            price_digits: self.price_digits,
+            volume_digits: self.volume_digits,
+            unit: self.unit.unwrap_or(kind.unit),
+            dedup: self.dedup.as_deref(),
+        };
+        let (columns, order) = tick_kinds::typed(&kind.name, &kind.fields, &kind.order, types)?;
+        Ok(SeriesDef { order, ..self.complete(kind, key, columns)? })
+    }
+
+    fn check_words(&self, kind: &KindDef) -> Result<()> {
+        if self.key.len() == kind.key.len() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "key of a series of kind {} has {} words, not {}: {}",
+            kind.name,
+            self.key.len(),
+            kind.key.len(),
+            kind.key.join(", ")
+        )))
     }
 
     /// Validates the spec of a series of this kind and completes it.
@@ -172,15 +207,7 @@ impl SeriesSpec {
             return self.resolve();
         }
         let key = self.series_key()?;
-        if self.key.len() != kind.key.len() {
-            return Err(Error::invalid(format!(
-                "key of a series of kind {} has {} words, not {}: {}",
-                kind.name,
-                self.key.len(),
-                kind.key.len(),
-                kind.key.join(", ")
-            )));
-        }
+        self.check_words(kind)?;
         self.complete(kind, key, kind.fields.clone())
     }
 

@@ -126,6 +126,32 @@ fn the_fixed_limits_are_the_constants_of_the_code() {
 }
 
 #[test]
+fn the_documented_kinds_of_market_events_are_those_of_the_code() {
+    use fastk::types::schema::PartitionRule;
+    use fastk::types::{OrderRule, kind};
+    let events = kind::built_in().iter().filter(|kind| !kind::is_preset(&kind.name));
+    let coded = events.map(|kind| {
+        let shown =
+            |column: &fastk::types::Column| format!("`{}`{}", column.name, if column.nullable { "?" } else { "" });
+        let (levels, fields): (Vec<_>, Vec<_>) =
+            kind.fields.iter().partition(|column| column.name.ends_with(|end: char| end.is_ascii_digit()));
+        let mut text = fields.iter().map(|column| shown(column)).collect::<Vec<_>>().join(", ");
+        if !levels.is_empty() {
+            let first: Vec<String> = levels.iter().take(4).map(|column| shown(column)).collect();
+            text += &format!(", and for each level from 0 to {} {}", levels.len() / 4 - 1, first.join(", "));
+        }
+        let order = if kind.order == OrderRule::Arrival { "arrival" } else { "one row per `ts`" };
+        let PartitionRule::Fixed(partition) = kind.partition else { panic!("{} has no partition", kind.name) };
+        let partition = serde_json::to_value(partition).unwrap().as_str().unwrap().to_owned();
+        [format!("`{}`", kind.name), format!("`{}`", kind.table()), order.to_owned(), partition, text]
+    });
+    assert_eq!(rows(&section("docs/kinds.md", "## Market events")), coded.collect::<Vec<_>>());
+    for kind in kind::built_in().iter().filter(|kind| !kind::is_preset(&kind.name)) {
+        assert_eq!((kind.key.join("/"), kind.unit), ("symbol/channel".to_owned(), fastk::types::TimeUnit::Us));
+    }
+}
+
+#[test]
 fn the_documented_exchanges_are_those_of_the_code() {
     let coded = fastk::types::exchanges::EXCHANGES.iter();
     let coded = coded.map(|of| {

@@ -46,7 +46,9 @@ fn a_kind_is_registered_listed_described_and_dropped() {
     let listed = server.get("/v1/kinds").expect(200).json();
     let names: Vec<&str> =
         listed["kinds"].as_array().unwrap().iter().map(|kind| kind["kind"].as_str().unwrap()).collect();
-    assert_eq!(names, ["kline", "scalar", "greeks"]);
+    let built_in =
+        ["kline", "scalar", "trade", "quote", "book", "depth", "funding", "open_interest", "liquidation", "status"];
+    assert_eq!(names, [&built_in[..], &["greeks"]].concat());
     let kind = server.get("/v1/kinds/greeks").expect(200).json();
     assert_eq!(kind["fields"][1], json!({"name": "price", "type": "decimal", "digits": 4, "merge": "last"}));
     assert_eq!(kind["order"], json!({"unique": ["ts"]}));

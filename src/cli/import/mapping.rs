@@ -5,6 +5,8 @@
 
 use crate::error::{Error, Result};
 use crate::ingest::source::{CellSource, FileLayout, Preview, flags_for, looks_like_time};
+use crate::types::kind::{built_in_named, is_preset};
+use crate::types::tick_kinds::{NumberGroup, number_group};
 use crate::types::{ColumnType, SeriesDef};
 
 use super::args::ImportSettings;
@@ -74,11 +76,15 @@ pub fn targets(settings: &ImportSettings, registered: Option<&SeriesDef>) -> Res
                 .columns
                 .iter()
                 .map(|column| {
-                    let role = names
-                        .iter()
-                        .find(|(name, _)| *name == column.name)
-                        .map_or(NumberRole::Extra, |(_, role)| *role);
-                    (column.name.clone(), role)
+                    let of_preset = || names.iter().find(|(name, _)| *name == column.name).map(|(_, role)| *role);
+                    let role = match is_preset(def.kind()) || built_in_named(def.kind()).is_none() {
+                        true => of_preset(),
+                        false => number_group(&column.name).map(|group| match group {
+                            NumberGroup::Price => NumberRole::Price,
+                            NumberGroup::Quantity => NumberRole::Volume,
+                        }),
+                    };
+                    (column.name.clone(), role.unwrap_or(NumberRole::Extra))
                 })
                 .collect();
             if let Some(extra) = settings.extra.iter().find(|extra| def.column(&extra.name).is_none()) {
@@ -102,16 +108,36 @@ pub fn targets(settings: &ImportSettings, registered: Option<&SeriesDef>) -> Res
         }
     }
     let alias = settings.key.name().map(str::to_string);
+    let is_event = built_in_named(settings.key.kind()).is_some_and(|kind| !is_preset(&kind.name));
     Ok(names
         .into_iter()
         .map(|(name, role)| {
-            let aliases = if role == NumberRole::Value { alias.iter().cloned().collect() } else { Vec::new() };
+            let aliases = match role {
+                NumberRole::Value => alias.iter().cloned().collect(),
+                _ if is_event => event_aliases(&name).iter().map(|alias| (*alias).to_owned()).collect(),
+                _ => Vec::new(),
+            };
             let column = registered.and_then(|def| def.columns.iter().find(|column| column.name == name));
             let nullable = column.is_some_and(|column| column.nullable);
             let is_text = column.is_some_and(|column| column.kind == ColumnType::Text);
             TargetColumn { name, role, nullable, is_text, aliases }
         })
         .collect())
+}
+
+/// Names that vendors give the fields of the kinds of market events.
+fn event_aliases(name: &str) -> &'static [&'static str] {
+    match name {
+        "qty" => &["quantity", "amount", "size"],
+        "trade_id" => &["id", "tradeid"],
+        "ts_recv" => &["local_timestamp", "receive_time"],
+        "bid_price" => &["bid", "bid_px", "best_bid_price"],
+        "bid_qty" => &["bid_size", "bid_amount", "best_bid_qty"],
+        "ask_price" => &["ask", "ask_px", "best_ask_price"],
+        "ask_qty" => &["ask_size", "ask_amount", "best_ask_qty"],
+        "rate" => &["funding_rate", "fundingrate"],
+        _ => &[],
+    }
 }
 
 fn comma_list<'a>(names: impl Iterator<Item = &'a String>) -> String {

@@ -13,6 +13,7 @@ use indicatif::ProgressBar;
 
 use crate::error::Result;
 use crate::ingest::source::SourceCell;
+use crate::types::kind::{built_in_named, is_preset};
 use crate::types::number::{DIGITS_MAX, fraction_digits, shortest_digits};
 use crate::types::schema::ColumnSpec;
 use crate::types::{SeriesSpec, TimeUnit};
@@ -142,6 +143,14 @@ impl FileProfile {
             profile.fold(ColumnProfile::default(), |sum, (_, profile)| sum.join(*profile)).digits()
         };
         let mut spec = SeriesSpec::of_key(&settings.key);
+        if let Some(kind) = built_in_named(settings.key.kind()).filter(|kind| !is_preset(&kind.name)) {
+            let has = |role: NumberRole| plan.targets.iter().any(|target| target.role == role);
+            let digits = |given: Option<u8>, role| given.or_else(|| of(role)).filter(|_| has(role) || given.is_some());
+            spec.price_digits = digits(settings.price_digits, NumberRole::Price);
+            spec.volume_digits = digits(settings.volume_digits, NumberRole::Volume);
+            spec.unit = Some(self.unit).filter(|unit| unit.per_second() > kind.unit.per_second());
+            return spec;
+        }
         spec.unit = Some(self.unit);
         if settings.key.name().is_none() {
             spec.price_digits = settings.price_digits.or_else(|| of(NumberRole::Price));

@@ -16,7 +16,7 @@ use crate::cli::print;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ingest::source::Converter;
 use crate::service::RowMode;
-use crate::types::key::{KLINE, SCALAR};
+use crate::types::kind::{built_in_named, is_preset};
 use crate::types::schema::series_not_found;
 use crate::types::{ColumnChange, SeriesDef, SeriesSpec};
 
@@ -78,17 +78,23 @@ pub fn import(
     };
     let is_new = registered.is_none();
     let first_stored = registered.as_ref().and_then(|known| known.first_ts);
+    let is_built_in = built_in_named(settings.key.kind()).is_some();
     // The columns of a series that is registered, or whose kind has them.
     let fixed = match registered {
         Some(RegisteredSeries { def, .. }) => Some((def, None)),
-        None if [KLINE, SCALAR].contains(&settings.key.kind()) => None,
+        None if is_built_in => None,
         None => {
             let sink = sink.as_mut().ok_or_else(|| series_not_found(&settings.key))?;
             let spec = SeriesSpec::of_key(&settings.key);
             Some((spec.clone().resolve_as(&sink.kind(&settings.key)?)?, Some(spec)))
         }
     };
-    let targets = mapping::targets(settings, fixed.as_ref().map(|(def, _)| def))?;
+    // Only the digits of a new series of market events are open.
+    let events = match &fixed {
+        None if !is_preset(settings.key.kind()) => Some(SeriesSpec::of_key(&settings.key).resolve()?),
+        _ => None,
+    };
+    let targets = mapping::targets(settings, fixed.as_ref().map(|(def, _)| def).or(events.as_ref()))?;
     let plan = ImportPlan::of(settings, targets, staged)?;
     let known = fixed.is_some();
     let (mut def, spec) = match fixed {
