@@ -36,12 +36,14 @@ use super::batches::{WireTypes, wire_batch, wire_schema};
 use super::catalog::{CATALOG, Catalogs, ListedTable, PUBLIC, Tables, listed_tables};
 use super::doubles::DoublesNextToDecimals;
 use super::failure::{external, failure};
+use super::first_last::aggregate_functions;
 use super::functions::scalar_functions;
 use super::index::TableIndex;
 use super::memory::{QueryMemory, SharedMemory};
 use super::parameters::SqlParameters;
 use super::planner::SqlPlanner;
 use super::queries::{QueryEntry, QueryOwner, QueryStatus, RunningQueries, RunningQuery};
+use super::runs::AggregateRuns;
 use super::settings::SqlSettings;
 use super::statement::parse;
 use super::system::{SystemSchema, queries};
@@ -196,6 +198,10 @@ impl SqlEngine {
         for function in scalar_functions().into_iter().chain([marker()]) {
             use datafusion::execution::registry::FunctionRegistry;
             template.register_udf(function).map_err(|error| failure(&error))?;
+        }
+        for function in aggregate_functions() {
+            use datafusion::execution::registry::FunctionRegistry;
+            template.register_udaf(function).map_err(|error| failure(&error))?;
         }
         limit_functions(&mut template).map_err(|error| failure(&error))?;
         let running = Arc::new(RunningQueries::default());
@@ -453,6 +459,7 @@ fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 
 fn physical_rules(stop: &CancelFlag) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = PhysicalOptimizer::new().rules;
+    rules.push(Arc::new(AggregateRuns));
     rules.push(Arc::new(WatchJoins { stop: stop.clone() }));
     rules
 }

@@ -99,7 +99,7 @@ impl ScalarUDFImpl for TimeBucket {
         }
     }
 
-    /// BucketRule are in the order of their times.
+    /// Buckets are in the order of their times.
     fn output_ordering(&self, inputs: &[ExprProperties]) -> SqlResult<SortProperties> {
         let is_constant = |input: &ExprProperties| input.sort_properties == SortProperties::Singleton;
         Ok(match inputs {
@@ -158,7 +158,7 @@ impl Width {
     }
 }
 
-/// BucketRule of a column of times.
+/// The buckets of a column of times.
 #[derive(Debug)]
 struct BucketRule {
     width: Width,

@@ -8,9 +8,9 @@ use std::ops::ControlFlow;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgOperator, FunctionArgumentClause,
-    FunctionArgumentList, FunctionArguments, Ident, JoinConstraint, JoinOperator, ObjectName, OrderByExpr,
-    OrderByOptions, Query, Select, SelectItem, Set, Statement as SqlStatement, TableFactor, TableWithJoins, Value,
-    VisitMut, VisitorMut, visit_expressions, visit_relations,
+    FunctionArgumentList, FunctionArguments, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select,
+    SelectItem, Set, Statement as SqlStatement, TableFactor, TableWithJoins, Value, VisitMut, VisitorMut,
+    visit_expressions, visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
@@ -419,13 +419,9 @@ impl Own {
                 ..function.clone()
             }
         };
-        let ordered = |name: &str| {
-            let by = OrderByExpr { expr: other.clone(), options: OrderByOptions::default(), with_fill: None };
-            Expr::Function(named(name, one.clone(), vec![FunctionArgumentClause::OrderBy(vec![by])]))
-        };
         Ok(match self {
-            Self::First => ordered("first_value"),
-            Self::Last => ordered("last_value"),
+            // Functions of their own: here only their arguments are counted.
+            Self::First | Self::Last => Expr::Function(function.clone()),
             Self::Vwap => {
                 // The sums are exact, the quotient is a double.
                 let product = format!("({one}) * ({other})");
@@ -467,8 +463,8 @@ mod tests {
     #[test]
     fn own_aggregates_are_written_with_others() {
         assert_eq!(
-            rewritten("SELECT first(open, ts), last(close, ts) FILTER (WHERE x > 1) AS c FROM t"),
-            "SELECT first_value(open ORDER BY ts) AS \"first(open, ts)\", last_value(close ORDER BY ts) FILTER (WHERE x > 1) AS c FROM t"
+            rewritten("SELECT first(open, ts), last(close, ts) OVER (PARTITION BY x) AS c FROM t"),
+            "SELECT first(open, ts) AS \"first(open, ts)\", last(close, ts) OVER (PARTITION BY x) AS c FROM t"
         );
         assert!(rewritten("SELECT vwap(close, volume) v FROM t").contains("sum((close) * (volume))"));
         for wrong in ["SELECT first(a) FROM t", "SELECT vwap(a, b, c) FROM t"] {

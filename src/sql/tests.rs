@@ -713,6 +713,97 @@ fn decimals_are_exact_where_narrower_ones_are_truncated() {
 }
 
 #[test]
+fn runs_have_the_aggregates_of_a_hash_table() {
+    let fixture = Fixture::new();
+    for (symbol, count) in [("A", 70_000), ("B", 20_000), ("C", 7)] {
+        fixture.bars(symbol, "1m", 2, count);
+    }
+    fixture.scalar("scalar/feature/A/1h/x", &[0.5, 0.1, 0.2, f64::MAX, 0.25, -0.0, 0.0, 1e-9]);
+    fixture.store.seal(&[]).unwrap();
+    // With a condition that is true for all rows, aggregates are those of DataFusion.
+    let always = "FILTER (WHERE ts > '2000-01-01')";
+    let bars = "count(*) {f}, count(nullif(close, 100.03)) {f}, sum(close) {f}, min(low) {f}, max(high) {f}, \
+        sum(nullif(volume, 3)) {f}, min(nullif(close, 100.03)) {f}, first(open, ts) {f}, last(close, ts) {f}, \
+        first(nullif(close, 100), ts) {f}, last(close, 0 - CAST(volume AS BIGINT)) {f}, max(ts) {f}, count(ts) {f}, \
+        sum(CAST(volume AS BIGINT) * 2) {f}, sum(CAST(close AS DOUBLE) * 1e0) {f}, first(symbol, ts)";
+    let numbers =
+        "count(value) {f}, sum(value) {f}, min(value) {f}, max(value) {f}, first(value, ts) {f}, last(value, ts) {f}";
+    for (select, from, group) in [
+        (bars, "klines_1m WHERE symbol = 'A'", "time_bucket('1h', ts)"),
+        // Each row is a group, and one group has the rows of many batches.
+        (bars, "klines_1m WHERE symbol = 'B'", "ts"),
+        (bars, "klines_1m WHERE symbol = 'A'", "time_bucket('1mo', ts)"),
+        (bars, "klines_1m WHERE symbol = 'A' AND close > 100.02 AND ts > '2024-02-02'", "time_bucket('7m', ts)"),
+        (bars, "klines_1m", "symbol"),
+        (bars, "klines_1m", "symbol, time_bucket('1d', ts, 'America/New_York')"),
+        (bars, "klines_1m", "symbol, time_bucket('9m', ts)"),
+        (bars, "klines_1m WHERE symbol = 'C' AND close < 0", "symbol, ts"),
+        (numbers, "scalars_feature_1h", "time_bucket('2h', ts)"),
+    ] {
+        let without_text = select.replace(", first(symbol, ts)", "");
+        let query = |select: &str, filter: &str| {
+            let select = select.replace("{f}", filter);
+            format!("SELECT {group}, {select} FROM {from} GROUP BY {group} ORDER BY {group}")
+        };
+        let runs = query(&without_text, "");
+        let hashed = query(&without_text, always);
+        assert!(fixture.plan(&runs).contains("RunAggregateExec"), "{}", fixture.plan(&runs));
+        assert!(!fixture.plan(&hashed).contains("RunAggregateExec"), "{}", fixture.plan(&hashed));
+        let (runs, hashed) = (fixture.rows(&runs), fixture.rows(&hashed));
+        assert_eq!(runs.len(), hashed.len(), "{group}");
+        assert!(runs == hashed, "{from} {group}: {:?}", runs.iter().zip(&hashed).find(|(run, other)| run != other));
+        // An aggregate of a text has no run, and those beside it none either.
+        let with_text = fixture.rows(&query(select, ""));
+        assert_eq!(with_text.len(), runs.len());
+    }
+}
+
+#[test]
+fn first_and_last_are_values_of_the_rows_with_the_earliest_and_latest_time() {
+    let fixture = Fixture::new();
+    for symbol in ["A", "B"] {
+        fixture.bars(symbol, "1m", 2, 1_000);
+    }
+    for (own, other) in [
+        ("first(close, ts)", "first_value(close ORDER BY ts)"),
+        ("last(close, ts)", "last_value(close ORDER BY ts)"),
+        ("first(close, -CAST(volume AS BIGINT))", "last_value(close ORDER BY volume)"),
+        ("last(close, CAST(-volume AS DOUBLE))", "first_value(close ORDER BY volume)"),
+        ("last(close, CAST(volume AS BIGINT UNSIGNED))", "last_value(close ORDER BY volume)"),
+        ("first(nullif(close, 100), ts) IGNORE NULLS", "min(nullif(close, 100))"),
+        ("last(close > 101, ts)", "last_value(close > 101 ORDER BY ts)"),
+        ("last(arrow_cast(close, 'Utf8'), ts)", "last_value(arrow_cast(close, 'Utf8') ORDER BY ts)"),
+        ("first(close, ts) FILTER (WHERE volume > 100)", "min(close) FILTER (WHERE volume > 100)"),
+        ("last(close, CASE WHEN volume < 10 THEN ts END)", "max(close) FILTER (WHERE volume < 10)"),
+        ("first(close, CASE WHEN volume < 0 THEN ts END)", "min(close) FILTER (WHERE volume < 0)"),
+    ] {
+        for group in ["volume % 7", "symbol, volume % 3", "time_bucket('1h', ts)", "1"] {
+            let query = |select: &str| {
+                format!("SELECT {group} AS g, {select} AS v FROM klines_1m GROUP BY {group} ORDER BY {group}")
+            };
+            assert_eq!(fixture.rows(&query(own)), fixture.rows(&query(other)), "{own} {group}");
+        }
+        assert_eq!(
+            fixture.one(&format!("SELECT {own} FROM klines_1m")),
+            fixture.one(&format!("SELECT {other} FROM klines_1m")),
+            "{own}"
+        );
+    }
+    let moving = "OVER (PARTITION BY symbol ORDER BY ts ROWS BETWEEN 4 PRECEDING AND CURRENT ROW)";
+    assert_eq!(
+        fixture.rows(&format!(
+            "SELECT close - first(close, ts) {moving} FROM klines_1m WHERE volume >= 995 AND symbol = 'A' ORDER BY ts"
+        )),
+        ["0.00", "0.01", "0.02", "0.03", "0.04"]
+    );
+    for wrong in ["first(close, symbol)", "first(close, close)", "last(close)"] {
+        let error = fixture.fails(&format!("SELECT {wrong} FROM klines_1m"));
+        assert_eq!(error.code(), ErrorCode::InvalidArgument, "{wrong}: {error:?}");
+        assert!(error.to_string().contains("(value, ts)"), "{error:?}");
+    }
+}
+
+#[test]
 fn snapshots_are_read_by_name_and_a_statement_reads_one_commit() {
     let fixture = Fixture::new();
     fixture.bars("A", "1m", 2, 10);
