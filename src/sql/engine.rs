@@ -34,6 +34,7 @@ use url::Url;
 use super::asof::{FindAsOf, PushDown, marker};
 use super::batches::{WireTypes, wire_batch, wire_schema};
 use super::catalog::{CATALOG, Catalogs, ListedTable, PUBLIC, Tables, listed_tables};
+use super::consecutive::ReadConsecutively;
 use super::doubles::DoublesNextToDecimals;
 use super::failure::{external, failure};
 use super::first_last::aggregate_functions;
@@ -459,6 +460,7 @@ fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 
 fn physical_rules(stop: &CancelFlag) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = PhysicalOptimizer::new().rules;
+    rules.push(Arc::new(ReadConsecutively));
     rules.push(Arc::new(AggregateRuns));
     rules.push(Arc::new(WatchJoins { stop: stop.clone() }));
     rules

@@ -14,6 +14,7 @@ mod asof_exec;
 mod batches;
 mod catalog;
 mod columns;
+mod consecutive;
 mod doubles;
 mod engine;
 mod failure;

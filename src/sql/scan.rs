@@ -135,6 +135,20 @@ impl SeriesScan {
         })
     }
 
+    /// Whether all rows of a partition are before those of the next one: those of one series, cut by time.
+    pub fn is_consecutive(&self) -> bool {
+        let ranges = self.partitions.iter().map(|slices| match slices.as_slice() {
+            [slice] if self.series == 1 => Some(slice.range),
+            _ => None,
+        });
+        let Some(ranges) = ranges.collect::<Option<Vec<_>>>() else { return false };
+        ranges.windows(2).all(|pair| match (pair, self.order.direction) {
+            ([one, other], RowOrder::Asc) => one.1 < other.0,
+            ([one, other], RowOrder::Desc) => one.0 > other.1,
+            _ => false,
+        })
+    }
+
     fn counts(&self) -> &[Precision<usize>] {
         self.counts.get_or_init(|| {
             let may_read = self.partitions.iter().map(Vec::len).sum::<usize>() <= COUNTED_SERIES_MAX;
@@ -152,7 +166,10 @@ impl SeriesScan {
         if order.by_time && self.series > 1 && self.partitions.len() != self.series {
             return Ok(None);
         }
-        let partitions = self.partitions.as_ref().clone();
+        let mut partitions = self.partitions.as_ref().clone();
+        if self.series == 1 && order.direction != self.order.direction {
+            partitions.reverse();
+        }
         Self::of(Arc::clone(&self.core), partitions, order, self.limit, self.series).map(Some)
     }
 }

@@ -713,6 +713,23 @@ fn decimals_are_exact_where_narrower_ones_are_truncated() {
 }
 
 #[test]
+fn partitions_of_a_series_follow_each_other() {
+    let fixture = Fixture::new();
+    fixture.bars("A", "1m", 2, 70_000);
+    fixture.store.seal(&[]).unwrap();
+    let numbers = |sql: &str| -> Vec<i64> {
+        let plan = fixture.plan(sql);
+        assert!(plan.contains("ConsecutiveExec: partitions=2") && !plan.contains("Sort"), "{sql}: {plan}");
+        fixture.rows(sql).iter().map(|line| line.parse().unwrap()).collect()
+    };
+    let expected: Vec<i64> = (0..70_000).filter(|n| n % 7 == 3).collect();
+    let select = "SELECT CAST(volume AS BIGINT) FROM klines_1m WHERE CAST(volume AS BIGINT) % 7 = 3";
+    assert_eq!(numbers(&format!("{select} ORDER BY ts")), expected);
+    let reversed: Vec<i64> = (7..70_000).rev().collect();
+    assert_eq!(numbers("SELECT CAST(volume AS BIGINT) FROM klines_1m WHERE volume >= 7 ORDER BY ts DESC"), reversed);
+}
+
+#[test]
 fn runs_have_the_aggregates_of_a_hash_table() {
     let fixture = Fixture::new();
     for (symbol, count) in [("A", 70_000), ("B", 20_000), ("C", 7)] {
