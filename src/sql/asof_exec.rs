@@ -1,5 +1,6 @@
 //! The operator of as-of joins: both sides stream in the order of their keys and times, and one right row is held.
 //!
+//! The decimals of the right side are read as they are stored; those of matches become the ones of the result.
 //! Each batch of the left side becomes one of the result. Of the right side the batches since the last match are kept, at
 //! most [`HELD_BATCHES_MAX`] of them: matches in earlier ones are gathered before.
 
@@ -8,30 +9,37 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatchOptions, new_null_array};
-use arrow::compute::{SortOptions, cast, concat, interleave};
+use arrow::compute::{CastOptions, SortOptions, cast, cast_with_options, concat, interleave};
 use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{OwnedRow, RowConverter, SortField};
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{ColumnStatistics, Statistics};
 use datafusion::error::Result as SqlResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Operator;
-use datafusion::physical_expr::expressions::CastExpr;
+use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{
     EquivalenceProperties, LexOrdering, OrderingRequirements, Partitioning, PhysicalExpr, PhysicalSortExpr,
 };
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::buffer::BufferExec;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements,
-    PlanProperties, apply_expression_roots,
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, ExecutionPlanProperties,
+    InputDistributionRequirements, PlanProperties, ReplaceChildrenOptions, apply_expression_roots,
 };
 use futures::StreamExt;
 
+use super::consecutive::ConsecutiveExec;
 use super::failure::external;
+use super::scan::SeriesScan;
 use crate::error::Error;
 use crate::types::cells::column;
 
@@ -117,6 +125,68 @@ impl AsOfExec {
             PlanProperties::new(equivalence, partitioning, EmissionType::Incremental, Boundedness::Bounded);
         let properties = Arc::new(properties);
         Ok(Self { left, right, condition, schema, properties, metrics: ExecutionPlanMetricsSet::new() })
+    }
+
+    /// The same join, which has not run.
+    fn renewed(&self) -> Self {
+        Self {
+            left: Arc::clone(&self.left),
+            right: Arc::clone(&self.right),
+            condition: self.condition.clone(),
+            schema: Arc::clone(&self.schema),
+            properties: Arc::clone(&self.properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+}
+
+/// Reads the decimals of right sides as they are stored: most of them match nothing.
+#[derive(Debug)]
+pub struct ReadStoredDecimals;
+
+impl PhysicalOptimizerRule for ReadStoredDecimals {
+    fn name(&self) -> &'static str {
+        "read_stored_decimals"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> SqlResult<Arc<dyn ExecutionPlan>> {
+        let replaced = plan.transform_up(|node| {
+            let Some(join) = node.downcast_ref::<AsOfExec>() else { return Ok(Transformed::no(node)) };
+            let columns = join.right.schema();
+            let is_decimal = |column: &Column| columns.field(column.index()).data_type().is_decimal();
+            // What is compared keeps its type.
+            let compared = join.condition.keys.iter().chain([&join.condition.times]);
+            if compared.flat_map(|(_, right)| collect_columns(right)).any(|column| is_decimal(&column)) {
+                return Ok(Transformed::no(node));
+            }
+            let Some(right) = with_stored_decimals(&join.right)? else { return Ok(Transformed::no(node)) };
+            let stored = AsOfExec { left: Arc::clone(&join.left), right, ..join.renewed() };
+            Ok(Transformed::yes(Arc::new(stored) as Arc<dyn ExecutionPlan>))
+        })?;
+        Ok(replaced.data)
+    }
+}
+
+fn with_stored_decimals(plan: &Arc<dyn ExecutionPlan>) -> SqlResult<Option<Arc<dyn ExecutionPlan>>> {
+    if let Some(scan) = plan.downcast_ref::<SeriesScan>() {
+        return Ok(scan.stored()?.map(|scan| Arc::new(scan) as Arc<dyn ExecutionPlan>));
+    }
+    let keeps_columns = plan.downcast_ref::<ConsecutiveExec>().is_some()
+        || plan.downcast_ref::<CooperativeExec>().is_some()
+        || plan.downcast_ref::<BufferExec>().is_some();
+    match plan.children().as_slice() {
+        [input] if keeps_columns => match with_stored_decimals(input)? {
+            Some(input) => {
+                let recomputed = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+                Arc::clone(plan).replace_children(vec![input], recomputed).map(Some)
+            }
+            None => Ok(None),
+        },
+        _ => Ok(None),
     }
 }
 
@@ -213,6 +283,7 @@ impl ExecutionPlan for AsOfExec {
             right: RightRows { stream: right, held: Vec::new(), runs: Vec::new(), run: 0, ended: false },
             condition: self.condition.clone(),
             schema: Arc::clone(&self.schema),
+            right_schema: self.right.schema(),
             left_columns: self.left.schema().fields().len(),
             converter,
             key: None,
@@ -281,6 +352,8 @@ struct AsOfMerge {
     right: RightRows,
     condition: AsOfCondition,
     schema: SchemaRef,
+    /// Columns before their decimals become those of the result.
+    right_schema: SchemaRef,
     left_columns: usize,
     converter: RowConverter,
     /// The key of the left row before.
@@ -447,7 +520,7 @@ impl AsOfMerge {
         if matches.found.is_empty() {
             return Ok(());
         }
-        let fields = self.schema.fields().iter().skip(self.left_columns);
+        let fields = self.right_schema.fields().iter();
         let columns = fields.enumerate().map(|(position, field)| {
             let nulls = new_null_array(field.data_type(), 1);
             let held = self.right.held.iter().map(|batch| column(batch.columns(), position).as_ref());
@@ -465,15 +538,28 @@ impl AsOfMerge {
         self.gather(&mut matches)?;
         self.release(true);
         let mut parts = matches.gathered;
-        if parts.len() == 1 {
-            return Ok(parts.pop().unwrap_or_default());
-        }
-        let columns = self.schema.fields().len() - self.left_columns;
-        let joined = |position: usize| {
-            let parts: Vec<&dyn Array> = parts.iter().map(|part| column(part, position).as_ref()).collect();
-            Ok(concat(&parts)?)
+        let columns: Vec<ArrayRef> = match parts.len() {
+            1 => parts.pop().unwrap_or_default(),
+            _ => {
+                let joined = |position: usize| {
+                    let parts: Vec<&dyn Array> = parts.iter().map(|part| column(part, position).as_ref()).collect();
+                    Ok(concat(&parts)?)
+                };
+                (0..self.right_schema.fields().len()).map(joined).collect::<SqlResult<_>>()?
+            }
         };
-        (0..columns).map(joined).collect()
+        let fields = self.schema.fields().iter().skip(self.left_columns);
+        let typed =
+            columns.into_iter().zip(fields).map(|(column, field)| match column.data_type() == field.data_type() {
+                true => Ok(column),
+                // A null would stand for a number that was not converted.
+                false => Ok(cast_with_options(
+                    &column,
+                    field.data_type(),
+                    &CastOptions { safe: false, ..Default::default() },
+                )?),
+            });
+        typed.collect()
     }
 
     /// Keeps the batch of the candidate, and the one being read where it is still read.

@@ -1,4 +1,4 @@
-//! The partitions of one series, which follow each other in time, one after the other: nothing is compared to merge them.
+//! Partitions that follow each other in time, or by key, one after the other: nothing is compared to merge them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result as SqlResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::buffer::BufferExec;
 use datafusion::physical_plan::coop::CooperativeExec;
@@ -18,7 +18,8 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements, PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements,
+    PlanProperties, apply_expression_roots,
 };
 use futures::TryStreamExt;
 
@@ -42,27 +43,29 @@ impl PhysicalOptimizerRule for ReadConsecutively {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> SqlResult<Arc<dyn ExecutionPlan>> {
         let replaced = plan.transform_up(|node| {
             let Some(merge) = node.downcast_ref::<SortPreservingMergeExec>() else { return Ok(Transformed::no(node)) };
-            if merge.fetch().is_some() || !is_consecutive(merge.input()) {
+            if merge.fetch().is_some() || !is_consecutive(merge.input(), false) {
                 return Ok(Transformed::no(node));
             }
-            let (input, properties) = (Arc::clone(merge.input()), Arc::clone(node.properties()));
-            Ok(Transformed::yes(Arc::new(ConsecutiveExec { input, properties }) as Arc<dyn ExecutionPlan>))
+            let consecutive = ConsecutiveExec::new(Arc::clone(merge.input()), merge.expr().clone());
+            Ok(Transformed::yes(Arc::new(consecutive) as Arc<dyn ExecutionPlan>))
         })?;
         Ok(replaced.data)
     }
 }
 
 /// Whether all rows of a partition are before those of the next one.
-fn is_consecutive(plan: &Arc<dyn ExecutionPlan>) -> bool {
+fn is_consecutive(plan: &Arc<dyn ExecutionPlan>, is_filtered: bool) -> bool {
     if let Some(scan) = plan.downcast_ref::<SeriesScan>() {
-        return scan.is_consecutive();
+        // A condition could make a key constant, and the order another one.
+        return scan.is_consecutive() && (scan.series() == 1 || !is_filtered);
     }
     let keeps_rows = plan.downcast_ref::<ProjectionExec>().is_some()
         || plan.downcast_ref::<CooperativeExec>().is_some()
         || plan.downcast_ref::<BufferExec>().is_some()
         || plan.downcast_ref::<FilterExec>().is_some_and(|filter| filter.fetch().is_none());
+    let is_filtered = is_filtered || plan.downcast_ref::<FilterExec>().is_some();
     match plan.children().as_slice() {
-        [input] if keeps_rows => is_consecutive(input),
+        [input] if keeps_rows => is_consecutive(input, is_filtered),
         _ => false,
     }
 }
@@ -71,8 +74,17 @@ fn is_consecutive(plan: &Arc<dyn ExecutionPlan>) -> bool {
 #[derive(Debug)]
 pub struct ConsecutiveExec {
     input: Arc<dyn ExecutionPlan>,
-    /// Those of the merge.
+    /// The order of each partition, and of all.
+    order: LexOrdering,
+    /// Those of a merge.
     properties: Arc<PlanProperties>,
+}
+
+impl ConsecutiveExec {
+    fn new(input: Arc<dyn ExecutionPlan>, order: LexOrdering) -> Self {
+        let merge = SortPreservingMergeExec::new(order.clone(), Arc::clone(&input));
+        Self { input, order, properties: Arc::clone(merge.properties()) }
+    }
 }
 
 impl DisplayAs for ConsecutiveExec {
@@ -108,16 +120,16 @@ impl ExecutionPlan for ConsecutiveExec {
 
     fn apply_expressions(
         &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> SqlResult<TreeNodeRecursion>,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> SqlResult<TreeNodeRecursion>,
     ) -> SqlResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
+        apply_expression_roots(self.order.iter().map(|sort| &sort.expr), f)
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> SqlResult<Arc<dyn ExecutionPlan>> {
         let Ok([input]) = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children) else {
             return Err(external(Error::internal("consecutive partitions of other than one input")));
         };
-        Ok(Arc::new(Self { input, properties: Arc::clone(&self.properties) }))
+        Ok(Arc::new(Self::new(input, self.order.clone())))
     }
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> SqlResult<SendableRecordBatchStream> {

@@ -32,6 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use url::Url;
 
 use super::asof::{FindAsOf, PushDown, marker};
+use super::asof_exec::ReadStoredDecimals;
 use super::batches::{WireTypes, wire_batch, wire_schema};
 use super::catalog::{CATALOG, Catalogs, ListedTable, PUBLIC, Tables, listed_tables};
 use super::consecutive::ReadConsecutively;
@@ -461,6 +462,7 @@ fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 fn physical_rules(stop: &CancelFlag) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = PhysicalOptimizer::new().rules;
     rules.push(Arc::new(ReadConsecutively));
+    rules.push(Arc::new(ReadStoredDecimals));
     rules.push(Arc::new(AggregateRuns));
     rules.push(Arc::new(WatchJoins { stop: stop.clone() }));
     rules

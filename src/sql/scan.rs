@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use arrow::compute::SortOptions;
+use arrow::datatypes::{DECIMAL64_MAX_PRECISION, DataType, FieldRef, Schema};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ColumnStatistics, Result as SqlResult, ScalarValue, SplitPoint, Statistics};
@@ -29,7 +30,7 @@ use datafusion::physical_plan::{
 use super::refine::Refinement;
 use super::rows::PartitionRows;
 use super::slices::{ScanCore, SeriesSlice};
-use crate::query::{Predicate, RowOrder};
+use crate::query::{NumberFormat, Predicate, RowOrder};
 use crate::types::{TimeUnit, time};
 
 /// A series of fewer rows is read by one thread.
@@ -135,8 +136,42 @@ impl SeriesScan {
         })
     }
 
-    /// Whether all rows of a partition are before those of the next one: those of one series, cut by time.
+    pub const fn series(&self) -> usize {
+        self.series
+    }
+
+    /// The same rows with decimals as they are stored, which are not copied; `None` where none is.
+    ///
+    /// # Errors
+    /// When a column of the order is not one of the schema.
+    pub fn stored(&self) -> SqlResult<Option<Self>> {
+        let stored = |field: &FieldRef| match field.data_type() {
+            // More digits are those of series with different ones.
+            DataType::Decimal128(precision, scale) if *precision <= DECIMAL64_MAX_PRECISION => {
+                let stored =
+                    field.as_ref().clone().with_data_type(DataType::Decimal64(DECIMAL64_MAX_PRECISION, *scale));
+                Some(Arc::new(stored))
+            }
+            _ => None,
+        };
+        let schema = &self.core.schema;
+        let is_whole = self.core.table.resample.is_some() || !self.dynamic.is_empty();
+        if is_whole || !schema.fields().iter().any(|field| stored(field).is_some()) {
+            return Ok(None);
+        }
+        let fields: Vec<FieldRef> =
+            schema.fields().iter().map(|field| stored(field).unwrap_or_else(|| Arc::clone(field))).collect();
+        let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
+        let core = ScanCore { schema, numbers: NumberFormat::Stored, ..self.core.as_ref().clone() };
+        Self::of(Arc::new(core), self.partitions.as_ref().clone(), self.order, self.limit, self.series).map(Some)
+    }
+
+    /// Whether all rows of a partition are before those of the next one: those of one series, cut by time, or of many
+    /// in the order of their keys.
     pub fn is_consecutive(&self) -> bool {
+        if self.series > 1 {
+            return !self.order.by_time;
+        }
         let ranges = self.partitions.iter().map(|slices| match slices.as_slice() {
             [slice] if self.series == 1 => Some(slice.range),
             _ => None,
@@ -241,6 +276,9 @@ impl DisplayAs for SeriesScan {
         if !self.core.predicates.is_empty() {
             let shown: Vec<String> = self.core.predicates.iter().take(8).map(shown).collect();
             write!(f, ", where=[{}]", shown.join(" and "))?;
+        }
+        if self.core.numbers == NumberFormat::Stored {
+            write!(f, ", decimals=stored")?;
         }
         if let Some(rows) = self.core.latest {
             write!(f, ", latest={rows}")?;

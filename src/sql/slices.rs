@@ -25,7 +25,7 @@ pub struct SeriesSlice {
 }
 
 /// What all forms of a scan have in common.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ScanCore {
     pub table: Arc<SeriesTable>,
     /// The columns of the result.
@@ -33,6 +33,8 @@ pub struct ScanCore {
     pub predicates: Vec<Predicate>,
     /// The last rows of each series.
     pub latest: Option<u64>,
+    /// How decimals are read.
+    pub numbers: NumberFormat,
     pub stop: CancelFlag,
 }
 
@@ -73,7 +75,7 @@ impl ScanCore {
             latest_complete: None,
             columns: Some(columns),
             predicates: &predicates,
-            numbers: NumberFormat::Decimal128,
+            numbers: self.numbers,
             order,
             layout: MultiLayout::BySeries,
             join: None,

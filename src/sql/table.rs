@@ -19,6 +19,7 @@ use super::series_table::{Member, SeriesTable};
 use super::slices::{ScanCore, SeriesSlice, can_match, ticks};
 use crate::cancel::CancelFlag;
 use crate::error::{Error, ErrorCode};
+use crate::query::NumberFormat;
 use crate::query::select::SERIES_MAX;
 
 /// A table in one statement.
@@ -135,6 +136,7 @@ impl TableProvider for TableSource {
             schema,
             predicates,
             latest: self.latest,
+            numbers: NumberFormat::Decimal128,
             stop: self.stop.clone(),
         };
         Ok(Arc::new(SeriesScan::new(core, slices, limit, state.config().target_partitions())?))

@@ -418,6 +418,49 @@ fn as_of_joins_of_many_batches_are_the_same_on_every_number_of_threads() {
 }
 
 #[test]
+fn as_of_joins_convert_only_the_decimals_that_match() {
+    let fixture = Fixture::new();
+    for symbol in ["A", "B"] {
+        fixture.bars(symbol, "1m", 2, 70_000);
+        fixture.bars(symbol, "5m", 4, 500);
+    }
+    for sealed in [false, true] {
+        if sealed {
+            fixture.store.seal(&[]).unwrap();
+        }
+        for (op, keys, filter) in [
+            (">=", "a.symbol = b.symbol", ""),
+            (">=", "a.symbol = b.symbol", "WHERE a.symbol = 'B'"),
+            ("<", "a.symbol = b.symbol", "WHERE a.symbol = 'A'"),
+            ("<=", "a.symbol = b.symbol AND a.close = b.close", "WHERE a.symbol = 'A'"),
+        ] {
+            let sql = |right: &str| {
+                format!(
+                    "SELECT a.ts, a.close, b.ts, b.close, b.close * 2, b.volume, b.low FROM klines_5m a \
+                     ASOF JOIN {right} b MATCH_CONDITION (a.ts {op} b.ts) ON {keys} {filter} ORDER BY a.symbol, a.ts"
+                )
+            };
+            let plan = fixture.plan(&sql("klines_1m"));
+            assert_eq!(plan.contains("decimals=stored"), !keys.contains("close"), "{plan}");
+            // Conditions that no scan knows are above it.
+            let converted = "(SELECT * FROM klines_1m WHERE abs(volume) >= 0)";
+            assert!(!fixture.plan(&sql(converted)).contains("decimals=stored"));
+            assert_eq!(fixture.rows(&sql("klines_1m")), fixture.rows(&sql(converted)), "{op} {keys} {filter}");
+        }
+    }
+    // Series of other digits have no common stored type.
+    fixture.bars("C", "1m", 6, 10);
+    let plan = fixture.plan(
+        "SELECT b.close FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts >= b.ts) ON a.symbol = b.symbol",
+    );
+    assert!(plan.contains("AsOfExec"), "{plan}");
+    assert_eq!(
+        fixture.one("SELECT b.close FROM klines_5m a ASOF JOIN klines_1m b MATCH_CONDITION (a.ts >= b.ts) ON a.symbol = b.symbol WHERE a.symbol = 'B' AND a.ts = '2024-02-01T00:05:00Z'"),
+        "100.050000"
+    );
+}
+
+#[test]
 fn as_of_joins_need_no_sort_and_read_only_what_can_match() {
     let fixture = Fixture::new();
     for symbol in ["A", "B", "C"] {
@@ -725,6 +768,20 @@ fn partitions_of_a_series_follow_each_other() {
     let expected: Vec<i64> = (0..70_000).filter(|n| n % 7 == 3).collect();
     let select = "SELECT CAST(volume AS BIGINT) FROM klines_1m WHERE CAST(volume AS BIGINT) % 7 = 3";
     assert_eq!(numbers(&format!("{select} ORDER BY ts")), expected);
+    fixture.bars("B", "1m", 2, 70_000);
+    fixture.bars("AB", "1m", 2, 10);
+    let by_key = "SELECT CAST(volume AS BIGINT) FROM klines_1m ORDER BY symbol, ts";
+    let plan = fixture.plan(by_key);
+    assert!(plan.contains("ConsecutiveExec: partitions=3") && !plan.contains("Sort"), "{plan}");
+    let all: Vec<i64> = (0..70_000).chain(0..10).chain(0..70_000).collect();
+    let found: Vec<i64> = fixture.rows(by_key).iter().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(found, all);
+    // By time, rows of the symbols alternate.
+    let by_time = "SELECT CAST(volume AS BIGINT) FROM klines_1m WHERE ts < '2024-02-01T00:02:00' ORDER BY ts, symbol";
+    assert!(!fixture.plan(by_time).contains("ConsecutiveExec"));
+    assert_eq!(fixture.rows(by_time), ["0", "0", "0", "1", "1", "1"]);
+    fixture.store.drop_series(&SeriesKey::kline("B", "1m").unwrap(), None).unwrap();
+    fixture.store.drop_series(&SeriesKey::kline("AB", "1m").unwrap(), None).unwrap();
     let reversed: Vec<i64> = (7..70_000).rev().collect();
     assert_eq!(numbers("SELECT CAST(volume AS BIGINT) FROM klines_1m WHERE volume >= 7 ORDER BY ts DESC"), reversed);
 }

@@ -114,7 +114,7 @@ static BAR_RULES: LazyLock<Vec<RowRule>> = LazyLock::new(|| {
 
 /// The kinds of every store.
 pub fn built_in() -> &'static [KindDef] {
-    &*BUILT_IN
+    &BUILT_IN
 }
 
 /// The kind of every store that has this name.
