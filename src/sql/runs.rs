@@ -127,7 +127,7 @@ impl RunFunction {
     fn of_numbers<T: ArrowPrimitiveType>(self, result: &DataType) -> Option<Box<dyn RunFold>> {
         let result = result.clone();
         Some(match self {
-            Self::At(end) => Box::new(RowsAt { values: ValuesAt::<T>::new(end, result), groups: 0 }),
+            Self::At(end) => Box::new(EndValues { values: ValuesAt::<T>::new(end, result), groups: 0 }),
             Self::Min => Box::new(Fold::<T, _>::new(result, |held: T::Native, value: T::Native| {
                 // A comparison with NaN is none.
                 if held <= value { held } else { value }
@@ -242,12 +242,12 @@ fn combined<N>(held: Option<N>, mut values: impl Iterator<Item = N>, combine: &i
 }
 
 /// Values of the first or last rows.
-struct RowsAt<T: ArrowPrimitiveType> {
+struct EndValues<T: ArrowPrimitiveType> {
     values: ValuesAt<T>,
     groups: usize,
 }
 
-impl<T: ArrowPrimitiveType> RunFold for RowsAt<T> {
+impl<T: ArrowPrimitiveType> RunFold for EndValues<T> {
     fn add(&mut self, arguments: &[ArrayRef], runs: &[Range<usize>], continues: bool) -> SqlResult<()> {
         let [values, times] = arguments else { return Ok(()) };
         let (values, times) = (values.as_primitive::<T>(), time_words(times)?);
