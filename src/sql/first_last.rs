@@ -180,7 +180,7 @@ fn values_and_times(arrays: &[ArrayRef]) -> SqlResult<(&ArrayRef, Int64Array)> {
 
 /// What is known of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
+enum GroupCell {
     NoRow,
     Null,
     Value,
@@ -193,7 +193,7 @@ pub struct ValuesAt<T: ArrowPrimitiveType> {
     data_type: DataType,
     values: Vec<T::Native>,
     times: Vec<i64>,
-    known: Vec<Known>,
+    known: Vec<GroupCell>,
 }
 
 impl<T: ArrowPrimitiveType> ValuesAt<T> {
@@ -205,7 +205,7 @@ impl<T: ArrowPrimitiveType> ValuesAt<T> {
     pub fn resize(&mut self, groups: usize) {
         self.values.resize(groups, T::default_value());
         self.times.resize(groups, 0);
-        self.known.resize(groups, Known::NoRow);
+        self.known.resize(groups, GroupCell::NoRow);
     }
 
     /// Considers a row of a group.
@@ -215,11 +215,11 @@ impl<T: ArrowPrimitiveType> ValuesAt<T> {
         else {
             return;
         };
-        if *known == Known::NoRow || self.end.prefers(time, *held_time) {
+        if *known == GroupCell::NoRow || self.end.prefers(time, *held_time) {
             *held_time = time;
             (*held, *known) = match value {
-                Some(value) => (value, Known::Value),
-                None => (*held, Known::Null),
+                Some(value) => (value, GroupCell::Value),
+                None => (*held, GroupCell::Null),
             };
         }
     }
@@ -229,13 +229,13 @@ impl<T: ArrowPrimitiveType> ValuesAt<T> {
         let values = groups.take_needed(&mut self.values);
         let times = groups.take_needed(&mut self.times);
         let known = groups.take_needed(&mut self.known);
-        let nulls = |is_valid: fn(Known) -> bool| {
+        let nulls = |is_valid: fn(GroupCell) -> bool| {
             let valid: BooleanBuffer = known.iter().map(|known| is_valid(*known)).collect();
             Some(NullBuffer::new(valid)).filter(|nulls| nulls.null_count() > 0)
         };
-        let values = PrimitiveArray::<T>::new(values.into(), nulls(|known| known == Known::Value))
+        let values = PrimitiveArray::<T>::new(values.into(), nulls(|known| known == GroupCell::Value))
             .with_data_type(self.data_type.clone());
-        let times = Int64Array::new(times.into(), nulls(|known| known != Known::NoRow));
+        let times = Int64Array::new(times.into(), nulls(|known| known != GroupCell::NoRow));
         (Arc::new(values), Arc::new(times))
     }
 
