@@ -8,10 +8,11 @@ use bytes::Bytes;
 
 use super::flight;
 use crate::egress::{BodyEncoder, EncodeOptions, OutFormat, Trailer};
+use crate::format::chunk::decode_chunk;
 use crate::query::{NumberFormat, Query};
 use crate::service::Service;
 use crate::store::{StoreOptions, WriteMode};
-use crate::types::{Column, ColumnCells, ColumnType, Rows, SeriesDef, SeriesKey, SeriesSpec};
+use crate::types::{Column, ColumnCells, ColumnType, Rows, SeriesDef, SeriesKey, SeriesSpec, TimeUnit};
 
 const MINUTE: i64 = 60_000;
 /// Two full blocks and a partial third.
@@ -148,7 +149,21 @@ fn whole_blocks_of_every_width_with_nulls_and_dictionaries_are_slices_of_the_fil
     let key = SeriesKey::scalar("c", "BTC", "1m", "n").unwrap();
     let spec = SeriesSpec { partition: Some("all".into()), ..SeriesSpec::of_key(&key) };
     let nullable = |name: &str, kind| Column { nullable: true, ..Column::new(name, kind) };
-    let def = SeriesDef {
+    // Types whose cells the loop below does not write one by one.
+    let others = [
+        ColumnType::Decimal { digits: 2 },
+        ColumnType::Float64,
+        ColumnType::Float32,
+        ColumnType::Int32,
+        ColumnType::Int16,
+        ColumnType::Int8,
+        ColumnType::UInt64,
+        ColumnType::UInt16,
+        ColumnType::UInt8,
+        ColumnType::Timestamp { unit: TimeUnit::Ns },
+        ColumnType::Bytes { length: 5 },
+    ];
+    let mut def = SeriesDef {
         columns: vec![
             Column::new("count", ColumnType::Int64),
             nullable("size", ColumnType::UInt32),
@@ -159,6 +174,10 @@ fn whole_blocks_of_every_width_with_nulls_and_dictionaries_are_slices_of_the_fil
         ],
         ..spec.resolve().unwrap()
     };
+    let first_other = def.columns.len();
+    for (number, kind) in others.into_iter().enumerate() {
+        def.columns.push(Column { nullable: number % 2 == 0, ..Column::new(format!("other{number}"), kind) });
+    }
     let mut rows = Rows::with_capacity(&def.columns, 0);
     rows.texts = vec![Default::default(); def.columns.len()];
     rows.texts[4] = ["x".into(), "y".into(), "".into()].into_iter().collect();
@@ -179,11 +198,25 @@ fn whole_blocks_of_every_width_with_nulls_and_dictionaries_are_slices_of_the_fil
         push(&mut rows.columns[4], n % 7 == 0, (n % 3) as u32);
         rows.columns[5].push(i128::from(row) * 10_i128.pow(20));
     }
+    for (column, cells) in def.columns.iter().zip(&mut rows.columns).skip(first_other) {
+        let layout = column.kind.layout();
+        for row in 0..ROWS {
+            match column.nullable && row % 9 == 4 {
+                true => cells.push_null(),
+                // Small integers, numbers of ordinary size where they are read as doubles.
+                false => {
+                    let bytes = vec![(row % 60) as u8; layout.width()];
+                    cells.extend(ColumnCells::from_bytes(layout, &bytes, None).unwrap().as_slice());
+                }
+            }
+        }
+    }
     let sealed = sealed(def, rows);
+    let blocks = decode_chunk(&sealed.bytes).unwrap().0.blocks.len();
     let query = sealed.query(0..ROWS);
     for (interface, pieces) in [("flight", sealed.by_flight(&query)), ("rest", sealed.by_rest(&query))] {
         let long_pieces = sealed.check_mapped(&pieces);
-        assert_eq!(long_pieces.len(), 3, "{interface}: one piece per block");
+        assert_eq!(long_pieces.len(), blocks, "{interface}: one piece per block");
         assert!(long_pieces.iter().all(|piece| sealed.is_in_file(piece)), "{interface}");
     }
     let stream = sealed.by_rest(&query).concat();
@@ -205,4 +238,7 @@ fn whole_blocks_of_every_width_with_nulls_and_dictionaries_are_slices_of_the_fil
     let part = sealed.by_rest(&sealed.query(3..2 * BLOCK)).concat();
     let batch = arrow::ipc::reader::StreamReader::try_new(part.as_slice(), None).unwrap().next().unwrap().unwrap();
     assert_eq!([0, 1, 2, 3].map(|row| text(&batch["flag"], row)), ["false", "true", "", "true"]);
+    // Rows 3 and 4: bytes of 3, and a null.
+    assert_eq!([0, 1].map(|row| text(&batch["other10"], row)), ["0303030303", ""]);
+    assert_eq!([0, 1].map(|row| text(&batch["other8"], row)), ["3", ""]);
 }

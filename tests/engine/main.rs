@@ -19,6 +19,7 @@ mod format_doc;
 mod fuzz;
 mod golden;
 mod golden_damage;
+mod golden_types;
 mod guarantees;
 mod kills;
 mod kinds;

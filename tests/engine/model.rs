@@ -679,10 +679,6 @@ fn thousandths(value: i64) -> String {
     format!("{sign}{}.{:03}", value.abs() / 1_000, value.abs() % 1_000)
 }
 
-pub fn amount(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 fn run_case(seed: u64, steps: u64) {
     let mut model = Model::new(seed);
     for _ in 0..steps {
@@ -704,12 +700,12 @@ const CASES: u64 = 2_000;
 /// Runs every second case, so that two tests share them.
 fn run_cases(part: u64) {
     let started_at = std::time::Instant::now();
-    let steps = amount("FASTK_MODEL_STEPS", 50);
+    let steps = crate::proof_amount::amount("FASTK_MODEL_STEPS", 50);
     if let Ok(seed) = std::env::var("FASTK_MODEL_SEED") {
         return run_case(seed.parse().unwrap(), steps);
     }
     let share = (CASES as f64 * crate::proof_amount::percent() / 100.0).ceil() as u64;
-    let cases = amount("FASTK_MODEL_CASES", share.max(40));
+    let cases = crate::proof_amount::amount("FASTK_MODEL_CASES", share.max(40));
     for seed in (0..cases).filter(|seed| seed % 2 == part) {
         let outcome = std::panic::catch_unwind(|| run_case(seed, steps));
         if let Err(cause) = outcome {

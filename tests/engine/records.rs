@@ -14,7 +14,7 @@ use fastk::types::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::model::amount;
+use crate::proof_amount::amount;
 
 /// One cell as the plain list has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -479,7 +479,7 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-fn run_case(seed: u64, steps: u64) {
+pub fn run_case(seed: u64, steps: u64) {
     let mut model = Model::new(seed);
     for _ in 0..steps {
         model.step();

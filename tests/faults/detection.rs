@@ -11,14 +11,17 @@ use crate::sim_disk::{Op, Rng, SimDisk, SimState};
 use fastk::format::tombstone::decode_tombstone;
 use fastk::format::wal::{FrameRead, SEGMENT_HEADER_BYTES, decode_segment_header, frame_at, frame_bytes};
 use fastk::planted::with;
-use fastk::store::{Durability, SNAPSHOTS_MAX, Store};
+use fastk::query::predicate::compile;
+use fastk::query::{NumberFormat, Predicate, Scan, ScanSpec};
+use fastk::store::{Durability, SNAPSHOTS_MAX, Store, WriteMode};
+use fastk::types::{Column, ColumnCells, ColumnType, Partition, Rows, SeriesDef, SeriesKey, SeriesSpec};
 use fastk::{ErrorCode, disk};
 
 use super::bit_flips::Whole;
 use super::disk_faults::{SCENARIOS, exhaust, fill, options, put};
 use super::rounds::close;
 use super::world::{World, keys, observe, open, register_all};
-use super::{power_cuts, recovery, slices};
+use super::{power_cuts, records, recovery, slices};
 
 /// The proof that fails without a safeguard.
 #[derive(Clone, Copy)]
@@ -37,6 +40,8 @@ enum By {
     Damage(&'static [&'static str]),
     /// A separate check in this file.
     Direct(&'static str, fn()),
+    /// Random operations on rows of any type, compared with a plain list.
+    Records,
     /// Schedules of threads, by the test of `schedules.rs` that finds it.
     Schedules(&'static str),
 }
@@ -130,6 +135,20 @@ const TABLE: &[(&str, By)] = &[
             slices::a_manifest_rebuilt_after_a_crash_between_the_names_of_slices_doubles_and_loses_nothing,
         ),
     ),
+    ("EqualTimesReplaced", By::Records),
+    ("KeyFieldsIgnored", By::Records),
+    ("TextsNotReplayed", By::Records),
+    ("TextsNotInManifest", By::Records),
+    ("TextsNotInRuns", By::Records),
+    ("NullsLost", By::Records),
+    ("NullsNotInZones", By::Direct("nulls_are_found_by_zone_maps", nulls_are_found_by_zone_maps)),
+    (
+        "DigitsIgnored",
+        By::Direct(
+            "rows_from_before_a_change_of_digits_meet_conditions",
+            rows_from_before_a_change_of_digits_meet_conditions,
+        ),
+    ),
     ("MapsUnlimited", By::Schedules("schedules_find_maps_without_a_bound")),
 ];
 
@@ -160,6 +179,7 @@ fn caught(fault: &'static str, by: By) -> bool {
             (0..3_000).any(|seed| fails(&mut || whole.flip(kinds, &mut Rng(seed))))
         }
         By::Direct(_, check) => fails(&mut { check }),
+        By::Records => (0..200).any(|seed| fails(&mut || records::run_case(seed, 40))),
         By::Schedules(name) => {
             include_str!("schedules.rs").contains(&format!("fn {name}() {{\n    finds(\"{fault}\", "))
         }
@@ -252,6 +272,7 @@ fn every_planted_fault_is_in_the_table_and_in_the_documentation() {
                 By::Faults(name) => format!("failing operations, “{name}”"),
                 By::Damage(kinds) => format!("flipped bits in {}", kinds.join(", ")),
                 By::Direct(name, _) => format!("`{name}`"),
+                By::Records => "`records`".to_owned(),
                 By::Schedules(name) => format!("`{name}`"),
             };
             format!("| `{fault}` | {} | {by} |", sentences[*fault].as_str().unwrap())
@@ -261,6 +282,56 @@ fn every_planted_fault_is_in_the_table_and_in_the_documentation() {
     let found: Vec<&str> =
         page.lines().filter(|line| proved.iter().any(|fault| line.starts_with(&format!("| `{fault}` |")))).collect();
     assert!(found == rows, "docs/proofs.md should say:\n{}", rows.join("\n"));
+}
+
+/// A series of one column, with a value for each row, sealed.
+fn one_column(disk: &SimDisk, column: Column, cells: ColumnCells) -> (Store, SeriesKey) {
+    let store = open(disk, &options()).unwrap();
+    let key = SeriesKey::parse("scalar/c/S/tick/n").unwrap();
+    let spec = SeriesSpec::of_key(&key).resolve().unwrap();
+    store.register(SeriesDef { columns: vec![column], partition: Partition::All, interval_ms: None, ..spec }).unwrap();
+    let ts = (0..cells.as_slice().len() as i64).collect();
+    store.write(&key, Rows::new(ts, vec![cells]), WriteMode::Upsert, None).unwrap();
+    store.seal(&[]).unwrap();
+    (store, key)
+}
+
+/// Timestamps of the rows that meet a condition.
+fn meeting(store: &Store, key: &SeriesKey, condition: &str) -> Vec<i64> {
+    let state = store.snapshot();
+    let series = state.get(key).unwrap();
+    let predicate = Predicate::parse(condition).unwrap();
+    let filter = compile(&series.def, &series.dictionaries, &[predicate], NumberFormat::Stored).unwrap();
+    let spec = ScanSpec { filter, ..ScanSpec::range((i64::MIN, i64::MAX)) };
+    let blocks = Scan::new(series, store.cache(), &spec);
+    blocks.flat_map(|block| block.unwrap().timestamps().to_vec()).collect()
+}
+
+fn nulls_are_found_by_zone_maps() {
+    let column = Column { nullable: true, ..Column::new("v", ColumnType::Int32) };
+    let mut cells = ColumnCells::new(column.kind.layout());
+    for row in 0..3_000 {
+        if row == 1_500 { cells.push_null() } else { cells.push(row) }
+    }
+    let disk = SimDisk::new(SimState::default(), 1);
+    let (store, key) = one_column(&disk, column, cells);
+    assert_eq!(meeting(&store, &key, "v:is_null"), [1_500]);
+    assert_eq!(meeting(&store, &key, "v:is_not_null").len(), 2_999);
+}
+
+fn rows_from_before_a_change_of_digits_meet_conditions() {
+    let column = Column::new("v", ColumnType::Decimal { digits: 1 });
+    let cells = ColumnCells::from((0..3_000).collect::<Vec<i64>>());
+    let disk = SimDisk::new(SimState::default(), 1);
+    let (store, key) = one_column(&disk, column, cells);
+    let change = |def: &mut SeriesDef| {
+        def.columns[0].kind = ColumnType::Decimal { digits: 3 };
+        def.schema_version += 1;
+        Ok(())
+    };
+    store.change_series(&key, None, change).unwrap();
+    assert_eq!(meeting(&store, &key, "v:gte:299.8"), [2_998, 2_999]);
+    assert_eq!(meeting(&store, &key, "v:eq:0.1"), [1]);
 }
 
 fn made(prepare: fn(&Store)) -> SimState {

@@ -12,6 +12,11 @@ mod detection;
 mod disk_faults;
 #[path = "../proof/power_cuts.rs"]
 mod power_cuts;
+#[allow(dead_code, reason = "amounts are used, proofs that run for a time are not")]
+#[path = "../shared/proof_amount.rs"]
+mod proof_amount;
+#[path = "../engine/records.rs"]
+mod records;
 #[path = "../proof/recovery.rs"]
 mod recovery;
 #[path = "../proof/rounds.rs"]
