@@ -425,12 +425,12 @@ fn unmark_floats_inside(floats: &[f32], range: (u32, u32), marks: &mut [bool]) {
     }
 }
 
-macro_rules! narrow_loops {
-    ($count:ident, $outside:ident, $inside:ident, $int:ty, $rows:expr) => {
+macro_rules! count_narrow {
+    ($count:ident, $int:ty) => {
         #[multiversion(targets = "simd")]
         fn $count(cells: &[$int], (low, span): ($int, $int)) -> usize {
             let mut count = 0;
-            for cells in cells.chunks($rows) {
+            for cells in cells.chunks(1 << 15) {
                 let mut part: $int = 0;
                 for cell in cells {
                     part += <$int>::from(cell.wrapping_sub(low) <= span);
@@ -439,7 +439,36 @@ macro_rules! narrow_loops {
             }
             count
         }
+    };
+}
 
+/// Counts in bytes, which are added up before one of them can overflow: adding up the lanes of a vector takes
+/// long.
+#[multiversion(targets = "simd")]
+fn count_u8(cells: &[u8], (low, span): (u8, u8)) -> usize {
+    const COUNTERS: usize = 128;
+    let mut count = 0;
+    // Up to 254 whole blocks and a part of one.
+    for cells in cells.chunks(COUNTERS * 254) {
+        let mut counters = [0_u8; COUNTERS];
+        let (blocks, rest) = cells.as_chunks::<COUNTERS>();
+        for block in blocks {
+            for (counter, cell) in counters.iter_mut().zip(block) {
+                *counter += u8::from(cell.wrapping_sub(low) <= span);
+            }
+        }
+        for (counter, cell) in counters.iter_mut().zip(rest) {
+            *counter += u8::from(cell.wrapping_sub(low) <= span);
+        }
+        for counter in counters {
+            count += usize::from(counter);
+        }
+    }
+    count
+}
+
+macro_rules! narrow_loops {
+    ($outside:ident, $inside:ident, $int:ty) => {
         #[multiversion(targets = "simd")]
         fn $outside(cells: &[$int], (low, span): ($int, $int), marks: &mut [bool]) {
             for (mark, cell) in marks.iter_mut().zip(cells) {
@@ -456,9 +485,11 @@ macro_rules! narrow_loops {
     };
 }
 
-narrow_loops!(count_u32, unmark_u32_outside, unmark_u32_inside, u32, 1 << 16);
-narrow_loops!(count_u16, unmark_u16_outside, unmark_u16_inside, u16, 1 << 15);
-narrow_loops!(count_u8, unmark_u8_outside, unmark_u8_inside, u8, 192);
+count_narrow!(count_u32, u32);
+count_narrow!(count_u16, u16);
+narrow_loops!(unmark_u32_outside, unmark_u32_inside, u32);
+narrow_loops!(unmark_u16_outside, unmark_u16_inside, u16);
+narrow_loops!(unmark_u8_outside, unmark_u8_inside, u8);
 
 fn keep_table(bytes: &[u8], table: &[bool; 256], marks: &mut [bool]) {
     for (mark, byte) in marks.iter_mut().zip(bytes) {

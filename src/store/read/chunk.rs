@@ -46,6 +46,8 @@ pub struct OpenChunk {
     pub meta: ChunkMeta,
     map: Map,
     checked: Vec<AtomicU64>,
+    /// Columns of each block that was read.
+    columns: Vec<OnceLock<Arc<[SharedCells]>>>,
     path: DiskPath,
     /// Path below the store.
     name: String,
@@ -191,6 +193,7 @@ impl OpenChunk {
             .ok_or_else(|| Error::corrupt(format!("chunk {shown}: the footer is longer than the file")))?;
         let footer = disk::read_at(&file, path, footer_at, footer_bytes)?;
         let (meta, footer_crc) = chunk::decode_footer(&footer, found).map_err(name)?;
+        let columns = meta.blocks.iter().map(|_| OnceLock::new()).collect();
         let other = footer_crc != record.footer_crc;
         if other || meta.chunk_id != record.id || meta.series_id != record.series_id {
             return Err(Error::corrupt(format!(
@@ -211,6 +214,7 @@ impl OpenChunk {
             meta,
             map,
             checked: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            columns,
             path: path.to_owned(),
             name: shown.to_owned(),
             footer_crc,
@@ -273,8 +277,11 @@ impl OpenChunk {
         let header_bytes = to_usize(block.header_bytes);
         let stored = &self.meta.series;
         let places = places(stored.all_layouts(), rows, block.nulls);
-        let columns: Arc<[SharedCells]> =
-            places.map(|place| map_column(&self.map, offset + header_bytes, place)).collect();
+        let map_all = || places.map(|place| map_column(&self.map, offset + header_bytes, place)).collect();
+        let columns: Arc<[SharedCells]> = match self.columns.get(position) {
+            Some(columns) => Arc::clone(columns.get_or_init(map_all)),
+            None => map_all(),
+        };
         if stored.schema_version == def.schema_version {
             return Ok(
                 Block::new(rows, columns)?.stored_as(StoredMessage::new(self.map.slice(offset, length), header_bytes))
