@@ -70,6 +70,7 @@ fn inventory_row(series: &SeriesState, coverage_ratio: Option<f64>, garbage_byte
         garbage_bytes,
         chunks: series.chunks.len() as u64,
         tail_rows: series.tail_rows(),
+        unit: series.def.unit,
         first_ts: series.bounds.map(|(first, _)| first),
         last_ts: series.bounds.map(|(_, last)| last),
         coverage_ratio,

@@ -342,6 +342,9 @@ pub struct InventoryRow {
     pub garbage_bytes: u64,
     /// Rows that are durable in the WAL or a run file but not yet in a chunk.
     pub tail_rows: u64,
+    /// Unit of the timestamps.
+    #[serde(default)]
+    pub unit: TimeUnit,
     pub first_ts: Option<i64>,
     pub last_ts: Option<i64>,
     /// Present over expected intervals from the first to the last row, by the calendar of the series; null without rows

@@ -4,46 +4,21 @@ forms of the documentation that the server shows."""
 import functools
 import http.server
 import json
-import os
 import shutil
-import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 import support
+from browser import NEEDED_FOR_NPM, browser, missing, npm  # noqa: F401: a fixture
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "browser"
-NEEDED = ["node", "npm", "chromium", "chromedriver"]
-MISSING = [program for program in NEEDED if not shutil.which(program)]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
-
-# A new profile each time, no sandbox as root, and no background network traffic of Chromium.
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
+pytestmark = pytest.mark.skipif(bool(missing(NEEDED_FOR_NPM)), reason=f"not installed: {missing(NEEDED_FOR_NPM)}")
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
-
-
-def npm(at, *words):
-    environment = os.environ | {"npm_config_ignore_scripts": "true", "npm_config_update_notifier": "false"}
-    done = subprocess.run(
-        ["npm", *words], cwd=at, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=600
-    )
-    assert done.returncode == 0, f"npm {' '.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +46,6 @@ def origins(built):
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@pytest.fixture
-def browser(tmp_path):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 def request(browser, origin, server, token=""):

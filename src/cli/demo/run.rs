@@ -47,6 +47,7 @@ pub fn run(args: DemoArgs) -> Result<u8> {
         print::note(&format!("{open} can be reached from other machines: every client can read and write the sample"));
     }
     listeners::fit_open_files(&mut config);
+    crate::server::metrics::start();
     let directory = temporary_dir(&temp_bases())?;
     config.store.paths.root = directory.path().join("store");
     // Small enough for a file system in memory.

@@ -4,6 +4,7 @@
 
 mod authorisation;
 mod body;
+mod console;
 mod content_encoding;
 pub mod cors;
 mod etag;

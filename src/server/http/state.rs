@@ -7,9 +7,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use tokio::sync::Semaphore;
 
-use super::cors;
 use super::problem::ProblemResponse;
 use super::settings::HttpSettings;
+use super::{console, cors};
 use crate::access::Authenticator;
 use crate::error::{Error, Result};
 use crate::server::blocking::{on_thread, within};
@@ -43,10 +43,10 @@ pub fn budget(bytes: u64) -> Arc<Semaphore> {
 }
 
 /// Paths without authentication: they reveal nothing about stored data.
-const PUBLIC_PATHS: [&str; 5] = ["/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/"];
+const PUBLIC_PATHS: [&str; 6] = ["/", "/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/"];
 /// Paths exempt from the limit on concurrent requests.
 const MONITORING_PATHS: [&str; 2] = ["/health", "/metrics"];
-const PUBLIC_PREFIX: &str = "/docs/";
+const PUBLIC_PREFIXES: [&str; 2] = ["/docs/", console::FILES];
 
 impl RequestState {
     pub fn new(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpSettings) -> Self {
@@ -68,7 +68,7 @@ impl RequestState {
 
     /// Authenticates a request: the service with the permissions of its caller, and its permit.
     pub fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(Arc<Service>, Option<Permit>)> {
-        if PUBLIC_PATHS.contains(&path) || path.starts_with(PUBLIC_PREFIX) {
+        if PUBLIC_PATHS.contains(&path) || PUBLIC_PREFIXES.iter().any(|prefix| path.starts_with(prefix)) {
             return Ok((Arc::clone(&self.0.service), None));
         }
         let values = headers.get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes);
