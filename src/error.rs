@@ -94,6 +94,7 @@ error_codes! {
     TooLarge "too_large" 413 OutOfRange 6 "The request is larger than the limit.";
     UriTooLong "uri_too_long" 414 InvalidArgument 2 "The request target is too long.";
     UnsupportedMediaType "unsupported_media_type" 415 InvalidArgument 2 "The body format is not supported.";
+    RangeNotSatisfiable "range_not_satisfiable" 416 OutOfRange 2 "The body has none of the requested bytes.";
     InvalidRows "invalid_rows" 422 InvalidArgument 2 "Rows are invalid; nothing was written.";
     RateLimited "rate_limited" 429 ResourceExhausted 6 "Too many requests.";
     HeadersTooLarge "headers_too_large" 431 InvalidArgument 2 "The request headers are too large.";

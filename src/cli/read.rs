@@ -120,7 +120,7 @@ pub struct ExportArgs {
     /// File to write; it appears when it is complete.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// csv, json, ndjson, arrow or parquet [default: by the file extension].
+    /// csv, json, ndjson, arrow (a stream), arrow-file or parquet [default: by the file extension].
     #[arg(long)]
     format: Option<String>,
     /// Replace the file if it exists.
@@ -251,15 +251,22 @@ pub fn table_rows(
     Ok((header, rows))
 }
 
+/// Format of a new file by its extension. `.arrow` and `.feather` are files of the Arrow format, `.arrows` is a stream.
+fn file_format(path: &Path) -> Option<&'static str> {
+    let is_file =
+        ["arrow", "feather"].iter().any(|name| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(name)));
+    if is_file { Some("arrow-file") } else { format_of(path) }
+}
+
 /// Writes rows to a file, under a temporary name until the result is complete.
 pub fn export(args: ExportArgs) -> Result<u8> {
     let query = args.select.query()?;
     let path = &args.output;
-    let format = match args.format.as_deref().or_else(|| format_of(path)) {
+    let format = match args.format.as_deref().or_else(|| file_format(path)) {
         Some(format) => format.to_string(),
         None => {
             return Err(Error::invalid(format!("the extension of {} names no format", path.display()))
-                .with_hint("--format csv|json|ndjson|arrow|parquet"));
+                .with_hint("--format csv|json|ndjson|arrow|arrow-file|parquet"));
         }
     };
     if !args.force && path.exists() {

@@ -3,8 +3,8 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use tempfile::Builder;
@@ -112,6 +112,47 @@ pub fn temporary_dir(base: &Path, prefix: &str) -> std::io::Result<TempDir> {
 /// `io`, `storage_full`.
 pub fn unnamed(dir: &Path) -> Result<File> {
     tempfile::tempfile_in(dir).map_err(|error| Error::io("create a file in", dir, &error))
+}
+
+/// A file without a name that is written once, and then read at any place by any number of readers.
+#[derive(Debug)]
+pub struct Spool {
+    file: File,
+    dir: PathBuf,
+    bytes: u64,
+}
+
+impl Spool {
+    /// An empty file in `dir`.
+    ///
+    /// # Errors
+    /// `io`, `storage_full`.
+    pub fn create(dir: &Path) -> Result<Self> {
+        Ok(Self { file: unnamed(dir)?, dir: dir.to_path_buf(), bytes: 0 })
+    }
+
+    /// Number of bytes written.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// # Errors
+    /// `io`, `storage_full`.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_all_at(bytes, self.bytes);
+        written.map_err(|error| Error::io("write to a file in", &self.dir, &error))?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// # Errors
+    /// `io`, also when fewer bytes follow.
+    pub fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let read = self.file.read_exact_at(&mut bytes, offset);
+        read.map_err(|error| Error::io("read from a file in", &self.dir, &error))?;
+        Ok(bytes)
+    }
 }
 
 /// Opens a file that is created when it does not exist, waits for its lock and holds it as long as the value lives. No

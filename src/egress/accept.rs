@@ -1,6 +1,6 @@
 //! Content negotiation: the format of a response by its `Accept` header.
 
-use crate::egress::options::OutFormat;
+use crate::egress::options::{NAMES, OutFormat};
 use crate::error::{Error, ErrorCode, Result};
 
 impl OutFormat {
@@ -11,6 +11,7 @@ impl OutFormat {
             OutFormat::Ndjson => &["application/x-ndjson", "application/ndjson", "application/jsonl"],
             OutFormat::Csv => &["text/csv", "application/csv"],
             OutFormat::Arrow => &["application/vnd.apache.arrow.stream"],
+            OutFormat::ArrowFile => &["application/vnd.apache.arrow.file"],
             OutFormat::Parquet => &["application/vnd.apache.parquet", "application/x-parquet"],
         }
     }
@@ -44,7 +45,7 @@ impl OutFormat {
         best.map(|(_, format)| format).ok_or_else(|| {
             let shown: String = accept.chars().take(80).collect();
             Error::new(ErrorCode::NotAcceptable, format!("none of the formats of this response is in {shown:?}"))
-                .with_hint("set Accept or format= to json, ndjson, csv, arrow or parquet")
+                .with_hint(format!("set Accept or format= to one of {NAMES}"))
         })
     }
 }

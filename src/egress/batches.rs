@@ -9,7 +9,7 @@ use arrow::datatypes::{
     SchemaRef, TimeUnit as ArrowUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
     TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
 };
-use arrow::ipc::writer::StreamWriter;
+use arrow::ipc::writer::{FileWriter, StreamWriter};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::Bytes;
@@ -61,6 +61,7 @@ enum FormatWriter {
     Ndjson,
     Csv,
     Arrow(Box<StreamWriter<Vec<u8>>>),
+    ArrowFile(Box<FileWriter<Vec<u8>>>),
     /// `None` after the end.
     Parquet(Option<Box<ArrowWriter<Vec<u8>>>>),
 }
@@ -92,6 +93,9 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
             OutFormat::Csv => FormatWriter::Csv,
             OutFormat::Arrow => {
                 FormatWriter::Arrow(Box::new(StreamWriter::try_new(Vec::new(), &schema).map_err(internal)?))
+            }
+            OutFormat::ArrowFile => {
+                FormatWriter::ArrowFile(Box::new(FileWriter::try_new(Vec::new(), &schema).map_err(internal)?))
             }
             OutFormat::Parquet => {
                 let properties = WriterProperties::builder()
@@ -191,6 +195,11 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
                 let written = std::mem::take(writer.get_mut());
                 self.out.push(Bytes::from(written));
             }
+            FormatWriter::ArrowFile(writer) => {
+                writer.write(&part).map_err(internal)?;
+                let written = std::mem::take(writer.get_mut());
+                self.out.push(Bytes::from(written));
+            }
             FormatWriter::Parquet(writer) => {
                 let writer = writer.as_mut().ok_or_else(|| internal("it has ended"))?;
                 writer.write(&part).map_err(internal)?;
@@ -249,6 +258,11 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
                 self.out.open().extend_from_slice(end.as_bytes());
             }
             FormatWriter::Arrow(writer) => {
+                writer.finish().map_err(internal)?;
+                let written = std::mem::take(writer.get_mut());
+                self.out.push(Bytes::from(written));
+            }
+            FormatWriter::ArrowFile(writer) => {
                 writer.finish().map_err(internal)?;
                 let written = std::mem::take(writer.get_mut());
                 self.out.push(Bytes::from(written));

@@ -1,6 +1,8 @@
-//! Parquet: one row group in memory at a time, returned as soon as it is complete.
+//! Files: Parquet, with one row group in memory at a time, returned as soon as it is complete, and Arrow.
 
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::ipc::writer::FileWriter;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding};
@@ -75,6 +77,58 @@ impl BodyWriter for Parquet {
         let file = self.file.take().ok_or_else(|| Error::internal("a parquet file was finished twice"))?;
         let rest = file.into_inner().map_err(internal)?;
         out.push(Bytes::from(rest));
+        Ok(true)
+    }
+}
+
+/// A file of the Arrow IPC format: the blocks of the result as record batches, and the footer as its last piece. The
+/// writer counts the bytes it wrote, so its offsets stay correct when the buffer is taken.
+pub(super) struct ArrowFile {
+    shape: ResultSchema,
+    schema: SchemaRef,
+    file: FileWriter<Vec<u8>>,
+    block: Option<Block>,
+}
+
+impl ArrowFile {
+    pub(super) fn new(shape: &ResultSchema) -> Result<Self> {
+        let schema = shape.arrow_schema();
+        let file = FileWriter::try_new(Vec::new(), &schema).map_err(broken)?;
+        Ok(Self { shape: shape.clone(), schema, file, block: None })
+    }
+
+    fn take(&mut self, out: &mut OutputBuffer) {
+        out.push(Bytes::from(std::mem::take(self.file.get_mut())));
+    }
+}
+
+fn broken(error: ArrowError) -> Error {
+    Error::internal(format!("arrow file: {error}"))
+}
+
+impl BodyWriter for ArrowFile {
+    fn begin(&mut self, out: &mut OutputBuffer) -> Result<()> {
+        self.take(out);
+        Ok(())
+    }
+
+    fn accept(&mut self, block: Block) -> Result<()> {
+        self.block = Some(block);
+        Ok(())
+    }
+
+    fn print(&mut self, out: &mut OutputBuffer) -> Result<bool> {
+        if let Some(block) = self.block.take() {
+            let batch = self.shape.record_batch(&self.schema, &block)?;
+            self.file.write(&batch).map_err(broken)?;
+            self.take(out);
+        }
+        Ok(true)
+    }
+
+    fn finish(&mut self, _closing: &Trailer, out: &mut OutputBuffer) -> Result<bool> {
+        self.file.finish().map_err(broken)?;
+        self.take(out);
         Ok(true)
     }
 }

@@ -13,14 +13,27 @@ pub enum OutFormat {
     Json,
     Ndjson,
     Csv,
+    /// A stream of the Arrow IPC format.
     Arrow,
+    /// A file of the Arrow IPC format, also known as Feather version 2.
+    #[serde(rename = "arrow-file")]
+    ArrowFile,
     Parquet,
 }
 
+/// Names of the formats, for errors.
+pub const NAMES: &str = "json, ndjson, csv, arrow, arrow-file, parquet";
+
 impl OutFormat {
     /// All formats; the first acceptable one wins where a client has no preference.
-    pub const ALL: [OutFormat; 5] =
-        [OutFormat::Json, OutFormat::Ndjson, OutFormat::Csv, OutFormat::Arrow, OutFormat::Parquet];
+    pub const ALL: [OutFormat; 6] = [
+        OutFormat::Json,
+        OutFormat::Ndjson,
+        OutFormat::Csv,
+        OutFormat::Arrow,
+        OutFormat::ArrowFile,
+        OutFormat::Parquet,
+    ];
 
     /// The value of `format=`, also used in entity tags.
     pub fn name(self) -> &'static str {
@@ -29,6 +42,7 @@ impl OutFormat {
             OutFormat::Ndjson => "ndjson",
             OutFormat::Csv => "csv",
             OutFormat::Arrow => "arrow",
+            OutFormat::ArrowFile => "arrow-file",
             OutFormat::Parquet => "parquet",
         }
     }
@@ -41,7 +55,7 @@ impl OutFormat {
         Self::ALL
             .into_iter()
             .find(|format| format.name() == name)
-            .ok_or_else(|| Error::invalid(format!("format {name:?} is not one of json, ndjson, csv, arrow, parquet")))
+            .ok_or_else(|| Error::invalid(format!("format {name:?} is not one of {NAMES}")))
     }
 
     /// The `Content-Type` of a body.
@@ -51,6 +65,7 @@ impl OutFormat {
             OutFormat::Ndjson => "application/x-ndjson",
             OutFormat::Csv => "text/csv; charset=utf-8",
             OutFormat::Arrow => "application/vnd.apache.arrow.stream",
+            OutFormat::ArrowFile => "application/vnd.apache.arrow.file",
             OutFormat::Parquet => "application/vnd.apache.parquet",
         }
     }

@@ -167,6 +167,11 @@ impl Service {
         self.store.root().join("tmp")
     }
 
+    /// Directory for files of responses: that of bodies, or where a store can only be read, that of the system.
+    pub fn spool_dir(&self) -> PathBuf {
+        if self.store.is_read_only() { std::env::temp_dir() } else { self.staging_dir() }
+    }
+
     /// Sets the limits, once, before any operation.
     pub fn set_limits(&self, limits: ServiceLimits) {
         let _ = self.admission.set(Arc::new(Admission::new(limits)));

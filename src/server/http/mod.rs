@@ -21,6 +21,8 @@ mod openapi_parts;
 mod ordinary;
 mod origin_check;
 mod params;
+mod part_bodies;
+mod parts;
 mod problem;
 mod problem_docs;
 mod read;

@@ -178,7 +178,8 @@ fn operation(route: &Route, parts: Parts) -> Operation {
     let is_conditional = route.headers.contains(&Header::IfNoneMatch);
     for (position, (status, about)) in route.success.iter().enumerate() {
         let mut response = ResponseBuilder::new().description(*about);
-        for (media_type, schema) in &contents {
+        // A part of a document in JSON is none.
+        for (media_type, schema) in contents.iter().filter(|(name, _)| *status != 206 || *name != "application/json") {
             response = response.content(*media_type, Content::new(Some(schema.clone())));
         }
         if position == 0 && !route.location.is_empty() {
@@ -242,6 +243,7 @@ fn header_parameter(header: Header) -> Parameter {
         }
         Header::IfMatch => ("If-Match", "Entity tag the series must have", text),
         Header::IfNoneMatch => ("If-None-Match", "Entity tags of cached responses", text),
+        Header::Range => ("Range", "`bytes=FIRST-LAST`, a part of a body that is not JSON", text),
         Header::IdempotencyKey => ("Idempotency-Key", KEY, text),
         Header::IdempotencyKeyRequired => ("Idempotency-Key", KEY, String::schema()),
     };

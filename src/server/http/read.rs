@@ -1,11 +1,12 @@
 //! Reads of rows: their parameters and formats to a query, and its result as a stream.
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, Method, Uri, header};
 
 use super::body;
 use super::extract::SeriesPath;
 use super::params::{Params, QueryParams, ReadManyParams, ReadParams};
+use super::parts;
 use super::problem::HandlerResult;
 use super::reply;
 use super::state::AppState;
@@ -21,9 +22,18 @@ pub(super) fn accept(headers: &HeaderMap) -> String {
 }
 
 /// Rows of the series in the path.
-pub async fn read(app: AppState, SeriesPath(key): SeriesPath, headers: HeaderMap, uri: Uri) -> HandlerResult {
+pub async fn read(
+    app: AppState,
+    SeriesPath(key): SeriesPath,
+    method: Method,
+    headers: HeaderMap,
+    uri: Uri,
+) -> HandlerResult {
     let (mut query, options) = query_of(&Params::of::<ReadParams>(&uri)?, vec![key.to_string()], &headers)?;
     let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
+    if parts::wants_part(&method, &headers, options.format) {
+        return Ok(parts::respond(&app, (&method, &uri, &headers), query, options).await?);
+    }
     Ok(reply::query_response(&app, &headers, query, options, limit_by, Some(&uri)).await?)
 }
 
@@ -62,7 +72,7 @@ fn query_of(params: &Params, series: Vec<String>, headers: &HeaderMap) -> Result
 }
 
 /// Rows of several series, with the query in parameters.
-pub async fn read_many(app: AppState, headers: HeaderMap, uri: Uri) -> HandlerResult {
+pub async fn read_many(app: AppState, method: Method, headers: HeaderMap, uri: Uri) -> HandlerResult {
     let params = Params::of_both::<ReadManyParams, ReadParams>(&uri)?;
     let series: Vec<String> =
         params.all("series").flat_map(|text| text.split(',')).map(|text| text.trim().to_string()).collect();
@@ -73,6 +83,9 @@ pub async fn read_many(app: AppState, headers: HeaderMap, uri: Uri) -> HandlerRe
         ..query
     };
     let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
+    if parts::wants_part(&method, &headers, options.format) {
+        return Ok(parts::respond(&app, (&method, &uri, &headers), query, options).await?);
+    }
     Ok(reply::query_response(&app, &headers, query, options, limit_by, Some(&uri)).await?)
 }
 

@@ -329,6 +329,9 @@ pub async fn query_response(
         headers.insert(header::CONTENT_ENCODING, coding);
     }
     tag_headers(headers, &head.tag);
+    if uri.is_some() && options.format != OutFormat::Json {
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
     if let Some(version) = head.version {
         headers.insert("fastk-version", HeaderValue::from(version));
     }

@@ -26,6 +26,8 @@ settings! {
         reads_max: usize = 256, 1..=1 << 16;
         /// How long a read above reads_max waits before it is rejected as overloaded.
         read_queue_timeout_ms: u64 = 5_000, 0..=HOUR_MS;
+        /// Maximum bytes of all bodies that clients read in parts (`Range`), which are kept in files for half a minute.
+        part_bytes_max: u64 = 4 << 30, 1 << 20..=1 << 42;
         /// Maximum number of connections; a new connection above it closes the one that has been idle longest.
         connections_max: usize = 1_024, 1..=1 << 16;
         /// Maximum number of concurrent requests on one HTTP/2 connection.

@@ -10,6 +10,7 @@ use super::openapi_parts::{Parts, nullable};
 use super::params::{
     MergeKlineParams, MergeScalarParams, QueryParams, ReadManyParams, ReadParams, SqlParams, WriteParams,
 };
+use crate::egress::OutFormat;
 use crate::ingest::BodyFormat;
 use crate::service::operations::Route;
 
@@ -61,6 +62,13 @@ fn formats(json: &str) -> Vec<(&'static str, RefOr<Schema>)> {
     ]
 }
 
+/// The formats of rows that are returned, one more than can be sent.
+fn returned_formats(json: &str) -> Vec<(&'static str, RefOr<Schema>)> {
+    let mut all = formats(json);
+    all.push((OutFormat::ArrowFile.content_type(), named("Binary")));
+    all
+}
+
 /// A response with rows; a read without a body has pages and can be cached.
 fn rows(parameters: Vec<Parameter>, body: Option<RequestBody>) -> Parts {
     let mut headers =
@@ -72,7 +80,7 @@ fn rows(parameters: Vec<Parameter>, body: Option<RequestBody>) -> Parts {
             ("fastk-stats", nullable(String::schema()), "Statistics of the scan as JSON, under explain"),
         ]);
     }
-    Parts { parameters, body, contents: formats("RowsReply"), headers }
+    Parts { parameters, body, contents: returned_formats("RowsReply"), headers }
 }
 
 /// A response with the rows of a statement.
@@ -82,7 +90,7 @@ fn sql() -> Parts {
         ("fastk-query-id", u64::schema(), "Number of the statement, by which it is cancelled"),
     ];
     let (parameters, body) = (query::<SqlParams>(), Some(body("application/json", "SqlStatement")));
-    Parts { parameters, body, contents: formats("SqlReply"), headers }
+    Parts { parameters, body, contents: returned_formats("SqlReply"), headers }
 }
 
 fn write(parameters: Vec<Parameter>, rows: &str, reply: &str) -> Parts {

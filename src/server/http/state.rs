@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use tokio::sync::Semaphore;
 
+use super::part_bodies::PartBodies;
 use super::problem::ProblemResponse;
 use super::settings::HttpSettings;
 use super::{console, cors};
@@ -31,6 +32,9 @@ pub struct HttpShared {
     /// Permits of bodies staged in files.
     pub staged_files: Arc<Semaphore>,
     pub reads: Arc<Semaphore>,
+    /// Bodies that are read in parts, and the permits of their bytes.
+    pub parts: PartBodies,
+    pub part_budget: Arc<Semaphore>,
 }
 
 /// The ingest budget is counted in units of this many bytes.
@@ -55,7 +59,11 @@ impl RequestState {
         let staged_files = Arc::new(Semaphore::new(config.staged_files_max()));
         // Validated when the configuration was read.
         let cors_origins = config.cors_origins.iter().filter_map(|text| cors::origin(text).ok()).collect();
-        Self(Arc::new(HttpShared { service, auth, config, cors_origins, ingest, staged_files, reads }))
+        let part_budget = budget(config.part_bytes_max);
+        let parts = PartBodies::default();
+        let shared =
+            HttpShared { service, auth, config, cors_origins, ingest, staged_files, reads, parts, part_budget };
+        Self(Arc::new(shared))
     }
 
     pub fn config(&self) -> &HttpSettings {

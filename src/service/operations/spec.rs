@@ -123,6 +123,8 @@ pub enum Header {
     IfMatch,
     /// Entity tags of responses that the client has.
     IfNoneMatch,
+    /// The bytes of the body that are wanted.
+    Range,
     IdempotencyKey,
     /// As [`Header::IdempotencyKey`], for requests that must have one.
     IdempotencyKeyRequired,
