@@ -1,5 +1,7 @@
 //! The engine alone: builds with `--no-default-features`, so that no server is linked.
 
+#[path = "../shared/case_amount.rs"]
+mod case_amount;
 #[path = "../shared/hooked_disk.rs"]
 mod hooked_disk;
 #[path = "../shared/proof_amount.rs"]

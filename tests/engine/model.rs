@@ -700,12 +700,12 @@ const CASES: u64 = 2_000;
 /// Runs every second case, so that two tests share them.
 fn run_cases(part: u64) {
     let started_at = std::time::Instant::now();
-    let steps = crate::proof_amount::amount("FASTK_MODEL_STEPS", 50);
+    let steps = crate::case_amount::amount("FASTK_MODEL_STEPS", 50);
     if let Ok(seed) = std::env::var("FASTK_MODEL_SEED") {
         return run_case(seed.parse().unwrap(), steps);
     }
     let share = (CASES as f64 * crate::proof_amount::percent() / 100.0).ceil() as u64;
-    let cases = crate::proof_amount::amount("FASTK_MODEL_CASES", share.max(40));
+    let cases = crate::case_amount::amount("FASTK_MODEL_CASES", share.max(40));
     for seed in (0..cases).filter(|seed| seed % 2 == part) {
         let outcome = std::panic::catch_unwind(|| run_case(seed, steps));
         if let Err(cause) = outcome {

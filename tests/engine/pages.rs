@@ -9,7 +9,7 @@ use fastk::types::{Column, ColumnType, OrderRule, Partition, Rows, SeriesDef, Se
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::proof_amount::amount;
+use crate::case_amount::amount;
 
 /// Series, timestamp and a number that no other row has.
 type Row = (usize, i64, i64);

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use crate::proof_amount::amount;
+use crate::case_amount::amount;
 
 const MINUTE: i64 = 60_000;
 /// A Monday.

@@ -14,7 +14,7 @@ use fastk::types::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::proof_amount::amount;
+use crate::case_amount::amount;
 
 /// One cell as the plain list has it.
 #[derive(Clone, Debug, PartialEq)]

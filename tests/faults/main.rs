@@ -7,6 +7,8 @@
 
 #[path = "../proof/bit_flips.rs"]
 mod bit_flips;
+#[path = "../shared/case_amount.rs"]
+mod case_amount;
 mod detection;
 #[path = "../proof/disk_faults.rs"]
 mod disk_faults;

@@ -17,7 +17,11 @@ import support
 
 FILE = Path(__file__).parents[2] / "openapi" / "examples.json"
 BLESS = bool(os.environ.get("FASTK_BLESS"))
-BINARY = {"application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"}
+BINARY = {
+    "application/vnd.apache.arrow.stream",
+    "application/vnd.apache.arrow.file",
+    "application/vnd.apache.parquet",
+}
 # What only a server makes: the test puts one in that its own server made.
 MADE = {"cursor", "id"}
 SETUP = [

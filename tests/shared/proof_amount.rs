@@ -25,11 +25,6 @@ pub fn percent() -> f64 {
     setting("FASTK_PROOF").unwrap_or(1.0)
 }
 
-/// The amount that a variable sets, or `default`.
-pub fn amount(name: &str, default: u64) -> u64 {
-    setting(name).unwrap_or(default)
-}
-
 impl Proof {
     /// The proof of this name, with its stated amount.
     pub fn new(name: &'static str, stated: u64) -> Self {

@@ -110,7 +110,8 @@ mod tests {
     use crate::server::http::openapi_json;
 
     /// Binary formats, which have no example.
-    const BINARY: [&str; 2] = ["application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"];
+    const BINARY: [&str; 3] =
+        ["application/vnd.apache.arrow.stream", "application/vnd.apache.arrow.file", "application/vnd.apache.parquet"];
 
     #[test]
     fn every_operation_shows_its_parameters_bodies_and_responses() {

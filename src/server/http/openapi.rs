@@ -178,8 +178,8 @@ fn operation(route: &Route, parts: Parts) -> Operation {
     let is_conditional = route.headers.contains(&Header::IfNoneMatch);
     for (position, (status, about)) in route.success.iter().enumerate() {
         let mut response = ResponseBuilder::new().description(*about);
-        // A part of a document in JSON is none.
-        for (media_type, schema) in contents.iter().filter(|(name, _)| *status != 206 || *name != "application/json") {
+        // Part of a body: no type of the complete one describes it, and clients would get a union of both.
+        for (media_type, schema) in contents.iter().filter(|_| *status != 206) {
             response = response.content(*media_type, Content::new(Some(schema.clone())));
         }
         if position == 0 && !route.location.is_empty() {
