@@ -42,6 +42,11 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+/// The allocator of the program: that of the system keeps memory of threads that ended, which proofs of bounded memory
+/// would take for growth.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 type Client = FlightServiceClient<Channel>;
 
 /// 2024-02-01T00:00:00Z.
