@@ -225,7 +225,7 @@ pub fn format_of(path: &Path) -> Option<&'static str> {
         "json" => "json",
         "ndjson" | "jsonl" => "ndjson",
         "csv" => "csv",
-        "arrow" | "arrows" => "arrow",
+        "arrow" | "arrows" | "feather" => "arrow",
         "parquet" => "parquet",
         _ => return None,
     })

@@ -1,4 +1,5 @@
-//! Arrow IPC stream bodies: messages are walked, checked and decoded one by one.
+//! Arrow IPC bodies: messages are walked, checked and decoded one by one. A file has the messages of a stream between its
+//! magic and its footer.
 
 use std::sync::Arc;
 
@@ -35,13 +36,31 @@ enum StreamStep<'b> {
     End,
 }
 
-/// Walks the messages of a stream.
-struct StreamWalker<'b>(&'b [u8]);
+/// First and last bytes of a file.
+const FILE_MAGIC: &[u8] = b"ARROW1";
+/// Most zeros after the first magic: writers align the first message to 8 or to 64 bytes.
+const PADDING_MAX: usize = 64 - FILE_MAGIC.len();
+
+/// Walks the messages of a stream, or of a file.
+struct StreamWalker<'b> {
+    rest: &'b [u8],
+    is_file: bool,
+    /// Record batches so far.
+    batches: usize,
+}
 
 impl<'b> StreamWalker<'b> {
+    fn new(body: &'b [u8]) -> Self {
+        let Some(padded) = body.strip_prefix(FILE_MAGIC) else {
+            return Self { rest: body, is_file: false, batches: 0 };
+        };
+        let zeros = padded.iter().take(PADDING_MAX).take_while(|byte| **byte == 0).count();
+        Self { rest: padded.get(zeros..).unwrap_or_default(), is_file: true, batches: 0 }
+    }
+
     fn take(&mut self, bytes: usize) -> Result<&'b [u8]> {
-        let (head, rest) = self.0.split_at_checked(bytes).ok_or_else(cut)?;
-        self.0 = rest;
+        let (head, rest) = self.rest.split_at_checked(bytes).ok_or_else(cut)?;
+        self.rest = rest;
         Ok(head)
     }
 
@@ -61,7 +80,9 @@ impl<'b> StreamWalker<'b> {
         let length =
             usize::try_from(length).map_err(|_| Error::invalid("arrow body is malformed: a negative length"))?;
         let header = self.take(length)?;
-        let body = usize::try_from(arrow_guard::message(header)?.bodyLength())
+        let message = arrow_guard::message(header)?;
+        self.batches += usize::from(message.header_type() == ipc::MessageHeader::RecordBatch);
+        let body = usize::try_from(message.bodyLength())
             .map_err(|_| Error::invalid("arrow body is malformed: a negative body length"))?;
         Ok(StreamStep::Message(header, self.take(body)?))
     }
@@ -69,11 +90,7 @@ impl<'b> StreamWalker<'b> {
 
 /// The header of the schema message, and a walker over the messages that follow.
 fn open(body: &[u8]) -> Result<(&[u8], StreamWalker<'_>)> {
-    if body.starts_with(b"ARROW1") {
-        return Err(Error::invalid("the body is an Arrow file, not an Arrow stream")
-            .with_hint("write it as IPC stream (pyarrow.ipc.new_stream), or use `fastk import`"));
-    }
-    let mut walker = StreamWalker(body);
+    let mut walker = StreamWalker::new(body);
     let StreamStep::Message(header, _) = walker.next()? else {
         return Err(Error::invalid("arrow body has no schema"));
     };
@@ -81,8 +98,30 @@ fn open(body: &[u8]) -> Result<(&[u8], StreamWalker<'_>)> {
 }
 
 fn check_end(walker: &StreamWalker<'_>) -> Result<()> {
-    if !walker.0.is_empty() {
-        return Err(Error::invalid(format!("arrow body has {} bytes after its end", walker.0.len())));
+    if walker.is_file {
+        return check_footer(walker);
+    }
+    if !walker.rest.is_empty() {
+        return Err(Error::invalid(format!("arrow body has {} bytes after its end", walker.rest.len())));
+    }
+    Ok(())
+}
+
+/// Checks that the footer of a file lists as many record batches as were read: readers of files follow the footer.
+fn check_footer(walker: &StreamWalker<'_>) -> Result<()> {
+    let broken = || Error::invalid("the footer of the arrow file is damaged").with_hint("send it as an Arrow stream");
+    let (footer, _) = walker
+        .rest
+        .strip_suffix(FILE_MAGIC)
+        .and_then(|rest| rest.split_last_chunk())
+        .filter(|(footer, length)| usize::try_from(i32::from_le_bytes(**length)) == Ok(footer.len()))
+        .ok_or_else(broken)?;
+    let footer = guarded("arrow", || ipc::root_as_footer(footer).map_err(|_| broken()))?;
+    let listed = footer.recordBatches().map_or(0, |blocks| blocks.len());
+    if listed != walker.batches {
+        let detail =
+            format!("the footer of the arrow file lists {listed} record batches, {} were read", walker.batches);
+        return Err(Error::invalid(detail).with_hint("send it as an Arrow stream"));
     }
     Ok(())
 }

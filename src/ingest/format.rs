@@ -31,7 +31,7 @@ impl BodyFormat {
                 Self::Ndjson
             }
             "text/csv" | "application/csv" => Self::Csv,
-            "application/vnd.apache.arrow.stream" => Self::Arrow,
+            "application/vnd.apache.arrow.stream" | "application/vnd.apache.arrow.file" => Self::Arrow,
             "application/vnd.apache.parquet" => Self::Parquet,
             _ => return None,
         })
@@ -45,8 +45,8 @@ impl BodyFormat {
         if body.starts_with(b"PAR1") {
             return Some(Self::Parquet);
         }
-        // A message of an Arrow stream starts with a continuation marker and its length.
-        if body.starts_with(&[0xff; 4]) {
+        // A message of an Arrow stream starts with a continuation marker and its length, an Arrow file with its magic.
+        if body.starts_with(&[0xff; 4]) || body.starts_with(b"ARROW1\0\0") {
             return Some(Self::Arrow);
         }
         let text = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body).trim_ascii_start();

@@ -597,7 +597,7 @@ fn truncated_bodies_are_rejected_at_every_byte() {
 }
 
 #[test]
-fn arrow_compression_dictionaries_files_and_nesting_are_rejected() {
+fn arrow_compression_dictionaries_broken_files_and_nesting_are_rejected() {
     let def = scalar("{}");
     let refused = |body: &[u8], word: &str| {
         let (code, detail, _) = rejection(BodyFormat::Arrow, &def, body, &any_time());
@@ -615,7 +615,12 @@ fn arrow_compression_dictionaries_files_and_nesting_are_rejected() {
     }
     let mut file = arrow::ipc::writer::FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
     file.write(&batch).unwrap();
-    refused(&file.into_inner().unwrap(), "Arrow file");
+    let mut file = file.into_inner().unwrap();
+    assert_eq!(ok(BodyFormat::Arrow, &def, &file).rows.ts.len(), 1000);
+    file.pop();
+    refused(&file, "footer");
+    file.truncate(2_000);
+    refused(&file, "truncated");
     let keys = Int32Array::from(vec![0; 1000]);
     let numbers: ArrayRef = Arc::new(DictionaryArray::new(keys, Arc::new(Float64Array::from(vec![1.0]))));
     refused(&stream(&batch_of(vec![("ts", ts.clone()), ("value", numbers)])), "dictionary");

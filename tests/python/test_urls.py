@@ -68,6 +68,51 @@ def test_an_arrow_file_has_the_rows_of_the_stream(store):
     assert found["close"].to_pylist() == stream["close"].to_pylist()[:7]
 
 
+def test_an_arrow_file_is_written_as_it_is_read(store, tmp_path):
+    file = store.read(url(store, format="arrow-file", latest=40_000).removeprefix(store.http))
+    server = support.Server(tmp_path / "store").start()
+    try:
+        server.json("POST", "/v1/series", support.REGISTRATION)
+        path = "/v1/klines/BTCUSDT/1m"
+        with server.request("POST", path, file, {"Content-Type": "application/vnd.apache.arrow.file"}) as response:
+            assert json.loads(response.read())["rows_written"] == 40_000
+        again = server.read(url(server, format="arrow-file").removeprefix(server.http))
+        assert pa.ipc.open_file(again).read_all().equals(pa.ipc.open_file(file).read_all())
+        # pyarrow's own, and with compressed buffers, which are refused as in streams.
+        table = pa.ipc.open_file(file).read_all().slice(0, 100)
+        for compression, expected in ((None, 200), ("zstd", 400)):
+            out = io.BytesIO()
+            with pa.ipc.new_file(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+                writer.write_table(table, max_chunksize=30)
+            status, _, text = ask_with(server, path, out.getvalue())
+            assert status == expected, text
+        # Cut anywhere, with a footer of another file, or with bytes after it: refused, and nothing is written.
+        server.json("DELETE", path + "?start=0&end=9000000000000")
+        other = pa.ipc.open_file(file).schema
+        out = io.BytesIO()
+        with pa.ipc.new_file(out, other):
+            pass
+        empty = out.getvalue()
+        footer = empty[-10 - int.from_bytes(empty[-10:-6], "little") :]
+        body = file[: -10 - int.from_bytes(file[-10:-6], "little")]
+        for broken in (file[:-1], file[: len(file) // 2], body, body + footer, file + b"x", file[:8]):
+            status, _, text = ask_with(server, path, broken)
+            assert status == 400, text
+            assert server.json("GET", f"/v1/series/{support.KEY}")["rows"] == 0
+        server.stop()
+    finally:
+        server.kill()
+
+
+def ask_with(server, path, body):
+    try:
+        kind = {"Content-Type": "application/vnd.apache.arrow.stream"}
+        with server.request("POST", path, body, kind) as response:
+            return response.status, response.headers, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
 def test_pandas_reads_a_url(store):
     import pandas as pd
 

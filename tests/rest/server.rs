@@ -10,7 +10,16 @@ use crate::client::{Reply, Server, csv_body};
 #[test]
 fn unknown_paths_and_unsupported_methods_have_different_codes() {
     let server = Server::start();
-    for path in ["/", "/v1", "/v1/klines", "/v1/klines/X", "/nope", "/v1/admin/nope", "/docs/nope.js"] {
+    for path in [
+        "/v1",
+        "/v1/klines",
+        "/console/nope.js",
+        "/udf/nope",
+        "/v1/klines/X",
+        "/nope",
+        "/v1/admin/nope",
+        "/docs/nope.js",
+    ] {
         server.get(path).refused("not_found");
     }
     for (method, path, allowed) in [

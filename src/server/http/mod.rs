@@ -34,6 +34,7 @@ mod settings;
 mod special_docs;
 mod sql;
 mod state;
+mod udf;
 mod write;
 
 pub use listen::{serve, serve_health};

@@ -6,7 +6,7 @@ use axum::Router;
 
 use super::settings::HttpSettings;
 use super::state::RequestState;
-use super::{console, cors, middleware, routes};
+use super::{console, cors, middleware, routes, udf};
 use crate::access::Authenticator;
 use crate::service::Service;
 
@@ -23,7 +23,8 @@ pub fn router(service: Arc<Service>, auth: Arc<Authenticator>, config: HttpSetti
     let origins = app.0.cors_origins.clone();
     let middleware = axum::middleware::from_fn_with_state(app.clone(), middleware::handle);
     let pages = routes::docs().merge(console::routes());
-    let router = routes::all().with_state(app).merge(pages).fallback(routes::not_found).layer(middleware);
+    let router =
+        routes::all().merge(udf::routes()).with_state(app).merge(pages).fallback(routes::not_found).layer(middleware);
     // Outermost: a browser sends preflight requests without a token.
     if origins.is_empty() { router } else { router.layer(cors::layer(origins)) }
 }

@@ -151,8 +151,6 @@ fn format_of_body(body: &[u8]) -> Result<BodyFormat> {
                 .with_hint("send the headers Content-Encoding: gzip and Content-Type"),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => unsupported("the body is compressed with zstd and has no Content-Encoding")
                 .with_hint("send the headers Content-Encoding: zstd and Content-Type"),
-            _ if body.starts_with(b"ARROW1") => unsupported("the body is an Arrow file, not an Arrow stream")
-                .with_hint("write it with the stream writer: pyarrow.ipc.new_stream"),
             _ => unsupported("the body has no Content-Type and its format is not recognised").with_hint(FORMAT_HINT),
         }
     })
