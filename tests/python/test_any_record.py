@@ -130,7 +130,7 @@ def test_every_cell_comes_back_through_every_format_and_from_the_files_alone(ser
 
 def read_ipc(path) -> pa.Table:
     with open(path, "rb") as file:
-        return pa.ipc.open_stream(file).read_all()
+        return pa.ipc.open_file(file).read_all()
 
 
 def of_polars(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
