@@ -79,14 +79,14 @@ def text(browser, selector="main"):
 
 
 def open_page(browser, server, page, ready):
-    """Opens a page anew, and waits until it shows something."""
+    """Opens a page, and waits until it shows something."""
     browser.get("about:blank")
     browser.get(f"{server.http}/{page}")
     wait(browser, lambda: ready in text(browser))
 
 
 def clean(browser, server):
-    """Asserts that the page wrote nothing to the console and asked nobody else."""
+    """Asserts that the page wrote nothing to the console and asked no other host."""
     messages = [entry["message"] for entry in browser.get_log("browser")]
     assert messages == [], messages
     hosts = set()
@@ -309,7 +309,7 @@ def test_a_token_is_asked_for_kept_for_the_tab_and_forgotten(tmp_path, browser, 
         find(browser, "button.primary")[0].click()
         wait(browser, lambda: "no series yet" in text(browser))
         assert browser.execute_script("return [localStorage.length, document.cookie]") == [0, ""]
-        # A token that may only read is refused what it may not do, and told so.
+        # A token that may only read is refused what it may not do, and the page says so.
         browser.get(f"{server.http}/#/health")
         wait(browser, lambda: "permission_denied" in text(browser) or "Checks" in text(browser))
         find(browser, "#sign-out")[0].click()

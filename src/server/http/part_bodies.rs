@@ -1,4 +1,4 @@
-//! The encoded bodies that clients read in parts, until nobody asked for them for [`KEPT`].
+//! The encoded bodies that clients read in parts, until no client asked for them for [`KEPT`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

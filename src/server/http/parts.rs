@@ -1,6 +1,6 @@
 //! Bodies in parts: `HEAD` and `Range` on reads of rows, for tools that read a Parquet or Arrow file piece by piece.
 //!
-//! - A body is encoded once, into a file without a name, and served from there until nobody asked for it for
+//! - A body is encoded once, into a file without a name, and served from there until no client asked for it for
 //!   [`KEPT`]. All such files together have at most `http.part_bytes_max` bytes.
 //! - The parts of one address that a caller asks for one after the other are those of one commit, although others write
 //!   meanwhile: a file of parts of several commits would be none. A `HEAD` reads the newest commit.
@@ -210,7 +210,7 @@ impl Encoding {
         Ok(Some(EncodedBody::new(spool, tag, (shape.version(), shape.commit), budget)))
     }
 
-    /// Reserves space for a body of so many bytes; other bodies give way.
+    /// Reserves space for a body of this many bytes; other bodies give way.
     fn reserve(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: u64) -> Result<()> {
         let max = self.app.config().part_bytes_max;
         if bytes > max {

@@ -204,7 +204,7 @@ fn symbol_info(service: &Service, parameters: &HashMap<String, String>) -> Resul
 /// Length of the bars of a chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resolution {
-    /// So many milliseconds, up to a day.
+    /// A number of milliseconds, up to a day.
     Fixed(i64),
     Weeks(i64),
     Months(i64),
