@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 
 use crate::disk::local::Spool;
 use crate::egress::OutFormat;
@@ -27,10 +26,10 @@ pub struct PartKey {
 }
 
 /// The body of an address, once it is encoded; locked while it is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PartEntry {
     pub body: tokio::sync::Mutex<Option<Arc<EncodedBody>>>,
-    used: Mutex<Option<Instant>>,
+    used: Mutex<Instant>,
 }
 
 /// A body in a file without a name.
@@ -57,11 +56,17 @@ impl EncodedBody {
 }
 
 impl PartBodies {
-    pub fn entry(&self, key: &PartKey) -> Arc<PartEntry> {
+    /// The entry of an address, and whether it is new: then [`expire`](Self::expire) has to be called from time to time
+    /// until it is gone, whether a body comes of it or not.
+    pub fn entry(&self, key: &PartKey) -> (Arc<PartEntry>, bool) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = Arc::clone(entries.entry(key.clone()).or_default());
-        entry.touch();
-        entry
+        if let Some(entry) = entries.get(key) {
+            entry.touch();
+            return (Arc::clone(entry), false);
+        }
+        let entry = Arc::new(PartEntry { body: tokio::sync::Mutex::default(), used: Mutex::new(Instant::now()) });
+        entries.insert(key.clone(), Arc::clone(&entry));
+        (entry, true)
     }
 
     /// Removes the body that was not used for longest, other than `kept`; false when there is none.
@@ -72,10 +77,10 @@ impl PartBodies {
         oldest.is_some_and(|key| entries.remove(&key).is_some())
     }
 
-    /// Removes a body that was not used lately; false while it is in use.
-    pub fn expire(&self, key: &PartKey) -> bool {
+    /// Removes an entry that is not in use and was not lately; true once it is gone.
+    pub fn expire(&self, key: &PartKey, now: Instant) -> bool {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_idle = entries.get(key).is_none_or(|entry| entry.last_use().is_none_or(|used| used.elapsed() >= KEPT));
+        let is_idle = entries.get(key).is_none_or(|entry| entry.is_idle(now));
         if is_idle {
             entries.remove(key);
         }
@@ -85,10 +90,36 @@ impl PartBodies {
 
 impl PartEntry {
     pub fn touch(&self) {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    fn last_use(&self) -> Option<Instant> {
+    fn last_use(&self) -> Instant {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its body is neither being encoded nor was used within [`KEPT`].
+    fn is_idle(&self, now: Instant) -> bool {
+        self.body.try_lock().is_ok() && now.saturating_duration_since(self.last_use()) >= KEPT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_gone_after_a_while_also_when_its_body_was_never_encoded() {
+        let bodies = PartBodies::default();
+        let key = PartKey { caller: "".into(), target: "/v1/query?series=kline/X/1m".into(), format: OutFormat::Csv };
+        let (entry, is_new) = bodies.entry(&key);
+        assert!(is_new && !bodies.entry(&key).1);
+        let later = entry.last_use() + KEPT;
+        assert!(!bodies.expire(&key, entry.last_use()));
+        // An encoding that takes longer keeps its entry.
+        let held = entry.body.try_lock().unwrap();
+        assert!(!bodies.expire(&key, later));
+        drop(held);
+        assert!(bodies.expire(&key, later) && bodies.0.lock().unwrap().is_empty());
+        assert!(bodies.entry(&key).1);
     }
 }

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -19,7 +19,7 @@ use super::content_encoding::ResponseCoding;
 use super::etag::{entity_tag, is_known, not_modified, tag_headers};
 use super::part_bodies::{EncodedBody, KEPT, PartKey};
 use super::problem::ProblemResponse;
-use super::reply::{PieceStream, start, streamed};
+use super::reply::{PieceStream, read_permit, start, streamed};
 use super::state::{AppState, BUDGET_UNIT};
 use crate::disk::local::Spool;
 use crate::egress::{BodyEncoder, EncodeOptions, OutFormat, PIECE_BYTES, Trailer};
@@ -85,16 +85,28 @@ pub async fn respond(
 ) -> Result<Response> {
     let target = uri.path_and_query().map_or_else(String::new, ToString::to_string);
     let key = PartKey { caller: Arc::clone(&app.service().caller().id), target, format: options.format };
-    let entry = app.shared.parts.entry(&key);
+    let (entry, is_new) = app.shared.parts.entry(&key);
+    if is_new {
+        let (shared, key) = (Arc::clone(&app.shared), key.clone());
+        tokio::spawn(async move {
+            while !shared.parts.expire(&key, Instant::now()) {
+                tokio::time::sleep(KEPT).await;
+            }
+        });
+    }
     let mut held = entry.body.lock().await;
-    let is_new = held.is_none();
     let known = held.clone();
     let body = match known {
         Some(body) if *method != Method::HEAD => body,
         known => {
             let known_tag = known.as_ref().map(|body| body.tag.clone());
+            let permit = read_permit(app).await?;
             let work = Encoding { app: app.clone(), key: key.clone(), query, options, known_tag };
-            let encoded = app.blocking_without_timeout(move |service| work.run(service)).await?;
+            let run = move |service: &Service| {
+                let _permit = permit;
+                work.run(service)
+            };
+            let encoded = app.blocking_without_timeout(run).await?;
             match (encoded, known) {
                 (Some(encoded), _) => Arc::new(encoded),
                 (None, Some(known)) => known,
@@ -105,14 +117,6 @@ pub async fn respond(
     *held = Some(Arc::clone(&body));
     drop(held);
     entry.touch();
-    if is_new {
-        let (shared, key) = (Arc::clone(&app.shared), key.clone());
-        tokio::spawn(async move {
-            while !shared.parts.expire(&key) {
-                tokio::time::sleep(KEPT).await;
-            }
-        });
-    }
     if is_known(headers, &body.tag) {
         return Ok(not_modified(&body.tag));
     }

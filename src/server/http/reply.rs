@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::content_encoding::{BodyCompressor, ResponseCoding};
 use super::etag::{entity_tag, is_known, not_modified, tag_headers};
@@ -270,6 +270,20 @@ fn open(
     Ok(QueryOutcome::Response(Box::new((head, pieces))))
 }
 
+/// Waits for one of the reads that may be in progress.
+///
+/// # Errors
+/// `overloaded` when none ends in time.
+pub async fn read_permit(app: &AppState) -> Result<OwnedSemaphorePermit> {
+    let config = app.config();
+    let permit = Arc::clone(&app.shared.reads).acquire_owned();
+    let waited = tokio::time::timeout(Duration::from_millis(config.read_queue_timeout_ms), permit).await;
+    waited
+        .ok()
+        .and_then(std::result::Result::ok)
+        .ok_or_else(|| Error::new(ErrorCode::Overloaded, format!("{} reads are already in progress", config.reads_max)))
+}
+
 /// Responds to a query: 304 when the client has the response, else its rows.
 ///
 /// # Errors
@@ -295,14 +309,7 @@ pub async fn query_response(
         }
     }
     let config = app.config();
-    let read_permit = tokio::time::timeout(
-        Duration::from_millis(config.read_queue_timeout_ms),
-        app.shared.reads.clone().acquire_owned(),
-    )
-    .await
-    .ok()
-    .and_then(std::result::Result::ok)
-    .ok_or_else(|| Error::new(ErrorCode::Overloaded, format!("{} reads are already in progress", config.reads_max)))?;
+    let read_permit = read_permit(app).await?;
     let service = Arc::clone(app.service());
     let permits = (read_permit, service.acquire_permit(PermitKind::Response)?);
     let (series, limit) = (query.series.clone(), query.limit);
