@@ -1,6 +1,6 @@
 //! Content negotiation: the format of a response by its `Accept` header.
 
-use crate::egress::options::{NAMES, OutFormat};
+use crate::egress::options::OutFormat;
 use crate::error::{Error, ErrorCode, Result};
 
 impl OutFormat {
@@ -45,7 +45,7 @@ impl OutFormat {
         best.map(|(_, format)| format).ok_or_else(|| {
             let shown: String = accept.chars().take(80).collect();
             Error::new(ErrorCode::NotAcceptable, format!("none of the formats of this response is in {shown:?}"))
-                .with_hint(format!("set Accept or format= to one of {NAMES}"))
+                .with_hint(format!("set Accept or format= to one of {}", Self::names()))
         })
     }
 }

@@ -17,6 +17,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
+use crate::egress::batch_file::{BatchFile, unwritable};
 use crate::egress::options::{EncodeOptions, JsonShape, OutFormat, TimeFormat};
 use crate::egress::text::{write_csv_text, write_json_text};
 use crate::egress::writer::{OutputBuffer, PIECE_BYTES};
@@ -55,19 +56,10 @@ enum Stage {
 }
 
 enum FormatWriter {
-    Json {
-        columns: Vec<ColumnLabel>,
-    },
+    Json { columns: Vec<ColumnLabel> },
     Ndjson,
     Csv,
-    Arrow(Box<StreamWriter<Vec<u8>>>),
-    ArrowFile(Box<FileWriter<Vec<u8>>>),
-    /// `None` after the end.
-    Parquet(Option<Box<ArrowWriter<Vec<u8>>>>),
-}
-
-fn internal(error: impl std::fmt::Display) -> Error {
-    Error::internal(format!("a result cannot be written: {error}"))
+    File(Box<dyn BatchFile>),
 }
 
 impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
@@ -92,10 +84,10 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
             OutFormat::Ndjson => FormatWriter::Ndjson,
             OutFormat::Csv => FormatWriter::Csv,
             OutFormat::Arrow => {
-                FormatWriter::Arrow(Box::new(StreamWriter::try_new(Vec::new(), &schema).map_err(internal)?))
+                FormatWriter::File(Box::new(StreamWriter::try_new(Vec::new(), &schema).map_err(unwritable)?))
             }
             OutFormat::ArrowFile => {
-                FormatWriter::ArrowFile(Box::new(FileWriter::try_new(Vec::new(), &schema).map_err(internal)?))
+                FormatWriter::File(Box::new(FileWriter::try_new(Vec::new(), &schema).map_err(unwritable)?))
             }
             OutFormat::Parquet => {
                 let properties = WriterProperties::builder()
@@ -105,7 +97,7 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
                 let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties)).map_err(|error| {
                     Error::invalid(format!("parquet: {error}")).with_hint("cast the column, or use arrow")
                 })?;
-                FormatWriter::Parquet(Some(Box::new(writer)))
+                FormatWriter::File(Box::new(Some(writer)))
             }
         };
         let name = |field: &FieldRef| {
@@ -186,26 +178,11 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
         if left == 0 {
             return Ok(Stage::End { truncated: true });
         }
-        let is_text = matches!(self.format, FormatWriter::Json { .. } | FormatWriter::Ndjson | FormatWriter::Csv);
+        let is_text = !matches!(self.format, FormatWriter::File(_));
         let rows = (batch.num_rows() - from).min(if is_text { STEP_ROWS.min(left) } else { usize::MAX });
         let part = batch.slice(from, rows);
         match &mut self.format {
-            FormatWriter::Arrow(writer) => {
-                writer.write(&part).map_err(internal)?;
-                let written = std::mem::take(writer.get_mut());
-                self.out.push(Bytes::from(written));
-            }
-            FormatWriter::ArrowFile(writer) => {
-                writer.write(&part).map_err(internal)?;
-                let written = std::mem::take(writer.get_mut());
-                self.out.push(Bytes::from(written));
-            }
-            FormatWriter::Parquet(writer) => {
-                let writer = writer.as_mut().ok_or_else(|| internal("it has ended"))?;
-                writer.write(&part).map_err(internal)?;
-                let written = std::mem::take(writer.inner_mut());
-                self.out.push(Bytes::from(written));
-            }
+            FormatWriter::File(file) => self.out.push(file.write(&part)?),
             _ => self.write_text(&part)?,
         }
         self.rows += rows;
@@ -257,20 +234,7 @@ impl<I: Iterator<Item = Result<RecordBatch>>> BatchEncoder<I> {
                 let end = format!("],\"truncated\":{truncated}}}");
                 self.out.open().extend_from_slice(end.as_bytes());
             }
-            FormatWriter::Arrow(writer) => {
-                writer.finish().map_err(internal)?;
-                let written = std::mem::take(writer.get_mut());
-                self.out.push(Bytes::from(written));
-            }
-            FormatWriter::ArrowFile(writer) => {
-                writer.finish().map_err(internal)?;
-                let written = std::mem::take(writer.get_mut());
-                self.out.push(Bytes::from(written));
-            }
-            FormatWriter::Parquet(writer) => {
-                let writer = writer.take().ok_or_else(|| internal("it has ended"))?;
-                self.out.push(Bytes::from(writer.into_inner().map_err(internal)?));
-            }
+            FormatWriter::File(file) => self.out.push(file.finish()?),
             FormatWriter::Ndjson | FormatWriter::Csv => {}
         }
         self.out.cut();
@@ -337,7 +301,7 @@ static FORMAT: std::sync::LazyLock<FormatOptions<'static>> =
 
 impl<'a> Cells<'a> {
     fn of(array: &'a ArrayRef, times: TimeFormat) -> Result<Self> {
-        let formatter = || ArrayFormatter::try_new(array.as_ref(), &FORMAT).map_err(internal);
+        let formatter = || ArrayFormatter::try_new(array.as_ref(), &FORMAT).map_err(unwritable);
         let time = |unit, value| Cells::Time(array, unit, value, times);
         Ok(match array.data_type() {
             DataType::Int64 => Cells::Int(array, word::<Int64Type>),
@@ -398,7 +362,7 @@ impl<'a> Cells<'a> {
             }
             Cells::Text(formatter, _) => {
                 let mut text = String::new();
-                formatter.value(row).write(&mut text).map_err(internal)?;
+                formatter.value(row).write(&mut text).map_err(unwritable)?;
                 write_json_text(out, &text)?;
             }
             _ => self.write_plain(out, row)?,
@@ -413,7 +377,7 @@ impl<'a> Cells<'a> {
         match self {
             Cells::Text(formatter, _) => {
                 let mut text = String::new();
-                formatter.value(row).write(&mut text).map_err(internal)?;
+                formatter.value(row).write(&mut text).map_err(unwritable)?;
                 write_csv_text(out, &text);
             }
             _ => self.write_plain(out, row)?,
@@ -428,7 +392,7 @@ impl<'a> Cells<'a> {
             }
             Cells::Number(formatter, _) | Cells::Text(formatter, _) => {
                 let mut text = String::new();
-                formatter.value(row).write(&mut text).map_err(internal)?;
+                formatter.value(row).write(&mut text).map_err(unwritable)?;
                 out.extend_from_slice(text.as_bytes());
             }
             Cells::Float(array, value) => {

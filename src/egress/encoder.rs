@@ -52,8 +52,8 @@ where
             (OutFormat::Ndjson, _) => Box::new(text::RowWriter::ndjson(shape, options.times)),
             (OutFormat::Csv, _) => Box::new(text::RowWriter::csv(shape, options.times)),
             (OutFormat::Arrow, _) => Box::new(ipc::ArrowWriter::new(shape)),
-            (OutFormat::ArrowFile, _) => Box::new(columnar::ArrowFile::new(shape)?),
-            (OutFormat::Parquet, _) => Box::new(columnar::Parquet::new(shape)?),
+            (OutFormat::ArrowFile, _) => Box::new(columnar::ColumnarFile::arrow(shape)?),
+            (OutFormat::Parquet, _) => Box::new(columnar::ColumnarFile::parquet(shape)?),
         };
         let columns = shape.columns.len() + 1;
         Ok(Self { blocks, closing, writer, out: OutputBuffer::default(), stage: EncodeStage::Begin, columns })

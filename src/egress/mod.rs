@@ -1,6 +1,7 @@
 //! Encoding of results: JSON, NDJSON, CSV, Arrow stream, Parquet.
 
 pub mod accept;
+mod batch_file;
 mod batches;
 mod columnar;
 mod encoder;

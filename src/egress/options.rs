@@ -21,9 +21,6 @@ pub enum OutFormat {
     Parquet,
 }
 
-/// Names of the formats, for errors.
-pub const NAMES: &str = "json, ndjson, csv, arrow, arrow-file, parquet";
-
 impl OutFormat {
     /// All formats; the first acceptable one wins where a client has no preference.
     pub const ALL: [OutFormat; 6] = [
@@ -47,6 +44,11 @@ impl OutFormat {
         }
     }
 
+    /// All values of `format=`, for errors.
+    pub fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+
     /// Parses a value of `format=`.
     ///
     /// # Errors
@@ -55,7 +57,7 @@ impl OutFormat {
         Self::ALL
             .into_iter()
             .find(|format| format.name() == name)
-            .ok_or_else(|| Error::invalid(format!("format {name:?} is not one of {NAMES}")))
+            .ok_or_else(|| Error::invalid(format!("format {name:?} is not one of {}", Self::names())))
     }
 
     /// The `Content-Type` of a body.

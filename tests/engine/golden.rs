@@ -37,7 +37,7 @@ pub(crate) fn dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2")
 }
 
-pub(crate) fn is_blessed() -> bool {
+fn is_blessed() -> bool {
     std::env::var_os("FASTK_BLESS").is_some_and(|value| value == "1")
 }
 
@@ -609,8 +609,19 @@ pub(crate) fn copy(store: &Path) -> tempfile::TempDir {
     root
 }
 
+/// The committed store of this name, or what `fill` writes.
+pub(crate) fn committed_store(name: &str, fill: fn(&Path)) -> PathBuf {
+    let committed = dir().join(name);
+    if is_blessed() {
+        let root = tempfile::tempdir().unwrap();
+        fill(root.path());
+        replace_tree(root.path(), &committed);
+    }
+    committed
+}
+
 /// Makes `to` have the files of `from`, and no others.
-pub(crate) fn replace_tree(from: &Path, to: &Path) {
+fn replace_tree(from: &Path, to: &Path) {
     if to.exists() {
         std::fs::remove_dir_all(to).unwrap();
     }
@@ -623,12 +634,7 @@ pub(crate) fn replace_tree(from: &Path, to: &Path) {
 
 #[test]
 fn a_store_of_version_2_opens_and_returns_the_written_rows() {
-    let committed = dir().join("store");
-    if is_blessed() {
-        let root = tempfile::tempdir().unwrap();
-        fill(root.path());
-        replace_tree(root.path(), &committed);
-    }
+    let committed = committed_store("store", fill);
     let names: Vec<String> = tree(&committed).into_keys().collect();
     let kinds = [
         ".arrow",

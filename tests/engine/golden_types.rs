@@ -9,26 +9,19 @@ use fastk::format::run::{RunOrigin, RunWriter, decode_run, series_of};
 use fastk::format::texts::ColumnTexts;
 use fastk::format::wal::{self, Commit, FrameHeader, FrameKind, LoggedChange, SegmentHeader};
 use fastk::format::zone_map::ZoneMap;
-use fastk::query::{Scan, ScanSpec};
 use fastk::store::{Store, StoreOptions, StoreState, TaskControl, WriteMode};
 use fastk::types::kind::KindDef;
-use fastk::types::{Column, ColumnType, Dictionary, Rows, SeriesDef, SeriesKey, SeriesSpec};
+use fastk::types::{Column, ColumnType, Rows, SeriesDef, SeriesKey, SeriesSpec};
 
-use super::golden::{CHANGED, compare, copy, dir, golden, is_blessed, replace_tree};
-use super::records::{Cell, Row, TYPES, cell_of, rows_of};
+use super::golden::{CHANGED, committed_store, compare, copy, golden};
+use super::records::{self, Cell, Row, columns_of_every_type, rows_of};
 
 const DAY: i64 = 86_400_000;
 
-/// A kind with a column of every type, every second of them nullable, and texts that can be null.
+/// A kind with a column of every type.
 fn kind() -> KindDef {
-    let column = |(number, kind): (usize, &ColumnType)| {
-        let values = if *kind == ColumnType::Enum { vec!["buy".into(), "sell".into()] } else { Vec::new() };
-        Column { nullable: number % 2 == 1, values, ..Column::new(format!("c{number}"), *kind) }
-    };
-    let mut fields: Vec<Column> = TYPES.iter().enumerate().map(column).collect();
-    fields.push(Column { nullable: true, ..Column::new("note", ColumnType::Text) });
     let head = r#"{"kind":"every_type","key":["name"],"order":"arrival","partition":"day","fields":[]}"#;
-    KindDef { fields, ..serde_json::from_str(head).unwrap() }
+    KindDef { fields: columns_of_every_type(), ..serde_json::from_str(head).unwrap() }
 }
 
 fn def() -> SeriesDef {
@@ -81,28 +74,12 @@ fn rows(columns: &[Column], first: i64, count: i64) -> Vec<Row> {
 }
 
 fn read(store: &Store, state: &StoreState) -> Vec<Row> {
-    let series = state.get(&key()).unwrap();
-    let mut rows = Vec::new();
-    for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
-        let block = block.unwrap();
-        for row in 0..block.rows() {
-            let cell = |(position, column): (usize, &Column)| {
-                cell_of(block.column(position + 1), row, column, &series.dictionaries[position])
-            };
-            let cells = series.def.columns.iter().enumerate().map(cell).collect();
-            rows.push(Row { ts: block.timestamps()[row], cells });
-        }
-    }
-    rows
+    records::read(store, state, &key(), (i64::MIN, i64::MAX), false).unwrap()
 }
 
 /// The texts of rows, as the log has them.
 fn new_texts(rows: &Rows) -> Vec<ColumnTexts> {
-    let columns = rows.texts.iter().zip(0..).filter(|(texts, _)| !texts.is_empty());
-    let texts = |dictionary: &Dictionary| {
-        (0..dictionary.len()).map(|at| dictionary.get(at as u32).unwrap().clone()).collect::<Vec<_>>()
-    };
-    columns.map(|(dictionary, column)| ColumnTexts { column, from: 0, texts: texts(dictionary) }).collect()
+    ColumnTexts::added(&rows.texts, &[])
 }
 
 #[test]
@@ -300,13 +277,7 @@ fn filled() -> (Vec<Row>, Vec<Row>) {
 
 #[test]
 fn a_store_with_columns_of_every_type_opens_and_returns_the_written_rows() {
-    let committed = dir().join("store-of-every-type");
-    if is_blessed() {
-        let root = tempfile::tempdir().unwrap();
-        fill(root.path());
-        replace_tree(root.path(), &committed);
-    }
-    let root = copy(&committed);
+    let root = copy(&committed_store("store-of-every-type", fill));
     let (before, now) = filled();
     for round in 0..2 {
         let store = Store::open(root.path(), false, options()).unwrap();

@@ -10,14 +10,13 @@ use fastk::ErrorCode;
 use fastk::format::chunk::decode_chunk;
 use fastk::format::chunk_salvage::salvage_chunk;
 use fastk::format::manifest::ChunkRecord;
-use fastk::query::{Scan, ScanSpec};
 use fastk::store::{RepairOptions, RepairReport, Store, StoreOptions, TaskControl, WriteMode, repair};
-use fastk::types::{Column, ColumnType, OrderRule, Partition, SeriesDef, SeriesKey, SeriesSpec};
+use fastk::types::{OrderRule, Partition, SeriesDef, SeriesKey, SeriesSpec};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::guarantees::options;
-use super::records::{Row, TYPES, cell_of, random_cell, rows_of};
+use super::records::{self, Row, columns_of_every_type, random_cell, rows_of};
 use crate::sim_disk::{SimDisk, SimState};
 
 const ROOT: &str = "/lab/store";
@@ -35,13 +34,7 @@ fn key() -> SeriesKey {
 
 /// A column of every type, and a nullable one of every second.
 fn def() -> SeriesDef {
-    let column = |(number, kind): (usize, &ColumnType)| {
-        let values = if *kind == ColumnType::Enum { vec!["buy".into(), "sell".into()] } else { Vec::new() };
-        let nullable = number % 2 == 1;
-        Column { nullable, values, ..Column::new(format!("c{number}"), *kind) }
-    };
-    let mut columns: Vec<Column> = TYPES.iter().enumerate().map(column).collect();
-    columns.push(Column { nullable: true, ..Column::new("note", ColumnType::Text) });
+    let columns = columns_of_every_type();
     let spec = SeriesSpec::of_key(&key()).resolve().unwrap();
     SeriesDef { order: OrderRule::Arrival, columns, partition: Partition::Day, interval_ms: None, ..spec }
 }
@@ -83,20 +76,7 @@ fn is(path: &Path, text: &str) -> bool {
 
 /// The rows of the series as they are read, or the error.
 fn read(store: &Store) -> fastk::Result<Vec<Row>> {
-    let state = store.snapshot();
-    let series = state.get(&key()).unwrap();
-    let mut rows = Vec::new();
-    for block in Scan::new(series, store.cache(), &ScanSpec::range((i64::MIN, i64::MAX))) {
-        let block = block?;
-        for row in 0..block.rows() {
-            let columns = series.def.columns.iter().enumerate();
-            let cells = columns.map(|(position, column)| {
-                cell_of(block.column(position + 1), row, column, &series.dictionaries[position])
-            });
-            rows.push(Row { ts: block.timestamps()[row], cells: cells.collect() });
-        }
-    }
-    Ok(rows)
+    records::read(store, &store.snapshot(), &key(), (i64::MIN, i64::MAX), false)
 }
 
 fn run_repair(disk: &SimDisk, apply: bool) -> RepairReport {

@@ -86,7 +86,7 @@ fn widened(cell: &Cell, kind: ColumnType) -> Cell {
     }
 }
 
-pub const TYPES: [ColumnType; 17] = [
+const TYPES: [ColumnType; 17] = [
     ColumnType::Decimal { digits: 2 },
     ColumnType::WideDecimal { digits: 4 },
     ColumnType::Float64,
@@ -105,6 +105,17 @@ pub const TYPES: [ColumnType; 17] = [
     ColumnType::Text,
     ColumnType::Bytes { length: 5 },
 ];
+
+/// A column of every type, every second of them nullable, and texts that can be null.
+pub fn columns_of_every_type() -> Vec<Column> {
+    let column = |(number, kind): (usize, &ColumnType)| {
+        let values = if *kind == ColumnType::Enum { vec!["buy".into(), "sell".into()] } else { Vec::new() };
+        Column { nullable: number % 2 == 1, values, ..Column::new(format!("c{number}"), *kind) }
+    };
+    let mut columns: Vec<Column> = TYPES.iter().enumerate().map(column).collect();
+    columns.push(Column { nullable: true, ..Column::new("note", ColumnType::Text) });
+    columns
+}
 
 fn random_column(rng: &mut StdRng, name: String, nullable: bool) -> Column {
     let kind = TYPES[rng.random_range(0..TYPES.len())];
@@ -196,7 +207,7 @@ pub fn rows_of(columns: &[Column], rows: &[Row]) -> Rows {
     out
 }
 
-pub fn cell_of(cells: CellSlice<'_>, row: usize, column: &Column, texts: &Dictionary) -> Cell {
+fn cell_of(cells: CellSlice<'_>, row: usize, column: &Column, texts: &Dictionary) -> Cell {
     if !cells.is_valid(row) {
         return Cell::Null;
     }
@@ -222,11 +233,22 @@ pub fn cell_of(cells: CellSlice<'_>, row: usize, column: &Column, texts: &Dictio
 
 /// The stored rows of a range.
 fn stored(store: &Store, state: &StoreState, key: &SeriesKey, range: (i64, i64), desc: bool) -> Vec<Row> {
+    read(store, state, key, range, desc).unwrap()
+}
+
+/// The stored rows of a range, or the error of their read.
+pub fn read(
+    store: &Store,
+    state: &StoreState,
+    key: &SeriesKey,
+    range: (i64, i64),
+    desc: bool,
+) -> fastk::Result<Vec<Row>> {
     let series = state.get(key).unwrap();
     let spec = ScanSpec { desc, ..ScanSpec::range(range) };
     let mut rows = Vec::new();
     for block in Scan::new(series, store.cache(), &spec) {
-        let block = block.unwrap();
+        let block = block?;
         for row in 0..block.rows() {
             let cell = |(position, column): (usize, &Column)| {
                 cell_of(block.column(position + 1), row, column, &series.dictionaries[position])
@@ -235,7 +257,7 @@ fn stored(store: &Store, state: &StoreState, key: &SeriesKey, range: (i64, i64),
             rows.push(Row { ts: block.timestamps()[row], cells });
         }
     }
-    rows
+    Ok(rows)
 }
 
 struct Model {

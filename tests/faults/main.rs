@@ -17,6 +17,7 @@ mod power_cuts;
 #[allow(dead_code, reason = "amounts are used, proofs that run for a time are not")]
 #[path = "../shared/proof_amount.rs"]
 mod proof_amount;
+#[allow(dead_code, reason = "some helpers are for other tests of the engine")]
 #[path = "../engine/records.rs"]
 mod records;
 #[path = "../proof/recovery.rs"]

@@ -4,8 +4,6 @@ import os
 import shutil
 import subprocess
 
-import pytest
-
 NEEDED_FOR_NPM = ("node", "npm", "chromium", "chromedriver")
 
 # A new profile each time, no sandbox as root, and no background network traffic of Chromium.
@@ -37,17 +35,14 @@ def npm(at, *words):
     assert done.returncode == 0, f"npm {' '.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.fixture
-def browser(tmp_path):
-    """A browser that records its console and its requests."""
+def start(profile):
+    """A browser with a profile of its own, which records its console and its requests."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+    for flag in [*FLAGS, f"--user-data-dir={profile}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import browser as chromium
 import pytest
 import support
 
@@ -31,6 +32,16 @@ def test_data() -> Path:
     if not named:
         pytest.skip("FASTK_TEST_DATA names no folder of real klines")
     return Path(named)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Headless Chromium."""
+    driver = chromium.start(tmp_path / "profile")
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import support
-from browser import NEEDED_FOR_NPM, browser, missing, npm  # noqa: F401: a fixture
+from browser import NEEDED_FOR_NPM, missing, npm
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "browser"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import support
-from browser import NEEDED_FOR_NPM, browser, missing, npm  # noqa: F401: a fixture
+from browser import NEEDED_FOR_NPM, missing, npm
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(bool(missing(NEEDED_FOR_NPM)), reason=f"not installed: {missing(NEEDED_FOR_NPM)}")

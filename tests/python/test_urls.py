@@ -14,6 +14,7 @@ import pytest
 import support
 
 ROWS = 100_000
+STREAM = "application/vnd.apache.arrow.stream"
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,10 @@ def url(server, **parameters):
     return f"{server.http}/v1/series/{support.KEY}/rows?{text}"
 
 
-def ask(server, method, address, **headers):
+def ask(server, method, address, body=None, **headers):
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
-        with server.request(method, address.removeprefix(server.http), headers=headers) as response:
+        with server.request(method, address.removeprefix(server.http), body, headers) as response:
             return response.status, response.headers, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read()
@@ -84,7 +85,7 @@ def test_an_arrow_file_is_written_as_it_is_read(store, tmp_path):
             out = io.BytesIO()
             with pa.ipc.new_file(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
                 writer.write_table(table, max_chunksize=30)
-            status, _, text = ask_with(server, path, out.getvalue())
+            status, _, text = ask(server, "POST", path, out.getvalue(), Content_Type=STREAM)
             assert status == expected, text
         # Cut anywhere, with a footer of another file, or with bytes after it: refused, and nothing is written.
         server.json("DELETE", path + "?start=0&end=9000000000000")
@@ -96,21 +97,12 @@ def test_an_arrow_file_is_written_as_it_is_read(store, tmp_path):
         footer = empty[-10 - int.from_bytes(empty[-10:-6], "little") :]
         body = file[: -10 - int.from_bytes(file[-10:-6], "little")]
         for broken in (file[:-1], file[: len(file) // 2], body, body + footer, file + b"x", file[:8]):
-            status, _, text = ask_with(server, path, broken)
+            status, _, text = ask(server, "POST", path, broken, Content_Type=STREAM)
             assert status == 400, text
             assert server.json("GET", f"/v1/series/{support.KEY}")["rows"] == 0
         server.stop()
     finally:
         server.kill()
-
-
-def ask_with(server, path, body):
-    try:
-        kind = {"Content-Type": "application/vnd.apache.arrow.stream"}
-        with server.request("POST", path, body, kind) as response:
-            return response.status, response.headers, response.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.headers, error.read()
 
 
 def test_pandas_reads_a_url(store):

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::etag;
 use super::params::{NoParams, Params};
 use super::problem::ProblemResponse;
+use crate::egress::accept::weighted;
 use crate::error::{Error, ErrorCode};
 
 /// Paths of its files, below which nothing else is served.
@@ -53,7 +54,7 @@ impl Asset {
             return etag::not_modified(&self.tag);
         }
         let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-        let has_gzip = accepted.flat_map(|list| list.split(',')).any(|coding| coding.trim() == "gzip");
+        let has_gzip = accepted.flat_map(weighted).any(|(coding, quality)| coding == "gzip" && quality > 0);
         let is_compressed = has_gzip && !self.gzip.is_empty();
         let body = if is_compressed { self.gzip.clone() } else { self.plain.clone() };
         let mut response = Body::from(body).into_response();

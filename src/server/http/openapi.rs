@@ -93,11 +93,17 @@ fn document() -> utoipa::openapi::OpenApi {
     document
 }
 
+/// The success of a request for a part of the body.
+const PART: (u16, &str) = (206, "The bytes that `Range` names, of a body that is not JSON.");
+
 /// Every operation by route and method, with its success statuses and 500.
 pub fn operations() -> Vec<(String, &'static str, Vec<u16>)> {
     let mut found = vec![("none".to_owned(), "GET", vec![404])];
     for route in OPERATIONS.iter().flat_map(|entry| entry.spec.rest.bindings()) {
         let mut statuses: Vec<u16> = route.success.iter().map(|(status, _)| *status).filter(|s| *s < 400).collect();
+        if route.headers.contains(&Header::Range) {
+            statuses.push(PART.0);
+        }
         if route.headers.contains(&Header::IfNoneMatch) {
             statuses.push(304);
         }
@@ -176,10 +182,11 @@ fn operation(route: &Route, parts: Parts) -> Operation {
         builder = builder.parameter(parameter);
     }
     let is_conditional = route.headers.contains(&Header::IfNoneMatch);
-    for (position, (status, about)) in route.success.iter().enumerate() {
+    let part = route.headers.contains(&Header::Range).then_some(&PART);
+    for (position, (status, about)) in route.success.iter().chain(part).enumerate() {
         let mut response = ResponseBuilder::new().description(*about);
-        // Part of a body: no type of the complete one describes it, and clients would get a union of both.
-        for (media_type, schema) in contents.iter().filter(|_| *status != 206) {
+        // No type of the complete body describes a part of it, and clients would get a union of both.
+        for (media_type, schema) in contents.iter().filter(|_| *status != PART.0) {
             response = response.content(*media_type, Content::new(Some(schema.clone())));
         }
         if position == 0 && !route.location.is_empty() {

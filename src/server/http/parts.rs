@@ -16,10 +16,10 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::content_encoding::ResponseCoding;
-use super::etag::{entity_tag, is_known, not_modified, tag_headers};
+use super::etag::{entity_tag, is_known, not_modified};
 use super::part_bodies::{EncodedBody, KEPT, PartKey};
 use super::problem::ProblemResponse;
-use super::reply::{PieceStream, read_permit, start, streamed};
+use super::reply::{PieceStream, read_permit, start, state_headers, streamed};
 use super::state::{AppState, BUDGET_UNIT};
 use crate::disk::local::Spool;
 use crate::egress::{BodyEncoder, EncodeOptions, OutFormat, PIECE_BYTES, Trailer};
@@ -172,11 +172,7 @@ fn part(
     if status == StatusCode::PARTIAL_CONTENT {
         headers.insert(header::CONTENT_RANGE, text(&format!("bytes {}-{}/{length}", range.start, range.end - 1))?);
     }
-    tag_headers(headers, &tag);
-    if let Some(version) = version {
-        headers.insert("fastk-version", HeaderValue::from(version));
-    }
-    headers.insert("fastk-commit", HeaderValue::from(commit));
+    state_headers(headers, &tag, version, commit);
     Ok(response)
 }
 

@@ -8,7 +8,7 @@ use utoipa::openapi::{Components, Content, Ref, RefOr, Response, ResponseBuilder
 
 use super::problem::{PROBLEM, Problem};
 use crate::error::{Error, ErrorCode, RowError};
-use crate::service::operations::{BodyKind, Guard, Route};
+use crate::service::operations::{BodyKind, Guard, Header, Route};
 
 /// Codes of every route.
 const EVERYWHERE: [ErrorCode; 4] =
@@ -25,6 +25,9 @@ pub fn of_route(route: &Route) -> BTreeMap<String, RefOr<Response>> {
     if route.body != BodyKind::None {
         codes.extend([ErrorCode::RequestTimeout, ErrorCode::TooLarge, ErrorCode::UnsupportedMediaType]);
         codes.push(ErrorCode::Overloaded);
+    }
+    if route.headers.contains(&Header::Range) {
+        codes.extend([ErrorCode::TooLarge, ErrorCode::RangeNotSatisfiable, ErrorCode::StorageFull]);
     }
     if route.writes {
         codes.extend([ErrorCode::WriterStopped, ErrorCode::StorageFull]);

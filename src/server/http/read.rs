@@ -29,12 +29,8 @@ pub async fn read(
     headers: HeaderMap,
     uri: Uri,
 ) -> HandlerResult {
-    let (mut query, options) = query_of(&Params::of::<ReadParams>(&uri)?, vec![key.to_string()], &headers)?;
-    let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
-    if parts::wants_part(&method, &headers, options.format) {
-        return Ok(parts::respond(&app, (&method, &uri, &headers), query, options).await?);
-    }
-    Ok(reply::query_response(&app, &headers, query, options, limit_by, Some(&uri)).await?)
+    let (query, options) = query_of(&Params::of::<ReadParams>(&uri)?, vec![key.to_string()], &headers)?;
+    respond(&app, (&method, &uri, &headers), query, options).await
 }
 
 /// The query of these parameters and series.
@@ -77,16 +73,27 @@ pub async fn read_many(app: AppState, method: Method, headers: HeaderMap, uri: U
     let series: Vec<String> =
         params.all("series").flat_map(|text| text.split(',')).map(|text| text.trim().to_string()).collect();
     let (query, options) = query_of(&params, series, &headers)?;
-    let mut query = Query {
+    let query = Query {
         layout: params.text("layout").map(MultiLayout::from_name).transpose()?,
         join: params.text("join").map(PanelJoin::parse).transpose()?,
         ..query
     };
-    let limit_by = reply::limit_rows(&app, &mut query, options.format)?;
-    if parts::wants_part(&method, &headers, options.format) {
-        return Ok(parts::respond(&app, (&method, &uri, &headers), query, options).await?);
+    respond(&app, (&method, &uri, &headers), query, options).await
+}
+
+/// The rows of a GET, or the part of them that it asks for.
+async fn respond(
+    app: &AppState,
+    request: (&Method, &Uri, &HeaderMap),
+    mut query: Query,
+    options: EncodeOptions,
+) -> HandlerResult {
+    let (method, uri, headers) = request;
+    let limit_by = reply::limit_rows(app, &mut query, options.format)?;
+    if parts::wants_part(method, headers, options.format) {
+        return Ok(parts::respond(app, request, query, options).await?);
     }
-    Ok(reply::query_response(&app, &headers, query, options, limit_by, Some(&uri)).await?)
+    Ok(reply::query_response(app, headers, query, options, limit_by, Some(uri)).await?)
 }
 
 /// Rows of the query in the body.

@@ -335,14 +335,10 @@ pub async fn query_response(
     if let Some(coding) = coding.header() {
         headers.insert(header::CONTENT_ENCODING, coding);
     }
-    tag_headers(headers, &head.tag);
+    state_headers(headers, &head.tag, head.version, head.commit);
     if uri.is_some() && options.format != OutFormat::Json {
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
-    if let Some(version) = head.version {
-        headers.insert("fastk-version", HeaderValue::from(version));
-    }
-    headers.insert("fastk-commit", HeaderValue::from(head.commit));
     if let (Some(cursor), Some(limit)) = (head.truncated_at, limit) {
         headers.insert("fastk-truncated", HeaderValue::from(limit));
         if let Some(next) = uri.and_then(|uri| next_page(uri, &cursor)) {
@@ -359,6 +355,15 @@ pub async fn query_response(
         _ => {}
     }
     Ok(response)
+}
+
+/// Headers that say what was read: the entity tag, the version of the only series, and the commit.
+pub fn state_headers(headers: &mut HeaderMap, tag: &str, version: Option<u64>, commit: u64) {
+    tag_headers(headers, tag);
+    if let Some(version) = version {
+        headers.insert("fastk-version", HeaderValue::from(version));
+    }
+    headers.insert("fastk-commit", HeaderValue::from(commit));
 }
 
 /// Header or trailer with the scan statistics.

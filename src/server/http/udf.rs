@@ -62,10 +62,7 @@ fn answer(result: Result<Json>) -> HandlerResult {
 }
 
 async fn config(_app: AppState) -> HandlerResult {
-    let minutes = MINUTES.iter().map(i64::to_string);
-    let seconds = SECONDS.iter().map(|seconds| format!("{seconds}S"));
-    let days = ["1D", "1W", "1M"].map(String::from);
-    let resolutions: Vec<String> = seconds.chain(minutes).chain(days).collect();
+    let resolutions = Offer::of(|_| true).resolutions();
     answer(Ok(json!({
         "supports_search": true,
         "supports_group_request": false,
@@ -132,7 +129,7 @@ fn klines(service: &Service, symbol: Option<&str>) -> Result<Vec<SeriesInfo>> {
 /// The series of a symbol.
 ///
 /// # Errors
-/// `not_found` when it has none.
+/// `invalid_argument` when it has none, or is not named.
 fn of_symbol(service: &Service, parameters: &HashMap<String, String>) -> Result<(String, Vec<SeriesInfo>)> {
     let symbol = parameters.get("symbol").ok_or_else(|| Error::invalid("parameter symbol is missing"))?;
     let all = klines(service, Some(symbol))?;
@@ -149,17 +146,7 @@ async fn symbol(app: AppState, UrlQuery(parameters): Parameters) -> HandlerResul
 
 fn symbol_info(service: &Service, parameters: &HashMap<String, String>) -> Result<Json> {
     let (symbol, all) = of_symbol(service, parameters)?;
-    let can = |resolution: Resolution| source(&all, resolution).is_some();
-    let minutes: Vec<String> =
-        MINUTES.iter().filter(|minutes| can(Resolution::Fixed(*minutes * MINUTE_MS))).map(i64::to_string).collect();
-    let seconds: Vec<String> =
-        SECONDS.iter().filter(|seconds| can(Resolution::Fixed(*seconds * SECOND_MS))).map(i64::to_string).collect();
-    let days: Vec<&str> =
-        [("1D", Resolution::Fixed(DAY_MS)), ("1W", Resolution::Weeks(1)), ("1M", Resolution::Months(1))]
-            .into_iter()
-            .filter(|(_, resolution)| can(*resolution))
-            .map(|(name, _)| name)
-            .collect();
+    let offer = Offer::of(|resolution| source(&all, resolution).is_some());
     let finest = all.iter().min_by_key(|series| series.interval_ms.unwrap_or(i64::MAX));
     let digits = |name: &str| {
         let columns = finest.map_or(&[][..], |series| &series.columns);
@@ -171,12 +158,8 @@ fn symbol_info(service: &Service, parameters: &HashMap<String, String>) -> Resul
     };
     // Doubles do not say how many digits are meant.
     let price_scale = 10_i64.pow(u32::from(digits("close").unwrap_or(5).min(16)));
-    let resolutions: Vec<String> = seconds
-        .iter()
-        .map(|seconds| format!("{seconds}S"))
-        .chain(minutes.iter().cloned())
-        .chain(days.iter().map(|name| (*name).to_owned()))
-        .collect();
+    let resolutions = offer.resolutions();
+    let Offer { seconds, minutes, days } = offer;
     Ok(json!({
         "name": symbol,
         "ticker": symbol,
@@ -199,6 +182,35 @@ fn symbol_info(service: &Service, parameters: &HashMap<String, String>) -> Resul
         "data_status": "streaming",
         "format": "price",
     }))
+}
+
+/// Resolutions that a chart can have: numbers of seconds and of minutes, and names of longer ones.
+struct Offer {
+    seconds: Vec<String>,
+    minutes: Vec<String>,
+    days: Vec<&'static str>,
+}
+
+impl Offer {
+    /// Those of the usual resolutions that can be made.
+    fn of(can: impl Fn(Resolution) -> bool) -> Self {
+        let multiples = |counts: &[i64], unit_ms: i64| {
+            let possible = counts.iter().filter(|count| can(Resolution::Fixed(*count * unit_ms)));
+            possible.map(i64::to_string).collect()
+        };
+        let days = [("1D", Resolution::Fixed(DAY_MS)), ("1W", Resolution::Weeks(1)), ("1M", Resolution::Months(1))];
+        Self {
+            seconds: multiples(&SECONDS, SECOND_MS),
+            minutes: multiples(&MINUTES, MINUTE_MS),
+            days: days.into_iter().filter(|(_, resolution)| can(*resolution)).map(|(name, _)| name).collect(),
+        }
+    }
+
+    /// All of them as a chart names them.
+    fn resolutions(&self) -> Vec<String> {
+        let seconds = self.seconds.iter().map(|count| format!("{count}S"));
+        seconds.chain(self.minutes.iter().cloned()).chain(self.days.iter().map(|name| (*name).to_owned())).collect()
+    }
 }
 
 /// Length of the bars of a chart.

@@ -9,8 +9,7 @@ use super::spec::{BodyKind, FlightBinding, Header, Method, Route, Spec};
 use crate::egress::OutFormat;
 use crate::error::ErrorCode::{
     CommitConflict, CommitGone, CorruptData, DatasetNotFound, IdempotencyMismatch, InvalidRows, NotAcceptable,
-    OutOfOrder, RangeNotSatisfiable, RowsExist, SchemaMismatch, SeriesNotFound, SnapshotNotFound, StorageFull,
-    TooLarge, UnsupportedFormat,
+    OutOfOrder, RowsExist, SchemaMismatch, SeriesNotFound, SnapshotNotFound, UnsupportedFormat,
 };
 use crate::error::{Error, Result};
 use crate::query::TimeValue;
@@ -88,11 +87,9 @@ pub(super) const MERGE: Spec = Spec::new("merge", Scope::Write)
     .flight(&[FlightBinding::Method("DoPut")])
     .cli(&["write"]);
 
-const ROWS_OF_READ: &str = "The rows. Only JSON carries a cursor.";
-
 const READ_ROUTE: Route = Route {
     headers: &[Header::Accept, Header::AcceptEncoding, Header::IfNoneMatch, Header::Range],
-    success: &[(200, ROWS_OF_READ), (206, "The bytes that `Range` names, of a body that is not JSON.")],
+    success: &[(200, "The rows. Only JSON carries a cursor.")],
     errors: &[
         SchemaMismatch,
         SeriesNotFound,
@@ -100,11 +97,8 @@ const READ_ROUTE: Route = Route {
         DatasetNotFound,
         NotAcceptable,
         CommitGone,
-        TooLarge,
-        RangeNotSatisfiable,
         CorruptData,
         UnsupportedFormat,
-        StorageFull,
     ],
     about: "`start` and `end` select a closed range, `latest` keeps its last rows, `order` sorts them, `limit` truncates.",
     ..Route::new(Method::Get, "rows")
@@ -124,17 +118,6 @@ pub(super) const READ: Spec = Spec::new("read", Scope::Read)
             method: Method::Post,
             body: BodyKind::Whole,
             headers: &[Header::Accept, Header::AcceptEncoding],
-            success: &[(200, ROWS_OF_READ)],
-            errors: &[
-                SchemaMismatch,
-                SeriesNotFound,
-                SnapshotNotFound,
-                DatasetNotFound,
-                NotAcceptable,
-                CommitGone,
-                CorruptData,
-                UnsupportedFormat,
-            ],
             ..READ_ROUTE
         }
         .at("/v1/query", "queryRows", "Query rows")

@@ -123,7 +123,7 @@ pub enum Header {
     IfMatch,
     /// Entity tags of responses that the client has.
     IfNoneMatch,
-    /// The bytes of the body that are wanted.
+    /// The bytes of the body that are wanted: a success is also 206, and the body is kept in a file meanwhile.
     Range,
     IdempotencyKey,
     /// As [`Header::IdempotencyKey`], for requests that must have one.

@@ -58,6 +58,15 @@ export const post = (path, body, options = {}) =>
 /** Path of a series below a prefix. */
 export const seriesPath = (prefix, key) => `${prefix}/${key.split("/").map(encodeURIComponent).join("/")}`;
 
+/** Path of the rows of a series. */
+export const rowsPath = (key) => `${seriesPath("/v1/series", key)}/rows`;
+
+/** Address of the page of a series. */
+export const seriesAddress = (key) => seriesPath("#/series", key);
+
+/** Address of the server, as other programs reach it. */
+export const baseUrl = () => location.href.split("#")[0].replace(/\/$/, "");
+
 /** Parameters of a URL; those without a value are left out. */
 export function params(values) {
   const all = new URLSearchParams();

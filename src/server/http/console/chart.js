@@ -5,7 +5,7 @@ import { el } from "./dom.js";
 let library = null;
 
 /** The chart library. */
-export function plotly() {
+function plotly() {
   library ??= new Promise((resolve, reject) => {
     const script = el("script", { src: "console/plotly.js" });
     script.addEventListener("load", () => resolve(window.Plotly));
@@ -21,7 +21,7 @@ export function plotly() {
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 /** Layout of a chart in the colours of the theme. */
-export function layout(more = {}) {
+function layout(more) {
   const axis = { gridcolor: colour("line"), linecolor: colour("line"), zerolinecolor: colour("line") };
   return {
     paper_bgcolor: colour("back"),
@@ -53,7 +53,6 @@ export async function draw(node, traces, more) {
   const Plotly = await plotly();
   drawn.set(node, { traces, more });
   await Plotly.react(node, traces(colour), layout(more(colour)), CONFIG);
-  return Plotly;
 }
 
 /** Draws all charts that are still on the page again. */

@@ -16,6 +16,12 @@ export function time(ms) {
   return date.toISOString().replace("T", " ").replace(/(:00)?\.000Z$/, "").replace("Z", "");
 }
 
+/** Order of the rows of a series, as its registration has it. */
+export const order = (rule) => (typeof rule === "string" ? rule : `unique ${rule.unique.join(", ")}`);
+
+/** A value of a registration: a name, or an object. */
+export const named = (value) => (typeof value === "object" && value !== null ? JSON.stringify(value) : value);
+
 export const number = (value) => (value === null || value === undefined ? "" : Number(value).toLocaleString("en"));
 
 export function bytes(value) {

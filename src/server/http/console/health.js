@@ -96,15 +96,20 @@ function summary({ summary: top, checks }, health, inventory) {
   fill(checks, table("Checks", columns, health.checks));
 }
 
+/** A button that cancels what has this id, and looks again. */
+function cancelButton(path, id, again) {
+  const cancel = async () => {
+    await send(`${path}/${encodeURIComponent(id)}`, { method: "DELETE" }).catch((error) => say(error.message));
+    await again();
+  };
+  return el("button", { type: "button", onclick: cancel }, "Cancel");
+}
+
 function jobsTable(jobs, again) {
   if (!jobs.length) return el("p", { class: "note" }, "No job ran since the server started.");
   const ends = ["done", "failed"];
   const progress = ({ progress: { done, total, unit } }) =>
     total ? [el("progress", { max: total, value: done, "aria-label": "Progress" }), ` ${number(done)} of ${number(total)} ${unit}`] : "";
-  const stop = (job) => async () => {
-    await send(`/v1/admin/jobs/${encodeURIComponent(job.id)}`, { method: "DELETE" }).catch((error) => say(error.message));
-    await again();
-  };
   const columns = [
     { name: "Job", cell: (job) => job.verb },
     { name: "Status", cell: (job) => job.status },
@@ -112,17 +117,13 @@ function jobsTable(jobs, again) {
     { name: "Created", cell: (job) => time(Date.parse(job.created_at)) },
     { name: "Finished", cell: (job) => (job.finished_at ? time(Date.parse(job.finished_at)) : "") },
     { name: "Error", wrap: true, cell: (job) => job.error?.detail ?? "" },
-    { name: "", cell: (job) => (ends.includes(job.status) ? "" : el("button", { type: "button", onclick: stop(job) }, "Cancel")) },
+    { name: "", cell: (job) => (ends.includes(job.status) ? "" : cancelButton("/v1/admin/jobs", job.id, again)) },
   ];
   return table("Jobs", columns, jobs);
 }
 
 function queriesTable(queries, again) {
   if (!queries.length) return el("p", { class: "note" }, "No statement runs.");
-  const stop = (query) => async () => {
-    await send(`/v1/sql/queries/${encodeURIComponent(query.id)}`, { method: "DELETE" }).catch((error) => say(error.message));
-    await again();
-  };
   const columns = [
     { name: "Statement", wrap: true, cell: (query) => query.sql },
     { name: "Status", cell: (query) => query.status },
@@ -130,7 +131,7 @@ function queriesTable(queries, again) {
     { name: "Rows", number: true, cell: (query) => number(query.rows) },
     { name: "Most memory", number: true, cell: (query) => bytes(query.memory_bytes_peak) },
     { name: "Token", cell: (query) => query.token ?? "" },
-    { name: "", cell: (query) => el("button", { type: "button", onclick: stop(query) }, "Cancel") },
+    { name: "", cell: (query) => cancelButton("/v1/sql/queries", query.id, again) },
   ];
   return table("Statements", columns, queries);
 }

@@ -1,6 +1,6 @@
 // Questions in SQL or as a query object: run, cancel, a table and a chart of the answer.
 
-import { exactJson, getJson, post, token } from "./api.js";
+import { exactJson, getJson } from "./api.js";
 import { draw } from "./chart.js";
 import { el, fill, problem, table } from "./dom.js";
 import { number } from "./format.js";

@@ -2,7 +2,7 @@
 
 import { getJson, post, send } from "./api.js";
 import { el, fill, problem, say, table } from "./dom.js";
-import { number, time } from "./format.js";
+import { number, order, time } from "./format.js";
 
 export async function registryPage({ main, signal }) {
   const parts = [
@@ -97,7 +97,7 @@ function kinds({ kinds: all }) {
     { name: "Kind", cell: (kind) => kind.kind },
     { name: "Key", cell: (kind) => [kind.kind, ...kind.key.map((word) => `{${word}}`)].join("/") },
     { name: "Unit", cell: (kind) => kind.unit },
-    { name: "Order", cell: (kind) => (typeof kind.order === "string" ? kind.order : `unique ${kind.order.unique.join(", ")}`) },
+    { name: "Order", cell: (kind) => order(kind.order) },
     { name: "Table in SQL", cell: (kind) => kind.sql_name ?? kind.kind },
     { name: "Built in", cell: (kind) => (kind.built_in ? "yes" : "no") },
     { name: "Fields", wrap: true, cell: (kind) => kind.fields.map((field) => `${field.name} ${field.type}`).join(", ") },

@@ -1,11 +1,11 @@
 // One series: its chart, coverage, gaps, rows, registration, and lines to read it elsewhere.
 
-import { download, exactJson, getJson, params, seriesPath } from "./api.js";
+import { baseUrl, download, exactJson, getJson, params, rowsPath, seriesAddress, seriesPath } from "./api.js";
 import { draw } from "./chart.js";
 import { copyButton, el, facts, fill, problem, table } from "./dom.js";
-import { bytes, fromMs, INTERVALS, intervalFor, number, percent, span, time, toMs } from "./format.js";
+import { fromMs, INTERVALS, intervalFor, named, number, order, percent, span, time, toMs } from "./format.js";
 
-/** Most points of a chart: more would not be told apart. */
+/** Most points of a chart: more could not be distinguished. */
 const POINTS = 800;
 /** Rows of the table. */
 const TAPE = 200;
@@ -21,7 +21,7 @@ export async function seriesPage({ main, signal, rest, search }) {
 
   const choose = el(
     "select",
-    { id: "as-of", onchange: () => { location.hash = `#/series/${rest.map(encodeURIComponent).join("/")}${params({ as_of: choose.value })}`; } },
+    { id: "as-of", onchange: () => { location.hash = seriesAddress(key) + params({ as_of: choose.value }); } },
     el("option", { value: "" }, "now"),
     snapshots.map((snapshot) => el("option", { value: snapshot.name, selected: snapshot.name === asOf }, `snapshot ${snapshot.name}`)),
   );
@@ -88,16 +88,16 @@ function about(series) {
     ["Age of the last row", series.last_ts === null ? "" : span(Date.now() - toMs(series.last_ts, series.unit))],
     ["Interval", series.interval_ms ? span(series.interval_ms) : series.timeframe],
     ["Unit of ts", series.unit],
-    ["Order", typeof series.order === "string" ? series.order : `unique ${series.order.unique.join(", ")}`],
+    ["Order", order(series.order)],
     ["Partition", series.partition],
-    ["Calendar", typeof series.calendar === "string" || !series.calendar ? series.calendar : JSON.stringify(series.calendar)],
-    ["Retention", series.retention ? JSON.stringify(series.retention) : "everything is kept"],
+    ["Calendar", named(series.calendar)],
+    ["Retention", series.retention ? named(series.retention) : "everything is kept"],
     ["Version", number(series.version)],
   ]);
 }
 
 function downloads({ key, asOf }) {
-  const path = (format) => seriesPath("/v1/series", key) + "/rows" + params({ format, as_of: asOf });
+  const path = (format) => rowsPath(key) + params({ format, as_of: asOf });
   const name = key.replace(/[^\w.-]+/g, "_");
   const endings = { csv: "csv", parquet: "parquet", arrow: "arrows" };
   return ["csv", "parquet", "arrow"].map((format) =>
@@ -185,7 +185,7 @@ const utc = (text) => (typeof text === "number" ? text : Date.parse(`${String(te
 
 /** The points of a range: rows as they are stored where they are few, else buckets. */
 async function load({ key, series, names, asOf }, from, to, [every, length], signal) {
-  const path = seriesPath("/v1/series", key) + "/rows";
+  const path = rowsPath(key);
   const common = {
     start: fromMs(from, series.unit),
     end: fromMs(to, series.unit),
@@ -261,7 +261,7 @@ async function drawCoverage(node, view) {
 /** Rows of each day; `null` where bars are as long as a day or longer. */
 async function rowsOfDays({ key, series, asOf, signal }) {
   if (series.interval_ms && series.interval_ms >= 86_400_000) return null;
-  const path = seriesPath("/v1/series", key) + "/rows";
+  const path = rowsPath(key);
   const query = { every: "1d", agg: "count", shape: "columns", limit: 20_000, as_of: asOf };
   return (await getJson(path + params(query), { signal })).columns;
 }
@@ -311,7 +311,7 @@ function gapsTable(coverage, series) {
     ["Gaps", number(coverage.gaps_total)],
     ["Off the grid", number(coverage.off_grid)],
     ["Outside the calendar", number(coverage.outside_calendar)],
-    ["Calendar", typeof coverage.calendar === "string" ? coverage.calendar : JSON.stringify(coverage.calendar)],
+    ["Calendar", named(coverage.calendar)],
   ]);
   if (!coverage.gaps.length) return [shown, el("p", { class: "good" }, "No interval is missing.")];
   const rows = coverage.gaps;
@@ -328,7 +328,7 @@ function gapsTable(coverage, series) {
 // Rows
 
 async function drawRows(node, { key, series, asOf, signal }) {
-  const path = seriesPath("/v1/series", key) + "/rows";
+  const path = rowsPath(key);
   const { rows } = await exactJson(path + params({ latest: TAPE, numbers: "string", as_of: asOf, order: "desc" }), { signal });
   const isNumber = (name) => NUMBERS.includes(series.columns.find((column) => column.name === name)?.type);
   const names = ["ts", ...series.columns.map((column) => column.name)];
@@ -367,8 +367,7 @@ function registration(series) {
 }
 
 function elsewhere({ key, asOf }) {
-  const base = location.href.split("#")[0].replace(/\/$/, "");
-  const path = `${base}${seriesPath("/v1/series", key)}/rows`;
+  const path = baseUrl() + rowsPath(key);
   const at = asOf ? `&as_of=${encodeURIComponent(asOf)}` : "";
   const ticket = JSON.stringify({ series: [key], numbers: "float64", ...(asOf ? { as_of: asOf } : {}) });
   const lines = [

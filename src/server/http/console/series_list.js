@@ -1,6 +1,6 @@
 // All series: search, filters, rows, span, coverage, staleness and a small chart of the last values.
 
-import { getJson, pages, params, seriesPath } from "./api.js";
+import { baseUrl, getJson, pages, params, rowsPath, seriesAddress } from "./api.js";
 import { el, fill, table } from "./dom.js";
 import { bytes, number, percent, span, time, toMs } from "./format.js";
 
@@ -11,7 +11,6 @@ const SPARKS = 4;
 
 export async function seriesListPage({ main, signal, search }) {
   const all = [];
-  const units = new Map();
   const text = el("input", { type: "search", id: "search", value: search.get("search") ?? "", autocomplete: "off" });
   const kind = el("select", { id: "kind" }, el("option", { value: "" }, "all kinds"));
   const order = el(
@@ -87,7 +86,7 @@ function sort(rows, by) {
 }
 
 function seriesTable(rows, signal) {
-  const link = (row) => el("a", { href: `#/series/${row.series.split("/").map(encodeURIComponent).join("/")}` }, row.series);
+  const link = (row) => el("a", { href: seriesAddress(row.series) }, row.series);
   const last = (row) => (row.last_ts === null ? "" : time(toMs(row.last_ts, row.unit)));
   const first = (row) => (row.first_ts === null ? "" : time(toMs(row.first_ts, row.unit)));
   const columns = [
@@ -134,9 +133,8 @@ function drain() {
 }
 
 async function drawSpark(row, node, signal) {
-  const path = seriesPath("/v1/series", row.series) + "/rows";
   const query = params({ latest: 48, numbers: "float64", shape: "columns" });
-  const { columns } = await getJson(path + query, { signal });
+  const { columns } = await getJson(rowsPath(row.series) + query, { signal });
   const name = ["close", "price", "value", "bid_price"].find((name) => name in columns)
     ?? Object.keys(columns).find((name) => name !== "ts" && columns[name].some((value) => typeof value === "number"));
   const values = (columns[name] ?? []).filter((value) => typeof value === "number");
@@ -156,7 +154,7 @@ async function drawSpark(row, node, signal) {
 }
 
 function emptyStore() {
-  const base = location.href.split("#")[0].replace(/\/$/, "");
+  const base = baseUrl();
   const write = `curl '${base}/v1/series' -H 'content-type: application/json' -d '{"kind":"kline","symbol":"BTCUSDT","timeframe":"1m","price_digits":2,"volume_digits":8}'
 curl '${base}/v1/klines/BTCUSDT/1m' -H 'content-type: application/json' \\
   -d '{"rows":[{"ts":1704067200000,"open":42500,"high":42510,"low":42490,"close":42505,"volume":1.5}]}'`;
